@@ -1,1 +1,1 @@
-"""Measuring: what speculation brings here, and what it would bring with another drafter."""
+"""Benchmarks: how much speculation brings on this system, and what it would bring with another drafter."""

@@ -1,4 +1,4 @@
-"""The speed that given costs and acceptance allow, in closed form: what a measurement is held against."""
+"""The speed that costs and acceptance allow, in closed form; measurements are compared with it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ Cost = Callable[[int], float]
 
 @dataclass(frozen=True, slots=True)
 class SpeculationSetting:
-    """Milliseconds of a pass over n rows, of a drafted token, of the way there and back; chance per guess."""
+    """Times in ms: a pass over n rows, a drafted token, the round trip; and the chance that a draft is accepted."""
 
     cost: Cost
     token_ms: float
@@ -18,35 +18,35 @@ class SpeculationSetting:
 
 
 def plain_rate(setting: SpeculationSetting) -> float:
-    """Tokens per millisecond without drafts."""
+    """Return tokens per ms without drafts."""
     return 1.0 / setting.cost(1)
 
 
 def expected_tokens(acceptance: float, drafts: int) -> float:
-    """Tokens that a window of so many drafts yields, the target's own included."""
+    """Return the expected tokens from a window with this many drafts, the target's own token included."""
     if acceptance >= 1.0:
         return drafts + 1.0
     return (1.0 - acceptance ** (drafts + 1)) / (1.0 - acceptance)
 
 
 def round_rate(setting: SpeculationSetting, drafts: int) -> float:
-    """Tokens per millisecond when drafting and checking take turns."""
+    """Return tokens per ms when drafting and verifying take turns."""
     spent = drafts * setting.token_ms + setting.round_trip_ms + setting.cost(drafts + 1)
     return expected_tokens(setting.acceptance, drafts) / spent
 
 
 def best_round(setting: SpeculationSetting) -> tuple[int, float]:
-    """The best window for turns, and its rate; no drafts at all where none pays."""
+    """Return the best number of drafts for taking turns, and its rate; 0 drafts if none pays."""
     rates = {0: plain_rate(setting)} | {k: round_rate(setting, k) for k in range(1, setting.window_max + 1)}
     best = max(rates, key=lambda k: rates[k])
     return best, rates[best]
 
 
 def continuous_rate(setting: SpeculationSetting, first: int = 1) -> float:
-    """Tokens per millisecond when the drafter runs on beside the target's passes.
+    """Return tokens per ms when the drafter runs in parallel with the target's passes.
 
-    A run up to the next rejection yields 1/(1-a) tokens. It pays the round trip and the first drafts
-    once, then windows whose drafting and checking overlap.
+    A run up to the next rejection yields 1/(1-a) tokens. It costs the round trip and the first drafts once, then
+    windows whose drafting and verifying overlap.
     """
     a = setting.acceptance
     width = steady_width(setting)
@@ -59,13 +59,13 @@ def continuous_rate(setting: SpeculationSetting, first: int = 1) -> float:
 
 
 def best_continuous(setting: SpeculationSetting) -> float:
-    """The best rate of continuous drafting, plain decoding included."""
+    """Return the best rate of continuous drafting, plain decoding included."""
     rates = [continuous_rate(setting, first) for first in range(1, setting.window_max + 1)]
     return max(plain_rate(setting), *rates)
 
 
 def steady_width(setting: SpeculationSetting) -> int:
-    """The window that fills itself with fresh drafts while it is checked."""
+    """Return the window size at which one window is drafted while another one is verified."""
     width = 1
     while width < setting.window_max and setting.cost(width + 1) > (width + 1) * setting.token_ms:
         width += 1

@@ -1,4 +1,4 @@
-"""Asks a running system for text over the bus, with drafts and without, and notes when what came."""
+"""Submits jobs to a running system over the bus, with and without drafts, and records when tokens arrive."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from twd.wire.job import (
 
 @dataclass(slots=True)
 class MeasuredAnswer:
-    """One text and the times at which its parts came, in seconds since it was asked for."""
+    """One answer and the arrival times of its parts, in seconds after the request."""
 
     kind: str
     tokens: list[int] = field(default_factory=list)
@@ -42,18 +42,18 @@ class MeasuredAnswer:
 
     @property
     def first_s(self) -> float:
-        """Time to the first token."""
+        """Seconds to the first token."""
         return self.arrivals[0] if self.arrivals else 0.0
 
     @property
     def gaps_s(self) -> list[float]:
-        """Pauses between the parts."""
+        """Seconds between the parts."""
         return [later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """How to ask: with which drafts, for how much, how chosen."""
+    """The options of a request: drafts, length, sampling."""
 
     speculation: Speculation
     max_tokens: int = 128
@@ -64,11 +64,11 @@ class BenchRequest:
     logprobs: int | None = None
     timeout_s: float = 300.0
     recall: bool = False
-    """Whether earlier answers may be guessed from: they are the same ones, asked for again."""
+    """Whether drafts may come from earlier answers, which are the same texts."""
 
 
 class BenchClient(Service):
-    """Submits jobs one by one or many at once, and collects what comes."""
+    """Submits jobs one by one or in parallel, and collects their events."""
 
     name = "bench"
     reads = (TokensAccepted, JobFinished, JobFailed)
@@ -79,7 +79,7 @@ class BenchClient(Service):
         self._open: dict[JobId, tuple[MeasuredAnswer, float, asyncio.Future[MeasuredAnswer]]] = {}
 
     async def answer(self, model: ModelId, prompt: BenchPrompt, how: BenchRequest) -> MeasuredAnswer:
-        """One whole answer; raises TwdError when the job fails."""
+        """Return one whole answer; raises TwdError when the job fails."""
         job = self.ctx.ids.job()
         answer = MeasuredAnswer(prompt.kind)
         done: asyncio.Future[MeasuredAnswer] = asyncio.get_running_loop().create_future()
@@ -120,7 +120,7 @@ class BenchClient(Service):
             raise TwdError(FailureCode.INTERNAL, f"a job was answered with {reply}")
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """Note what came, and when."""
+        """Record the tokens and their arrival time."""
         held = self._open.get(event.job)
         if held is not None and event.tokens:
             answer, began, _ = held
@@ -130,7 +130,7 @@ class BenchClient(Service):
         return None
 
     def on_job_finished(self, event: JobFinished) -> Effects:
-        """The answer is whole."""
+        """Complete the answer."""
         held = self._open.get(event.job)
         if held is not None and not held[2].done():
             held[0].stats, held[0].text = event.stats, held[0].text + event.tail
@@ -138,7 +138,7 @@ class BenchClient(Service):
         return None
 
     def on_job_failed(self, event: JobFailed) -> Effects:
-        """There is no answer."""
+        """Fail the answer."""
         held = self._open.get(event.job)
         if held is not None and not held[2].done():
             held[2].set_exception(TwdError(event.failure.code, event.failure.message))

@@ -1,4 +1,4 @@
-"""Requests of every kind, drawn from a seed: the proof that drafts never change a text runs over them."""
+"""Random requests of every kind, from a seed, for the proof that drafts never change a text."""
 
 import random
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _STOPS = ((), (), ("\n\n",), (". ", "the"), (" a", "</s>", "und"))
 
 @dataclass(frozen=True, slots=True)
 class ExactCase:
-    """One request: what is asked, how the answer is chosen, where it ends."""
+    """One request: prompt, sampling, and end conditions."""
 
     prompt: BenchPrompt
     sampling: Sampling
@@ -28,11 +28,11 @@ class ExactCase:
     max_tokens: int
     grammar: Grammar | None
     window: int
-    """Drafts a window; 0: as many as pay."""
+    """Drafts in a window; 0: as many as pay."""
 
 
 def draw_cases(count: int, seed: int = 1, max_tokens: int = 24) -> list[ExactCase]:
-    """So many requests; the same seed draws the same ones."""
+    """Return this many requests; the same seed gives the same ones."""
     dice = random.Random(seed)
     return [_draw(dice, max_tokens) for _ in range(count)]
 

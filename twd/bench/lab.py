@@ -1,4 +1,4 @@
-"""A whole system in one process: the real services and engines on an in-memory bus, for proofs and trials."""
+"""A whole system in one process: the real services and engines on an in-memory bus, for proofs and experiments."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ MODEL = ModelId("target")
 
 
 class LyingDrafter(Service):
-    """A drafter that lies: random tokens that claim to continue the text, at any place, with full confidence."""
+    """A hostile drafter: sends random tokens at any position, with full confidence."""
 
     name = "hostile"
     reads = (SessionOpened, SessionClosed, TokensAccepted, ModelReady)
@@ -40,7 +40,7 @@ class LyingDrafter(Service):
         self._vocab: VocabFingerprint | None = None
 
     def on_model_ready(self, event: ModelReady) -> Effects:
-        """Offer to draft for it."""
+        """Offer to draft for this model."""
         self.attach(event.facts.vocab)
         return None
 
@@ -52,18 +52,18 @@ class LyingDrafter(Service):
         )
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
-        """Remember the text, to lie about it."""
+        """Remember the session, and send random drafts for it."""
         self._texts[event.session] = list(event.tokens)
         self._lie(event.session)
         return None
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
-        """Forget it."""
+        """Forget the session."""
         self._texts.pop(event.session, None)
         return None
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """Lie again."""
+        """Send random drafts again."""
         text = self._texts.get(event.session)
         if text is not None and len(text) == event.at:
             text += event.tokens
@@ -71,7 +71,7 @@ class LyingDrafter(Service):
         return None
 
     def _lie(self, session: SessionId) -> None:
-        if self._vocab is None:  # a session was opened before the model was told: there are no words to lie in
+        if self._vocab is None:  # a session was opened before the vocabulary was known
             return
         text, dice = self._texts[session], self._random
         at = max(0, len(text) - dice.choice((0, 0, 0, 1, 5)))
@@ -106,7 +106,7 @@ class InProcessSystem:
         await _healthy(self.speculator)
 
     async def drafter(self, path: Path, node: str = "a", threads: int = 0) -> DrafterService:
-        """Attach a draft model."""
+        """Start a drafter."""
         entry = DrafterConfig(path=str(path), threads=threads or "auto")
         settings = Settings(models=self._settings.models, drafters=(entry,))
         drafter = native_drafter(self._ctx(node), settings, 0)
@@ -116,7 +116,7 @@ class InProcessSystem:
         return drafter
 
     async def hostile(self, seed: int, vocab: VocabFingerprint) -> LyingDrafter:
-        """Attach a liar."""
+        """Start a hostile drafter."""
         liar = LyingDrafter(self._ctx("far"), seed)
         self._services.append(liar)
         await liar.start()
@@ -124,14 +124,14 @@ class InProcessSystem:
         return liar
 
     async def kill(self, service: Service) -> None:
-        """End one as a killed process ends: it says nothing any more, and its lease stays."""
+        """End a service like a killed process: it sends nothing more, and its lease stays."""
         assert isinstance(service.bus, MemoryBus)
         service.bus.cut_off = True
         await service.stop("killed")
         service.bus.kill()
 
     async def stop(self) -> None:
-        """End everything that still runs."""
+        """Stop all services."""
         for service in reversed(self._services):
             await service.stop("lab closed")
 
@@ -140,7 +140,7 @@ class InProcessSystem:
 async def lab(
     target: Path, *, ctx_size: int = 1024, parallel: int = 2, insist: bool = False
 ) -> AsyncIterator[InProcessSystem]:
-    """A lab that is closed at the end. `insist`: exact on a GPU, too."""
+    """Yield a system and stop it at the end. `insist`: exact on a GPU, too."""
     made = InProcessSystem(target, ctx_size=ctx_size, parallel=parallel, insist=insist)
     try:
         await made.start()

@@ -1,6 +1,6 @@
-"""A pipeline of stages in played time, and windows of a fixed size and number on it.
+"""A simulated pipeline of stages in virtual time, with windows of a fixed size and number.
 
-For comparison with the real planner on the same pipeline (`played_ring`).
+For comparison with the real planner on the same pipeline.
 """
 
 import heapq
@@ -23,38 +23,38 @@ Answer = Callable[["PassInFlight"], None]
 
 @dataclass(frozen=True, slots=True)
 class PipelineSpec:
-    """A pipeline: milliseconds of a pass over n rows at each stage, and of each link one way."""
+    """A pipeline: for each stage, the ms of a pass over n rows; and the one-way delay of each link in ms."""
 
     stages: tuple[Callable[[int], float], ...]
     link_ms: float = 0.0
     overhead_ms: float = 0.3
-    """Of each stage and pass, besides computing."""
+    """Extra ms of each stage and pass, besides computing."""
     aborts: bool = True
-    """A stage stops computing what is void."""
+    """Whether a stage stops computing dropped windows."""
     rows_min: int = 1
-    """So many rows a pass computes at least."""
+    """A pass computes at least this many rows."""
     cores: float = 64.0
-    """Of the machine under all stages; where more of them compute at once than it has cores, all are the slower."""
+    """Cores of the machine that runs all stages; if more are needed at one time, all stages are slower."""
 
     def speed(self, busy: int) -> float:
-        """How fast each of so many stages computes that do so at once."""
+        """Return the relative speed of each stage when this many compute at one time."""
         return min(1.0, self.cores / max(1, busy))
 
     def curve(self, of: Callable[[Sequence[float]], float]) -> list[CostPoint]:
-        """Points of what all stages' times come to."""
+        """Return the cost curve of all stages, combined with `of`."""
         return [
             CostPoint(width=rows, ms=of([stage(max(rows, self.rows_min)) for stage in self.stages])) for rows in _WIDTHS
         ]
 
     def pipe(self, room: int = 32) -> PipelineState:
-        """What a speculator would have measured of it."""
+        """Return the pipeline state that a speculator would have measured."""
         links = (len(self.stages) + 1) * self.link_ms + len(self.stages) * self.overhead_ms
         return PipelineState(self.curve(max), self.curve(sum), links, room)
 
 
 @dataclass(slots=True)
 class PassInFlight:
-    """A pass on its way."""
+    """A pass in flight."""
 
     windows: list[Window]
     sent_ms: float
@@ -64,46 +64,46 @@ class PassInFlight:
 
     @property
     def rows(self) -> int:
-        """Rows of all its windows."""
+        """The rows of all its windows."""
         return sum(len(window.tokens) for window in self.windows)
 
 
 @dataclass(slots=True)
 class BusyStage:
-    """A stage at work."""
+    """A stage that computes."""
 
     one: PassInFlight
     began: float
     left_ms: float
-    """Of computing, were it alone on its machine."""
+    """Remaining ms of computing, if it ran alone on its machine."""
 
 
 class TrueText:
-    """What the target says at each place of one session, and where the drafter is wrong."""
+    """The target's token at each position of one session, and where the drafter is wrong."""
 
     def __init__(self, seed: int, wrong: float) -> None:
         self._seed, self._wrong = seed, wrong
 
     def token(self, at: int) -> int:
-        """The target's token."""
+        """Return the target's token."""
         return hash((self._seed, at)) % TOKENS
 
     def guess(self, at: int) -> int:
-        """The drafter's."""
+        """Return the drafter's token."""
         return _WRONG if random.Random(f"{self._seed} {at}").random() < self._wrong else self.token(at)
 
     def pick(self, logits: object, history: Sequence[int]) -> int:
-        """The same for the core."""
+        """Return the target's token, with the interface of a sampler."""
         return self.token(len(history))
 
 
 class SimulatedPipeline:
-    """The stages and their links; time goes on by `advance`."""
+    """The stages and their links; `advance` moves the time."""
 
     def __init__(self, line: PipelineSpec, truths: Sequence[TrueText], answer: Answer) -> None:
         self.now = 0.0
         self.computed = 0.0
-        """Rows computed at the first stage."""
+        """Rows that the first stage has computed."""
         self._line, self._truths, self._answer = line, truths, answer
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
@@ -116,12 +116,12 @@ class SimulatedPipeline:
         self._ends: dict[int, tuple[int, int, int]] = {}
 
     def at(self, ms: float, action: Callable[[], None]) -> None:
-        """Let something happen later."""
+        """Schedule an action."""
         self._count += 1
         heapq.heappush(self._events, (ms, self._count, action))
 
     def advance(self) -> bool:
-        """Let the next thing happen; False where nothing is under way."""
+        """Run the next action; returns False if there is none."""
         if not self._events:
             return False
         self.now, _, action = heapq.heappop(self._events)
@@ -129,13 +129,13 @@ class SimulatedPipeline:
         return True
 
     def send(self, windows: list[Window]) -> PassInFlight:
-        """A pass leaves."""
+        """Send a pass."""
         one = PassInFlight(windows, self.now)
         self.at(self.now + self._line.link_ms, lambda: self._arrive(0, one))
         return one
 
     def void(self, slot: int, epoch: int) -> None:
-        """Tell all stages that windows of this slot below this epoch are dead."""
+        """Tell all stages to drop windows of this slot below this epoch."""
         for i in range(len(self._line.stages)):
             self.at(self.now + self._line.link_ms, lambda i=i: self._kill(i, slot, epoch))  # type: ignore[misc]
 
@@ -153,7 +153,7 @@ class SimulatedPipeline:
         )
 
     def _follows(self, window: Window) -> bool:
-        """Whether a window goes on where the last one of its epoch ended; the last stage knows that first."""
+        """Return whether a window continues the last one of its epoch; the last stage knows that first."""
         epoch, end, pick = self._ends.get(window.slot, (-1, 0, -1))
         return window.epoch != epoch or pick < 0 or (window.at, window.tokens[0]) == (end, pick)
 
@@ -174,12 +174,12 @@ class SimulatedPipeline:
             self._watch()
 
     def _alone_ms(self, i: int, one: PassInFlight) -> float:
-        """Windows of slots that are no neighbours are computed one after the other, or padded."""
+        """Return the ms of a pass alone on its machine: windows of separated slots run one by one, or padded."""
         shape = tuple(sorted((window.slot, len(window.tokens)) for window in one.windows))
         return sum(self._line.stages[i](part.rows) for part in self._passes.plan(shape))
 
     def _work(self) -> None:
-        """Let the stages work until now."""
+        """Advance the work of all stages to now."""
         at_work = [busy for busy in self._busy if busy is not None]
         done = (self.now - self._worked) * self._line.speed(len(at_work))
         for busy in at_work:
@@ -187,7 +187,7 @@ class SimulatedPipeline:
         self._worked = self.now
 
     def _watch(self) -> None:
-        """The stage that will be done first; whoever begins or stops before that makes it sooner or later."""
+        """Schedule the end of the stage that is done first; any start or stop before changes that time."""
         self._shift += 1
         shift = self._shift
         at_work = [(busy.left_ms, i) for i, busy in enumerate(self._busy) if busy is not None]
@@ -237,7 +237,7 @@ class SimulatedPipeline:
         return verdict
 
     def _announce(self, last: int, window: Window) -> None:
-        """The stages before hear of a wrong guess one after the other, and not only from home."""
+        """Tell the earlier stages of a wrong draft one after the other, backwards along the ring."""
         for i in range(last):
             heard = self.now + (last - i) * self._line.link_ms
             self.at(heard, lambda i=i: self._kill(i, window.slot, window.epoch + 1))  # type: ignore[misc]
@@ -245,7 +245,7 @@ class SimulatedPipeline:
 
 @dataclass(frozen=True, slots=True)
 class PipelineOutcome:
-    """Tokens per second over all sessions, and rows computed for each token."""
+    """Tokens per second over all sessions, and rows computed per token."""
 
     rate: float
     waste: float
@@ -266,7 +266,7 @@ class FixedRing:
         self._inflight_windows: deque[Window] = deque()
 
     def run(self) -> PipelineOutcome:
-        """Play one text."""
+        """Simulate one answer."""
         while self._known < self._tokens:
             while len(self._inflight_windows) < self._in_flight:
                 self._launch()

@@ -1,4 +1,4 @@
-"""Pictures as plain SVG, without a library: bars for speed, lines for curves."""
+"""Charts as plain SVG, without a library: bars for speed, lines for curves."""
 
 from collections.abc import Sequence
 from html import escape
@@ -8,7 +8,7 @@ _FONT = "font-family='system-ui,sans-serif' font-size='12' fill='#444'"
 
 
 def bars(title: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], unit: str) -> str:
-    """Grouped bars: one group a kind, one colour a series."""
+    """Return a chart of grouped bars: one group for each kind, one colour for each series."""
     left, top, height, wide, gap = 60, 60, 240, 26, 24
     span = len(series) * wide + gap
     width = left + span * len(groups) + 20
@@ -30,7 +30,7 @@ def bars(title: str, groups: Sequence[str], series: Sequence[tuple[str, Sequence
 def lines(
     title: str, xs: Sequence[float], series: Sequence[tuple[str, Sequence[float]]], x_unit: str, unit: str
 ) -> str:
-    """One line a series over a common x."""
+    """Return a chart with one line for each series over a common x axis."""
     left, top, height, width = 60, 60, 260, 560
     highest = max((value for _, values in series for value in values), default=1.0) or 1.0
     span = (max(xs) - min(xs)) or 1.0

@@ -1,4 +1,4 @@
-"""What the benchmark asks: a few conversations of each kind, since drafts fare differently on each."""
+"""The prompts of the benchmark: a few conversations of each kind, since acceptance differs between kinds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

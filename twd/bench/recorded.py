@@ -1,7 +1,7 @@
-"""A draft model whose guesses on known texts are written down, and given out at the pace that it was measured at.
+"""A draft model whose drafts for known texts were recorded, and are replayed at the measured speed.
 
-On a machine with few cores this plays a drafter that has cores of its own. Where a guess was wrong, it goes on with
-what it would have said after the right token: whatever follows a wrong guess is thrown away.
+On a machine with few cores this simulates a drafter with its own cores. After a wrong draft it continues as after the
+right token: drafts after a wrong one are dropped anyway.
 """
 
 import time
@@ -19,12 +19,12 @@ from twd.wire.failures import FailureCode, TwdError
 Cost = Callable[[int], float]
 """rows in one pass -> milliseconds"""
 _UNKNOWN = Guess(0, 0.0)
-"""Behind the end of what was written down."""
+"""For positions behind the end of the recording."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedText:
-    """A text, and what the model guessed for each place of it from the end of the prompt on."""
+    """A text, and the model's draft for each of its positions after the prompt."""
 
     tokens: list[int]
     guesses: dict[int, Guess]
@@ -32,7 +32,7 @@ class RecordedText:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Everything that was written down."""
+    """All recorded texts."""
 
     texts: list[RecordedText]
     cost: Cost
@@ -40,7 +40,7 @@ class Recording:
 
 
 def write_down(native: NativeModel, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> Recording:
-    """Read known texts with a draft model."""
+    """Record the drafts of a model for known texts."""
     told = [_read(native, list(prompt), list(text)) for prompt, text in zip(prompts, texts, strict=True)]
     return Recording(told, native.cost.ms, native.target.ctx_size)
 
@@ -62,13 +62,13 @@ def _read(native: NativeModel, prompt: list[int], text: list[int]) -> RecordedTe
 
 @dataclass(slots=True)
 class _Teacher:
-    """Notes what the model would say, and lets the text go on as it did."""
+    """Records the model's choice, and continues with the known text."""
 
     tokens: list[int]
     guesses: dict[int, Guess] = field(default_factory=dict)
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """The token that really follows."""
+        """Return the next token of the known text."""
         place = len(history)
         own = int(logits.argmax())
         self.guesses[place] = judge(logits, own, False)
@@ -76,12 +76,12 @@ class _Teacher:
 
 
 def confidence(logits: Logits, token: int, with_other: bool) -> Guess:
-    """How sure the model was: all that `ReplayedModel` gives as logits."""
+    """Return the recorded confidence; these are the only logits of `ReplayedModel`."""
     return Guess(token, float(logits[0]))
 
 
 class ReplayedModel:
-    """The draft model's part in a run, without any computing. One session at a time."""
+    """Replays a draft model without computing; one session at a time."""
 
     in_flight = 1
     n_slots = 1
@@ -97,11 +97,11 @@ class ReplayedModel:
         self._pending: list[Window] = []
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """Nobody asks: guesses are chosen already."""
+        """Never used: the drafts are chosen already."""
         raise TwdError(FailureCode.INTERNAL, "a recorded guess is not picked again")
 
     def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        """A session whose text is known."""
+        """Open a session with a known text."""
         known = (text for text in self._recording.texts if text.tokens[: len(tokens)] == list(tokens))
         self._text, self._report = next(known, None), report
         if self._text is None:
@@ -109,11 +109,11 @@ class ReplayedModel:
         return 0, 0
 
     def submit(self, windows: Sequence[Window]) -> None:
-        """Hand in windows."""
+        """Submit windows."""
         self._pending += windows
 
     def collect(self) -> list[VerifyResult]:
-        """Take the time that it takes, and say what was said."""
+        """Wait as long as the pass took, and return the recorded results."""
         pending, self._pending = self._pending, []
         self._sleep(sum(self._recording.cost(len(window.tokens)) for window in pending) / 1000)
         return [self._answer(window) for window in pending]
@@ -127,9 +127,9 @@ class ReplayedModel:
         return verdict
 
     def close(self, slot: int) -> None:
-        """The session is over."""
+        """Close the session."""
         self._text = None
         self._pending.clear()
 
     def shutdown(self) -> None:
-        """There is nothing to give back."""
+        """Does nothing."""

@@ -1,4 +1,4 @@
-"""From answers to figures: medians, ratios of one run, and how near they come to what the costs allow."""
+"""Computes the figures of a run: medians, ratios, and how near they come to what the costs allow."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from twd.bench.client import MeasuredAnswer
 
 @dataclass(frozen=True, slots=True)
 class PlainDraftedPair:
-    """The same prompt answered without drafts and with them, one after the other."""
+    """The answers to the same prompt without and with drafts, one after the other."""
 
     kind: str
     plain: MeasuredAnswer
@@ -18,12 +18,12 @@ class PlainDraftedPair:
 
     @property
     def equal(self) -> bool:
-        """Whether drafts left the text alone."""
+        """Whether both texts are equal."""
         return self.plain.tokens == self.drafted.tokens and self.plain.text == self.drafted.text
 
     @property
     def ratio(self) -> float:
-        """How much faster drafts made it."""
+        """The speed with drafts divided by the speed without."""
         return self.drafted.rate / self.plain.rate if self.plain.rate else 0.0
 
 
@@ -101,13 +101,13 @@ def _overall(answers: Sequence[MeasuredAnswer]) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share lies."""
+    """Return the value below which this share of the values is."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
 def by_position(pairs: Sequence[PlainDraftedPair]) -> list[tuple[int, int]]:
-    """How many guesses were checked and taken at each place of a window."""
+    """Return the verified and the accepted drafts at each position of a window."""
     depth = max((len(pair.drafted.stats.checked_at) for pair in pairs), default=0)
     return [(_sum_at(pairs, "checked_at", i), _sum_at(pairs, "taken_at", i)) for i in range(depth)]
 
@@ -118,7 +118,7 @@ def _sum_at(pairs: Sequence[PlainDraftedPair], name: str, i: int) -> int:
 
 
 def by_drafter(pairs: Sequence[PlainDraftedPair]) -> dict[str, tuple[int, int]]:
-    """How many of each drafter's guesses were checked and taken."""
+    """Return the verified and the accepted drafts of each drafter."""
     totals: dict[str, tuple[int, int]] = {}
     for pair in pairs:
         for share in pair.drafted.stats.drafters:
@@ -129,7 +129,7 @@ def by_drafter(pairs: Sequence[PlainDraftedPair]) -> dict[str, tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What the measured costs and acceptance allow, over plain decoding."""
+    """The speedup over plain decoding that the measured costs and acceptance allow."""
 
     drafter: str
     token_ms: float
@@ -144,7 +144,7 @@ class Ceiling:
         return max(self.in_turns, self.continuous) if self.round_trip_ms else self.in_turns
 
     def reached(self, ratio: float) -> float:
-        """The part of it that a measured ratio is."""
+        """Return which share of it a measured speedup reaches."""
         return round(ratio / self.best, 3)
 
 
@@ -156,7 +156,7 @@ def ceiling(
     acceptance: float,
     window_max: int,
 ) -> Ceiling:
-    """The best that this drafter could bring, in closed form."""
+    """Return the best speedup that this drafter could bring, in closed form."""
     setting = SpeculationSetting(cost, token_ms, acceptance, round_trip_ms, window_max)
     plain = plain_rate(setting)
     return Ceiling(

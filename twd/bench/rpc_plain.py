@@ -1,6 +1,6 @@
-"""Plain decoding over llama.cpp's own RPC, the yardstick of a ring: as many workers, behind links as slow.
+"""Plain decoding over llama.cpp's own RPC, the baseline of a ring: same number of workers, same link delays.
 
-The client is a process of its own, for a worker that fails ends it: `python -m twd.bench.rpc_plain`, one JSON object
+The client is a separate process, because a worker that fails ends it: `python -m twd.bench.rpc_plain`, one JSON object
 on stdin, one on stdout.
 """
 
@@ -52,7 +52,7 @@ class RpcMeasurement(msgspec.Struct, frozen=True):
 
 
 class RpcBaseline:
-    """RPC workers of this machine's own engine; each `rate` reaches them over links with another delay."""
+    """RPC workers with this machine's own engine; each call of `rate` uses links with a given delay."""
 
     def __init__(self, source: Path, layers: int, workers: int, threads: int, ctx_size: int = 1024) -> None:
         self._source, self._layers, self._ctx_size = source, layers, ctx_size
@@ -60,7 +60,7 @@ class RpcBaseline:
         self._threads = threads
 
     def rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int) -> float:
-        """Tokens per second with the head on the last worker or here, whichever is the quicker."""
+        """Return tokens per second, with the output head on the last worker or here, whichever is faster."""
         return max(self._rate(rtt_ms, prompts, tokens, head_here) for head_here in (True, False))
 
     def _rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int, head_here: bool) -> float:
@@ -83,7 +83,7 @@ class RpcBaseline:
 
 @contextmanager
 def rpc_workers(ports: Sequence[int], threads: int) -> Iterator[None]:
-    """Workers of this machine's own engine on these ports."""
+    """Run RPC workers with this machine's own engine on these ports."""
     quiet = subprocess.DEVNULL
     command = [sys.executable, "-m", "twd.engine.rpc.worker", "--threads", str(threads), "--port"]
     started = [subprocess.Popen([*command, str(port)], stdout=quiet, stderr=quiet) for port in ports]
@@ -99,7 +99,7 @@ def rpc_workers(ports: Sequence[int], threads: int) -> Iterator[None]:
 
 @contextmanager
 def slow_links(ports: Sequence[int], rtt_ms: float) -> Iterator[list[str]]:
-    """Endpoints that are so far away."""
+    """Yield endpoints with this round trip time in ms."""
     if not rtt_ms:
         yield [f"{_HOST}:{port}" for port in ports]
         return
@@ -125,7 +125,7 @@ def _wait_for(port: int) -> None:
 
 
 def measure(asked: RpcRequest) -> RpcMeasurement:
-    """Load the model over the workers and decode all prompts one after the other."""
+    """Load the model over the workers, decode all prompts one after the other, and return the rate."""
     share, rest = divmod(asked.layers, len(asked.endpoints))
     shares = tuple(LayerShare(share + (i < rest), endpoint) for i, endpoint in enumerate(asked.endpoints))
     plan = LoadPlan(
@@ -148,7 +148,7 @@ def measure(asked: RpcRequest) -> RpcMeasurement:
 
 
 def _decode(native: NativeModel, prompt: Sequence[int], count: int) -> float:
-    """Seconds from the first token to the last."""
+    """Decode one prompt; returns the seconds from the first token to the last."""
     target = native.target
     sampler = native.samplers.sampler(Sampling(), 0, prompt_len=len(prompt), ignore_eos=True)
     slot, at = target.open(prompt, sampler)

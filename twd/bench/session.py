@@ -1,4 +1,4 @@
-"""One run of the benchmark against a running system: plain and drafted in turn, on the same target."""
+"""One run of the benchmark against a running system: plain and with drafts in turn, on the same target."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,7 +33,7 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """Everything that a run found."""
+    """All results of a run."""
 
     model: ModelId
     facts: dict[str, Any]
@@ -43,7 +43,7 @@ class BenchResult:
 
     @property
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         lines = summarize(self.pairs)
         return {
             "model": self.model,
@@ -78,7 +78,7 @@ async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
 async def run_bench(
     client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, PlainDraftedPair], None]
 ) -> BenchResult:
-    """Ask every prompt without drafts and with them; the order changes each time, since machines drift."""
+    """Ask every prompt without and with drafts; the order alternates, since the speed of machines drifts."""
     model = ModelId(str(lease.facts["model"]))
     plain = BenchRequest(OFF, plan.max_tokens, plan.sampling)
     drafted = BenchRequest(Speculation(window=plan.window), plan.max_tokens, plan.sampling)
@@ -110,7 +110,7 @@ def _result(model: ModelId, lease: ServiceLease, pairs: list[PlainDraftedPair]) 
 
 
 def _plain_scaled(cost: list[CostPoint], pairs: list[PlainDraftedPair]) -> Cost:
-    """The measured curve, moved so that a plain step costs what it cost in this run."""
+    """Return the measured cost curve, shifted so that a plain step costs what it cost in this run."""
     curve = CostCurve(cost)
     spent = sum(pair.plain.stats.decode_ms for pair in pairs)
     tokens = sum(max(0, len(pair.plain.tokens) - 1) for pair in pairs)
@@ -119,5 +119,5 @@ def _plain_scaled(cost: list[CostPoint], pairs: list[PlainDraftedPair]) -> Cost:
 
 
 def window_max(lease: ServiceLease) -> int:
-    """The widest window of this speculator."""
+    """Return the largest window of this speculator."""
     return int(str(lease.facts.get("window_max", 32)))

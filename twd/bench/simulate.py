@@ -1,6 +1,6 @@
-"""The real deciders of speculator and drafter, in played time: what a drafter would bring before one is bought.
+"""Runs the real decision code of speculator and drafter in virtual time: predicts what a drafter would bring.
 
-The target and the draft model are replaced by their costs and a chance; nothing else is.
+Only the target and the draft model are replaced: by their costs and a chance of acceptance.
 """
 
 import heapq
@@ -29,7 +29,7 @@ _NAME = InstanceId("drafter")
 
 
 class _Truth:
-    """The target's text, and which of its tokens the drafter would guess."""
+    """The target's text, and which of its tokens the drafter predicts."""
 
     def __init__(self, acceptance: float, rng: random.Random) -> None:
         self._rng = rng
@@ -65,11 +65,11 @@ class Simulation:
     window: int = 0
     drafts: bool = True
     second: float = 0.5
-    """Chance that the drafter's second choice is right where its first is wrong."""
+    """Chance that the drafter's second choice is right where its first one is wrong."""
     believed: Cost | None = None
-    """What the speculator takes the target's cost for, where that is wrong."""
+    """The target's cost that the speculator assumes, if that is wrong."""
     hindrance: float = 1.0
-    """By how much passes take longer while the drafter may draft: they share something that nobody knows of."""
+    """The factor by which passes take longer while the drafter may draft: hidden contention."""
     now: float = 0.0
     _mail: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _count: int = 0
@@ -92,7 +92,7 @@ class Simulation:
         self._drafter.token_ms = self.setting.token_ms
 
     def run(self) -> float:
-        """Play one answer; returns tokens per millisecond."""
+        """Simulate one answer; returns tokens per ms."""
         if self.drafts:
             node = NodeId("a" if self.beside else "b")
             self._core.attach(AttachedDrafter(_NAME, node, self.beside, token_ms=self.setting.token_ms), 0.0)
@@ -144,7 +144,7 @@ class Simulation:
             self._drafter_ms = self.setting.token_ms
 
     def _advance(self) -> None:
-        """Move to whatever happens next; work on shared cores goes on at half speed."""
+        """Advance to the next event; work on shared cores runs at half speed."""
         both = self._target_ms is not None and self._drafter_ms is not None
         slow = 2.0 if both and self.beside else 1.0
         hindered = slow * (self.hindrance if self._is_drafting else 1.0)
@@ -194,7 +194,7 @@ class Simulation:
             self._drafter.computed(draft, window, guesses, self.setting.token_ms)
 
     def _what(self, draft: DraftState, at: int) -> Guess:
-        """The drafter's guess for a place: right by chance while its path is, and then its second choice by chance."""
+        """Return the draft for a position: right by chance while its path is right; its second choice, too."""
         known = len(draft.accepted)
         on_track = all(token == self._truth.token(known + i) for i, token in enumerate(draft.path))
         right = on_track and self._truth.guessed(at)
@@ -208,7 +208,7 @@ class Simulation:
         )
 
     def _confidence(self, right: bool) -> float:
-        """A model is surer where it is right, but not by much."""
+        """Return the confidence of a draft: somewhat higher where it is right."""
         a = self.setting.acceptance
         return min(1.0, max(0.05, self._dice.gauss(a + (0.03 if right else -0.15) * (1 - a) * 4, 0.1)))
 

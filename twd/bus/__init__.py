@@ -1,1 +1,1 @@
-"""The message bus: one protocol, NATS and an in-memory double behind it."""
+"""The message bus: one interface with two implementations, NATS and in memory."""

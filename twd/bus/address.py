@@ -13,15 +13,15 @@ from twd.wire.failures import FailureCode
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """TLS towards the broker: whom to trust, and as whom to sign in there."""
+    """TLS settings for the broker: which certificates to trust, and which one to show."""
 
     ca: str = ""
     cert: str = ""
     key: str = ""
     hostname: str = ""
-    """The name on the broker's certificate where the URL has another."""
+    """The name in the broker's certificate, if the URL has another."""
     fingerprint: str = ""
-    """The SHA-256 of the broker's certificate, in hex: then no authority is asked."""
+    """The SHA-256 of the broker's certificate, in hex; if set, no certificate authority is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,17 @@ class BusAddress:
 
     @property
     def shown(self) -> str:
-        """The URLs as people may see them: without user names, passwords or tokens."""
+        """The URLs for display, without user names, passwords or tokens."""
         return ", ".join(shown_url(url) for url in self.urls)
 
     @property
     def wants_tls(self) -> bool:
-        """Whether a connection without TLS is out of the question."""
+        """Whether TLS is required."""
         named = self.tls.ca or self.tls.cert or self.tls.fingerprint
         return bool(named) or any(url.startswith("tls://") for url in self.urls)
 
     def check_files(self) -> None:
-        """Refuse a missing or unreadable file before any connection is tried."""
+        """Raise BusError for a missing or unreadable file, before any connection is tried."""
         for key, path in (
             (_NKEY, self.nkey_file),
             ("bus.creds_file", self.creds_file),
@@ -76,9 +76,9 @@ class BusAddress:
             _check_seed("bus.creds_file", self.creds_file, parts[2].lstrip().partition(b"\n")[0])
 
     def tls_context(self) -> ssl.SSLContext:
-        """A context that verifies the broker's certificate, by our own CA where one is named.
+        """Return a TLS context that verifies the broker's certificate, with the configured CA if there is one.
 
-        One that is known by its fingerprint is verified after the handshake: see `is_trusted`.
+        With a fingerprint the check is made after the handshake: see `is_trusted`.
         """
         try:
             context = ssl.create_default_context(cafile=self.tls.ca or None)
@@ -93,7 +93,7 @@ class BusAddress:
         return context
 
     def is_trusted(self, connection: ssl.SSLObject | None) -> bool:
-        """Whether nothing but the broker with the right fingerprint can be at the other end, where one is known."""
+        """Return whether the peer's certificate has the configured fingerprint; True if none is configured."""
         if not self.tls.fingerprint:
             return True
         shown = connection.getpeercert(binary_form=True) if connection else None

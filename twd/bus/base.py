@@ -1,4 +1,4 @@
-"""What every bus can do, whatever carries it. Bytes go in, bytes come out."""
+"""The interface of every bus; payloads are bytes."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class BusError(TwdError):
 
 
 class NoResponders(BusError):
-    """Nobody listens on the subject of a request: known at once, without waiting."""
+    """Nobody listens on the subject of a request; known without waiting."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(f"nobody answers on {subject}", FailureCode.NOBODY_HOME)
@@ -39,7 +39,7 @@ class RequestTimeout(BusError):
 
 
 class TooLarge(BusError):
-    """A message that the broker does not take, because of its size."""
+    """A message that is too large for the broker."""
 
     def __init__(self, subject: str, size: int, limit: int) -> None:
         super().__init__(f"a message of {size} bytes on {subject} is over the limit of {limit}", FailureCode.TOO_LARGE)
@@ -48,7 +48,7 @@ class TooLarge(BusError):
 
 
 class BusMessage(msgspec.Struct):
-    """One message as it came; `reply` names where an answer is expected, if one is."""
+    """One received message; `reply` is the subject for an answer, or empty."""
 
     subject: str
     data: bytes
@@ -56,12 +56,12 @@ class BusMessage(msgspec.Struct):
 
 
 Handler = Callable[[BusMessage], None]
-"""Called on the loop, one message at a time and in order; it must not block."""
+"""Called on the event loop, one message at a time and in order; it must not block."""
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionOptions:
-    """What to listen to. Members of one `queue` share the messages; at most `limit` of them wait."""
+    """One subscription. Members of one `queue` share the messages; at most `limit` messages wait."""
 
     pattern: str
     handler: Handler
@@ -97,33 +97,33 @@ class Subscription(Protocol):
     """An open subscription."""
 
     async def close(self) -> None:
-        """Hear nothing more from now on; what is queued is thrown away."""
+        """Unsubscribe; queued messages are dropped."""
 
 
 class Leases(Protocol):
-    """A small registry whose keys vanish when they are not renewed: who is there now."""
+    """A small registry of keys that expire when they are not renewed: which processes are there now."""
 
     async def put(self, key: str, value: bytes) -> int:
         """Write or renew a key; returns its revision."""
 
     async def create(self, key: str, value: bytes) -> int | None:
-        """Claim a key that must not exist; None when somebody else holds it."""
+        """Write a key that must not exist; returns its revision, or None when somebody else holds it."""
 
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
-        """Renew a claim; None when the key changed hands since `revision`."""
+        """Renew a claim; returns the new revision, or None when the key has changed since `revision`."""
 
     async def delete(self, key: str) -> None:
-        """Give a key up."""
+        """Delete a key."""
 
     async def get(self, key: str) -> LeaseEntry | None:
-        """Read one live key."""
+        """Return one live key, or None."""
 
     async def entries(self) -> list[LeaseEntry]:
-        """Read all live keys."""
+        """Return all live keys."""
 
 
 class Bus(Protocol):
-    """A message bus: at most once; from one sender to one reader in order, across its subscriptions."""
+    """A message bus with at-most-once delivery, in order from one sender to one reader, across its subscriptions."""
 
     stats: BusStats
 
@@ -131,7 +131,7 @@ class Bus(Protocol):
         """Send to everybody who listens now. Returns at once; a bounded outbox holds what waits."""
 
     def push(self) -> None:
-        """Let go now what was published in this turn of the loop; else it goes at the turn's end."""
+        """Send now what was published in this turn of the event loop; else it is sent at the end of the turn."""
 
     async def subscribe(
         self,
@@ -142,10 +142,10 @@ class Bus(Protocol):
         limit: int = 65536,
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
-        """Listen; see `SubscriptionOptions`."""
+        """Subscribe; see `SubscriptionOptions`."""
 
     async def subscribe_all(self, hearings: Sequence[SubscriptionOptions]) -> list[Subscription]:
-        """Listen to several things, with one way to the broker; where one of them is refused, to none."""
+        """Subscribe to all of these in one round trip to the broker; if one is refused, to none."""
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float = 5.0) -> bytes:
         """Ask and wait for one answer; raises NoResponders or RequestTimeout."""
@@ -153,27 +153,27 @@ class Bus(Protocol):
     def inquire(
         self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], *, timeout_s: float = 5.0
     ) -> None:
-        """`request` without a task: `answered` is called once, on the loop, with the answer or why none came.
+        """Like `request` without a task: calls `answered` once, on the loop, with the answer or the error.
 
-        What cannot be sent at all raises a BusError at once, as `publish` does.
+        A message that cannot be sent at all raises a BusError at once, as `publish` does.
         """
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Return when everything sent so far has reached the broker."""
 
     async def leases(self, bucket: str, ttl_s: float) -> Leases:
-        """Open a lease registry whose keys live `ttl_s` without being renewed."""
+        """Open a lease registry whose keys expire `ttl_s` seconds after their last renewal."""
 
     @property
     def connected(self) -> bool:
         """Whether messages can travel now."""
 
     async def close(self) -> None:
-        """Drain: deliver what is queued, then hang up. Closing twice is harmless."""
+        """Drain: handle queued messages, then disconnect. May be called twice."""
 
 
 def matches(pattern: str, subject: str) -> bool:
-    """NATS wildcards: `*` is one token, a last `>` is one or more."""
+    """Return whether a subject matches; `*` is one token, a last `>` is one or more."""
     wanted, given = pattern.split("."), subject.split(".")
     for i, token in enumerate(wanted):
         if token == ">":
@@ -195,13 +195,13 @@ def _is_subject(subject: str) -> bool:
 
 
 def check_subject(subject: str) -> None:
-    """Refuse a subject that NATS would refuse or misread."""
+    """Raise BusError for a subject that NATS would refuse or misread."""
     if not _is_subject(subject):
         raise BusError(f"{subject!r} is no subject to publish on", FailureCode.INTERNAL)
 
 
 def check_pattern(pattern: str, queue: str = "") -> None:
-    """Refuse a pattern or queue name that NATS would refuse or misread."""
+    """Raise BusError for a pattern or queue name that NATS would refuse or misread."""
     if _PATTERN.fullmatch(pattern) is None:
         raise BusError(f"{pattern!r} is no pattern to listen on", FailureCode.INTERNAL)
     if _QUEUE.fullmatch(queue) is None:
@@ -209,23 +209,23 @@ def check_pattern(pattern: str, queue: str = "") -> None:
 
 
 def check_key(key: str) -> None:
-    """Refuse a key that a lease registry cannot hold."""
+    """Raise BusError for a key that a lease registry cannot hold."""
     if _KEY.fullmatch(key) is None:
         raise BusError(f"{key!r} is no key of a lease registry", FailureCode.INTERNAL)
 
 
 def check_size(subject: str, data: bytes, limit: int = PAYLOAD_BYTES_MAX) -> None:
-    """Refuse a message that is too big for the broker."""
+    """Raise TooLarge for a message over the limit in bytes."""
     if len(data) > limit:
         raise TooLarge(subject, len(data), limit)
 
 
 def inbox_of(name: str) -> str:
-    """Below this subject answers arrive for who is connected as `<role>.<machine>`."""
+    """Return the subject prefix for answers to the client `<role>.<machine>`."""
     role, _, rest = name.partition(".")
     return f"{INBOX_PREFIX}.{subject_token(role)}.{subject_token(rest.split('.')[0])}"
 
 
 def safe_reply(reply: str) -> str:
-    """The address for an answer, if it is an inbox: nobody may direct our answers anywhere else."""
+    """Return the reply subject if it is an inbox, else empty, so that nobody can direct our answers elsewhere."""
     return reply if reply.startswith(INBOX_PREFIX) and _SUBJECT.fullmatch(reply) else ""

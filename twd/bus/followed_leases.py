@@ -1,9 +1,9 @@
-"""The lease registry where a broker gives rights by role: heard, not looked up.
+"""The lease registry for a broker with permissions by role: leases are heard as messages, not looked up.
 
-Asking a broker's JetStream for a value makes the broker itself publish that value wherever the asker names. So here
-nobody may ask it. Leases are messages that everybody who may read them hears and remembers for their time to live; who
-comes late calls the roll, and every holder tells its leases again. Only claims, which one process holds at a time, are
-kept by the broker: one key each, in a bucket that is made once, with the admin's key.
+A JetStream read makes the broker publish the value on any subject that the reader names, so no role may read. Leases
+are messages; each reader remembers them until they expire. A new reader publishes a roll call, and all holders publish
+their leases again. Only claims, which one process holds at a time, are stored by the broker: one key each, in a bucket
+that is made once, with the admin's key.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
 
 ROLL_CALL: Final = "twd.registry.wanted"
-"""On this subject a reader asks every holder of leases to tell them again."""
+"""On this subject a reader asks all holders to publish their leases again (roll call)."""
 CLAIMS: Final = "_claims"
-"""So ends the name of the bucket with a registry's claims."""
+"""The suffix of the name of the bucket for claims."""
 SETTLE_S: Final = 0.3
-"""So long the answers to a roll call are waited for."""
+"""Seconds to wait for the answers to a roll call."""
 RETELL_S: Final = 0.2
-"""Leases are not told more often than this, however often the roll is called."""
+"""At least this many seconds between two answers to roll calls."""
 SILENCE_S: Final = 3.5
-"""A claim whose holder is not heard of for so long, though the roll was called, may be taken: holders renew sooner."""
+"""A claim may be taken if its holder did not answer roll calls for so many seconds; holders renew sooner."""
 KEYS_MAX: Final = 256
-"""Of one role on one machine. What is more is not remembered: nobody can crowd the others out."""
+"""The most remembered keys of one role on one machine, so that nobody can crowd out the others."""
 TRIES: Final = 4
 _ACKNOWLEDGEMENT: Final = b'{"stream":'
-"""So begins what a broker sends wherever the writer of a claim names; nobody's lease does."""
+"""The beginning of an acknowledgement, which a writer can let the broker send to any subject; no lease begins so."""
 _WRONG_REVISION: Final = (10071, 10164)
 _LAST: Final = re.compile(r"sequence: (\d+)")
 
 
 class FollowedLeases:
-    """One registry as its readers hear it; satisfies the Leases protocol."""
+    """One registry; satisfies the Leases protocol."""
 
     def __init__(self, bus: "NatsBus", bucket: str, ttl_s: float) -> None:
         self._bus = bus
@@ -50,16 +50,16 @@ class FollowedLeases:
         self._ttl_s = ttl_s
         self._seen: dict[str, tuple[bytes, float]] = {}
         self._revisions: dict[str, int] = {}
-        """Of claims: the last that the broker told."""
+        """The last revision of each claim that the broker reported."""
         self._own: dict[str, bytes] = {}
         self._answers_calls = False
         self._retelling: asyncio.TimerHandle | None = None
         self._follows_since = -1
-        """How often the connection had been made anew when the roll was called last; -1: it never was."""
+        """The number of reconnects at the last roll call; -1: there was none yet."""
         self._turn = asyncio.Lock()
 
     async def put(self, key: str, value: bytes) -> int:
-        """Tell or renew a lease."""
+        """Publish or renew a lease."""
         check_key(key)
         self._own[key] = bytes(value)
         await self._answer_roll_calls()
@@ -67,7 +67,7 @@ class FollowedLeases:
         return 0
 
     async def create(self, key: str, value: bytes) -> int | None:
-        """Claim a key that nobody holds."""
+        """Claim a key that nobody holds; returns its revision, or None."""
         revision = await self._write_after(key, value, 0)
         if revision is not None or await self._is_held(key):
             return revision
@@ -75,13 +75,13 @@ class FollowedLeases:
             revision = await self._write_after(key, value, self._revisions[key])
             if revision is not None or await self.get(key) is not None:
                 return revision
-        return await self._write_after(key, value, None)  # its place is written over and over by nobody who is heard
+        return await self._write_after(key, value, None)  # the key changes again and again, but no holder answers
 
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
-        """Renew a claim, or take it from the holder who had it at `revision`.
+        """Renew a claim, or take it from the holder who had it at `revision`; returns the new revision, or None.
 
-        An acknowledgement that somebody lets the broker send to a claim's place takes the claim from nobody: it is
-        still ours as long as no other holder is heard.
+        Anybody can let the broker send an acknowledgement to the claim's key, which changes its revision. The claim
+        stays ours as long as no other holder is heard.
         """
         ours = self._own.get(key)
         renewed = await self._write_after(key, value, revision)
@@ -96,7 +96,7 @@ class FollowedLeases:
         return self._seen.get(key, (value, 0.0))[0] == value
 
     async def delete(self, key: str) -> None:
-        """Give a key up."""
+        """Delete a key."""
         check_key(key)
         self._own.pop(key, None)
         self._tell(key, b"")
@@ -104,12 +104,12 @@ class FollowedLeases:
             await self._ask(key, b"", {"KV-Operation": "DEL"})
 
     async def get(self, key: str) -> LeaseEntry | None:
-        """Read one live key."""
+        """Return one live key, or None."""
         check_key(key)
         return next((entry for entry in await self.entries() if entry.key == key), None)
 
     async def entries(self) -> list[LeaseEntry]:
-        """All live keys."""
+        """Return all live keys."""
         await self._settle()
         now = time.monotonic()
         self._seen = {key: seen for key, seen in self._seen.items() if now - seen[1] < self._ttl_s}
@@ -153,7 +153,7 @@ class FollowedLeases:
         return Counter(map(_holder, self._seen))[_holder(key)] < KEYS_MAX
 
     async def _settle(self) -> None:
-        """Follow from now on; after a new connection, call the roll and wait for the answers."""
+        """Subscribe at the first call; after each new connection, publish a roll call and wait for the answers."""
         async with self._turn:
             if not self._bus.connected:
                 raise BusError("the bus is away")
@@ -168,7 +168,7 @@ class FollowedLeases:
     # -- claims ----------------------------------------------------------------------------------
 
     async def _is_held(self, key: str) -> bool:
-        """Whether somebody is heard who holds this claim."""
+        """Return whether a holder of this claim answers a roll call."""
         give_up = time.monotonic() + SILENCE_S
         while await self.get(key) is None:
             if time.monotonic() >= give_up:
@@ -178,7 +178,7 @@ class FollowedLeases:
         return True
 
     async def _write_after(self, key: str, value: bytes, revision: int | None) -> int | None:
-        """The new revision, or None when the broker has another one than `revision`, if one is given."""
+        """Write a claim; returns the new revision, or None when the broker's revision is not `revision` (if given)."""
         expected = {} if revision is None else {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         reply = await self._ask(key, value, expected)
         error = reply.get("error")
@@ -207,10 +207,10 @@ class FollowedLeases:
 
 
 def _holder(key: str) -> str:
-    """Role and machine of who tells this key."""
+    """Return the role and machine of the holder of a key."""
     return ".".join(key.split(".", 2)[:2])
 
 
 async def make_claims(bus: "NatsBus", bucket: str, ttl_s: float) -> int:
-    """Make the bucket for claims, or bring it up to date, and return how many copies of it there are."""
+    """Make or update the bucket for claims; returns the number of its copies."""
     return await NatsLeases(bus, f"{bucket}{CLAIMS}", ttl_s).make("file")

@@ -1,4 +1,4 @@
-"""What has arrived on one connection and waits to be handled: bounded, and in order of arrival across subscriptions."""
+"""Received messages of one connection that wait for their handlers: limited, and in order of arrival."""
 
 import asyncio
 import contextvars
@@ -29,12 +29,12 @@ class Listener:
     waiting_bytes: int = 0
 
     def full(self, size: int) -> bool:
-        """Whether a message of `size` bytes finds no room."""
+        """Return whether there is no room for a message of `size` bytes."""
         return len(self.waiting) >= self.limit or self.waiting_bytes + size > LISTENER_BYTES_MAX
 
 
 class Inbox:
-    """Hands waiting messages to their listeners, `batch` of them in one turn of the loop."""
+    """Passes waiting messages to their handlers, `batch` of them in one turn of the event loop."""
 
     def __init__(self, stats: BusStats, batch: int = 32) -> None:
         self._stats = stats
@@ -44,13 +44,13 @@ class Inbox:
         self._at_once = 0
         self._scheduled = False
         self._paused = False
-        self._context = contextvars.copy_context()  # handlers run in the context of who connected
+        self._context = contextvars.copy_context()  # handlers run in the context of the code that connected
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, listener: Listener, message: BusMessage) -> None:
-        """Take a message in; whatever finds no room is dropped by the listener's policy and counted."""
+        """Queue a message; if there is no room, one is dropped by the listener's policy and counted."""
         if not listener.open:
             return
         size = len(message.data)
@@ -66,9 +66,9 @@ class Inbox:
         self._schedule()
 
     def receive(self, listener: Listener, message: BusMessage) -> None:
-        """Like `put`, from where no handler runs now: where nothing waits, the message is handled at once.
+        """Like `put`, but if no message waits, the handler runs at once; call it only where no handler runs.
 
-        So a turn of the loop is saved for each message that comes alone; a flood of them takes turns all the same.
+        This saves a turn of the loop for a single message; many messages at once are still queued.
         """
         if self._waiting or self._paused or self._at_once >= self._batch or not listener.open:
             self.put(listener, message)
@@ -77,19 +77,19 @@ class Inbox:
             self._context.run(self._handle, listener, message)
 
     def shut(self, listener: Listener) -> None:
-        """Forget a listener and what waits for it."""
+        """Remove a listener and its waiting messages."""
         listener.open = False
         while listener.waiting:
             self._take(listener.waiting[0])
 
     def clear(self) -> None:
-        """Throw everything away."""
+        """Drop all waiting messages."""
         for number in list(self._waiting):
             self._take(number)
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is handled for now."""
+        """Whether messages are not handled for now."""
         return self._paused
 
     @paused.setter
@@ -99,7 +99,7 @@ class Inbox:
             self._schedule()
 
     def handle_all(self) -> None:
-        """Handle what waits now, without giving way to anything else."""
+        """Handle all messages that wait now, in this turn of the loop."""
         for _ in range(len(self._waiting)):
             if self._waiting and not self._paused:
                 self._handle_first()

@@ -1,4 +1,4 @@
-"""Who wants a subject: found once for each subject, then remembered until a wildcard comes or goes."""
+"""Finds the subscriptions for a subject, and remembers them until a subscription with a wildcard changes."""
 
 import re
 from collections.abc import Iterator
@@ -23,27 +23,27 @@ W = TypeVar("W", bound=Interested)
 
 @dataclass(frozen=True, slots=True)
 class Matches(Generic[W]):
-    """The subscriptions that match one subject; of each group one member is to be chosen."""
+    """The subscriptions that match one subject; one member of each group gets the message."""
 
     everybody: list[W]
     groups: list[list[W]]
 
 
 class InterestTable(Generic[W]):
-    """All subscriptions of a broker. Which of them a subject reaches does not depend on their number."""
+    """All subscriptions of a broker. The time of a lookup does not depend on their number."""
 
     def __init__(self) -> None:
         self._by_beginning: dict[str, list[W]] = {}
-        """By what stands before a pattern's first wildcard: only what a subject begins with can match it."""
+        """By the part of the pattern before its first wildcard: only subjects that begin with it can match."""
         self._found: dict[str, Matches[W]] = {}
 
     def add(self, one: W) -> None:
-        """A new subscription."""
+        """Add a subscription."""
         self._by_beginning.setdefault(_beginning(one.pattern), []).append(one)
         self._forget(one.pattern)
 
     def remove(self, one: W) -> None:
-        """A subscription goes; one that is not here is no matter."""
+        """Remove a subscription; one that is not here is ignored."""
         beginning = _beginning(one.pattern)
         left = [other for other in self._by_beginning.pop(beginning, ()) if other is not one]
         if left:
@@ -57,7 +57,7 @@ class InterestTable(Generic[W]):
             self._found.pop(pattern, None)
 
     def in_subject(self, subject: str) -> Matches[W]:
-        """Who is to hear a message on this subject; of those with one pattern, who came first."""
+        """Return the subscriptions for this subject; those with the same pattern in the order of their start."""
         found = self._found.get(subject)
         if found is None:
             found = self._find(subject)
@@ -81,7 +81,7 @@ class InterestTable(Generic[W]):
 
 
 def _beginning(pattern: str) -> str:
-    """What every subject that matches begins with."""
+    """Return the part of a pattern before its first wildcard."""
     return _WILD_END.sub("", pattern)
 
 

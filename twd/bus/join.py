@@ -1,4 +1,4 @@
-"""Join strings: where a broker is, which certificate it shows and what opens it, in one line for another machine."""
+"""Join strings: a broker's address, token and certificate fingerprint in one line, for another machine."""
 
 import re
 from typing import Final, NamedTuple
@@ -8,22 +8,22 @@ _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class Join(NamedTuple):
-    """What a join string holds."""
+    """The content of a join string."""
 
     url: str
     token: str
     fingerprint: str
-    """The SHA-256 of the broker's certificate; empty where it speaks without TLS."""
+    """The SHA-256 of the broker's certificate; empty without TLS."""
 
     def as_text(self, host: str) -> str:
-        """The line by which others reach this broker at `host`."""
+        """Return the join string for other machines, which reach this broker at `host`."""
         host = f"[{host}]" if ":" in host else host
         start = f"{quote(self.token, safe='')}@{host}:{urlsplit(self.url).port}"
         return f"tls://{start}?sha256={self.fingerprint}" if self.fingerprint else f"nats://{start}"
 
 
 def read_join(text: str) -> Join:
-    """What such a line says. Raises ValueError, whose message holds nothing secret."""
+    """Parse a join string. Raises ValueError, whose message contains no secret."""
     try:
         parts = urlsplit(text.strip())
         host, port, token = parts.hostname, parts.port, parts.username
@@ -42,7 +42,7 @@ def read_join(text: str) -> Join:
 
 
 def may_join(text: str) -> bool:
-    """Whether it is a join string, or none is given."""
+    """Return whether the text is a join string or empty."""
     try:
         return not text or bool(read_join(text))
     except ValueError:

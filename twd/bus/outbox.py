@@ -1,4 +1,4 @@
-"""What could not be sent yet: bounded in bytes; the oldest gives way, and is counted."""
+"""Frames that could not be sent yet: limited in bytes; the oldest are dropped first, and counted."""
 
 import asyncio
 from collections import deque
@@ -22,7 +22,7 @@ class Outbox:
         return len(self._frames)
 
     def put(self, subject: str, frame: bytes) -> None:
-        """Keep a frame; older ones give way when there is no room."""
+        """Keep a frame; older frames are dropped if there is no room."""
         self._frames.append((subject, frame))
         self._bytes += len(frame)
         while self._bytes > self._limit:
@@ -30,11 +30,11 @@ class Outbox:
         self._tell()
 
     def pop(self) -> bytes:
-        """The oldest frame."""
+        """Remove and return the oldest frame."""
         return self._pop()[1]
 
     def drop_all(self) -> None:
-        """Give everything up, and count it."""
+        """Drop all frames, and count them."""
         while self._frames:
             self._drop_first()
         self._tell()
@@ -61,5 +61,5 @@ class Outbox:
 
 
 def subject_kind(subject: str) -> str:
-    """What a count is kept under: the event's own part of the subject, never a job's or an inbox's."""
+    """Return the part of a subject under which drops are counted: without the name of a job or inbox."""
     return ".".join(subject.split(".")[: 4 if subject.startswith("twd.") else 1])

@@ -1,7 +1,8 @@
-"""Who may say and hear what: one table of roles, and from it the rights of one key: a role on a machine, for models.
+"""Who may publish and subscribe to what: one table of roles, from which the permissions of each key follow.
 
-A subject begins with the name of who publishes on it (`twd/wire/routes.py`), so a key's rights name its own role and
-machine there, and its models where the subject has one. `deploy/nats/make_keys.py` writes them for a broker.
+A key is for a role on a machine, and for some models or all. A subject contains the name of its publisher
+(`twd/wire/routes.py`), so the permissions of a key contain its own role and machine, and its models where the subject
+has one. `deploy/nats/make_keys.py` writes them for a broker.
 """
 
 import enum
@@ -70,7 +71,7 @@ REGISTRY: Final = "twd_services"
 Events = tuple[type[Event], ...]
 
 LIFE: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
-"""What every service may tell about itself."""
+"""Events that every service may publish about itself."""
 _SERVICES: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, ServiceExited)
 _MODELS: Final[Events] = (ModelLoading, ModelReady, ModelMeasured, ModelFailed, ModelUnloaded)
 _ANSWERS: Final[Events] = (JobStarted, TokensAccepted, JobFinished, JobFailed)
@@ -79,38 +80,41 @@ _DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, Drafter
 
 
 class RegistryAccess(enum.IntEnum):
-    """What a role may do in the registry of leases; each includes what stands before it. No role may wipe it."""
+    """What a role may do in the lease registry; each value includes those before it. No role may wipe it."""
 
     OWN_LEASE = 0
     READ = 1
-    """Hear the leases of all, and call the roll."""
+    """Read all leases, and ask all holders to publish them again (roll call)."""
     CLEAR = 2
-    """Take away the leases of others on its own machine, whose processes it saw end."""
+    """Delete leases of other services on its own machine, after it saw their processes end."""
 
 
 @dataclass(frozen=True)
 class BusRole:
-    """One kind of user: what it reads and writes."""
+    """One role: what it may read and write."""
 
     name: str
     reads: Events = ()
     writes: Events = ()
     is_service: bool = True
-    """It tells its life, answers PING, INFO and STATS, and keeps a lease under its own name."""
+    """It publishes the LIFE events, answers PING, INFO and STATS, and keeps a lease under its own name."""
     registry: RegistryAccess = RegistryAccess.OWN_LEASE
     hears_everything: bool = False
-    """All broadcasts. Requests are left out: they may hold prompts, and an ear there would hide that nobody is home."""
+    """It hears all broadcasts, but no requests:
+
+    they may hold prompts, and a listener would hide that no service answers.
+    """
     asks_services: bool = False
     inboxes: tuple[str, ...] = ()
-    """Names under which it may hear answers, besides its own."""
+    """Other names under which it may receive answers."""
     of_models: bool = False
-    """A key of this role may be for some models only: it hears and says nothing of the others."""
+    """A key of this role may be limited to some models: then it reads and writes only what concerns them."""
     keys: tuple[str, ...] = ()
-    """What it may tell in the registry besides its own lease, as patterns; `{machine}` stands for its machine."""
+    """Patterns of keys that it may write in the registry besides its own lease; `{machine}` is its machine."""
     addressed: str = ""
-    """A name that all of this role hear besides their own."""
+    """A recipient name to which all services of this role listen, besides their own."""
     claims: tuple[str, ...] = ()
-    """What it may claim there. A name has no wildcard, so that one key can store no more than these."""
+    """The claims that it may hold. They have no wildcard, so a key can store only these."""
 
 
 ROLES: Final[tuple[BusRole, ...]] = (
@@ -247,29 +251,29 @@ ROLES: Final[tuple[BusRole, ...]] = (
     BusRole("watcher", is_service=False, hears_everything=True),
 )
 ADMIN: Final = "admin"
-"""May do whatever can be done with twd's own subjects, under any name; it is no row of the table."""
+"""May do everything with twd's own subjects, under any name; it is not in the table."""
 ROLE_OF: Final = {role.name: role for role in ROLES}
 ROLE_NAMES: Final = (*(role.name for role in ROLES), ADMIN)
 
 
 ANY_MODEL: Final = "*"
 _SHARED: Final = (Delivery.REQUEST, Delivery.DIRECT)
-"""What is not for all: it may hold prompts and secrets."""
+"""Deliveries that not everybody may hear: they may hold prompts and secrets."""
 
 
 @dataclass(frozen=True)
 class Permissions:
-    """Subjects that a user may publish on and listen on; a subscription may name its queue group after a blank."""
+    """Subjects on which a user may publish and subscribe; a subscription may name its queue group after a space."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     never_heard: tuple[str, ...] = ()
-    """Not even by a wildcard."""
+    """Denied, even if a wildcard includes them."""
 
 
 @dataclass(frozen=True)
 class Credential:
-    """What one key is for: a role on a machine, and for which models."""
+    """What one key is for: a role on a machine, for some models or all."""
 
     role: str
     machine: str
@@ -277,12 +281,12 @@ class Credential:
 
     @property
     def origin(self) -> str:
-        """How the subjects of what it publishes begin, behind the event's tag."""
+        """The beginning of the subjects of its events, after the event's tag."""
         return f"{self.role}.{subject_token(self.machine)}.*"
 
 
 def permissions_of(credential: Credential) -> Permissions:
-    """What a key may do: its role's row, with its machine and models put in."""
+    """Return the permissions of a key: those of its role, with its machine and models filled in."""
     if credential.role == ADMIN:
         return _admin()
     role = ROLE_OF[credential.role]
@@ -323,7 +327,7 @@ def _publishes(role: BusRole, credential: Credential) -> Iterator[str]:
 
 
 def _askers(role: BusRole) -> Iterator[str]:
-    """Whose requests this role answers: it may publish to their inboxes, of which nobody can guess a name."""
+    """Return the roles whose requests this role answers; it may publish to their inboxes, whose names are random."""
     if not role.is_service:
         return
     yield ADMIN
@@ -357,7 +361,7 @@ def _subscribes(role: BusRole, credential: Credential) -> Iterator[str]:
 def _patterns(
     route: Route, role: BusRole, credential: Credential, origin: str = ANYBODY, to: str = ANYBODY
 ) -> Iterator[str]:
-    """The subjects of one event that concern a key: of its models, and of requests those to its machine."""
+    """Return the subjects of one event that concern a key: its models, and its machine for requests."""
     keys = {}
     if "node" in route.keys and origin == ANYBODY:
         keys["node"] = credential.machine
@@ -377,7 +381,7 @@ def _unique(subjects: Iterator[str]) -> tuple[str, ...]:
 
 
 def render_user(public_key: str, credential: Credential) -> str:
-    """One user in the language of nats-server's configuration."""
+    """Return one user in the syntax of nats-server's configuration."""
     allowed = permissions_of(credential)
     publish = _list(allowed.publish) if allowed.publish else '{ deny: [">"] }'
     subscribe = _list(allowed.subscribe)

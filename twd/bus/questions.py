@@ -8,12 +8,12 @@ from twd.bus.base import BusError
 from twd.bus.nats.frames import StatusReply
 
 Answered = Callable[[StatusReply | BusError], None]
-"""Called once, with the answer or with the reason why none came."""
+"""Called once, with the answer or the error."""
 
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """One open request: where it went, where its answer comes, and who waits for it."""
+    """One open request: its subject, the subject for its answer, and the callback."""
 
     subject: str
     answer_to: str
@@ -23,7 +23,7 @@ class PendingRequest:
 class PendingRequests:
     """All open requests of one connection; answers come to subjects below `prefix`.
 
-    Whoever gets a request learns where its answer goes, and must not learn from that where other answers go.
+    The receiver of a request knows the subject of its answer; the random end hides the subjects of other answers.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -32,21 +32,21 @@ class PendingRequests:
 
     @property
     def waiting(self) -> bool:
-        """Whether an answer is still to come."""
+        """Whether a request is open."""
         return bool(self._open)
 
     def put(self, subject: str, answered: Answered) -> PendingRequest:
-        """A new request."""
+        """Add and return a new request."""
         question = PendingRequest(subject, f"{self.prefix}{secrets.token_hex(8)}", answered)
         self._open[question.answer_to] = question
         return question
 
     def drop(self, question: PendingRequest) -> None:
-        """Nobody waits for this any more."""
+        """Remove a request."""
         self._open.pop(question.answer_to, None)
 
     def take(self, subject: str, answer: StatusReply | BusError) -> None:
-        """What became of a request; what nobody waits for any more is left aside."""
+        """Pass an answer or error to its request; ignored if the request is not open any more."""
         question = self._open.pop(subject, None)
         if question is not None:
             question.answered(answer)

@@ -1,8 +1,8 @@
-"""Keeps user text from becoming control tokens, whatever a template makes of it.
+"""Prevents that user text becomes a control token, whatever a template does with it.
 
-Before rendering, each character of user text that occurs in some control string is swapped for a private stand-in of
-the same length; the template's own text keeps its characters. So the rendered text shows which control strings are the
-template's. Those that user text takes part in are cut apart before tokenizing, and nothing else is touched.
+Before rendering, each character of user text that occurs in some control string is replaced by a private stand-in of
+the same length; the template's own text keeps its characters. So the rendered text shows which control strings come
+from the template. Those with a user's character are cut apart before tokenizing; nothing else is changed.
 """
 
 import re
@@ -16,7 +16,7 @@ _UNKNOWN = "\ufffd"
 
 
 class Span(NamedTuple):
-    """Where in a text a control string stands."""
+    """The place of a control string in a text."""
 
     start: int
     end: int
@@ -38,7 +38,7 @@ class ControlStrings:
         self._hide = str.maketrans(dict(zip(alphabet, stand_ins, strict=True)))
 
     def harmless(self, words: Iterable[str]) -> frozenset[str]:
-        """Those words that can have no part in a control string, whatever stands beside them."""
+        """Return the words that cannot be part of a control string, whatever text is beside them."""
         insides = "\0".join(self._strings)
         starts = {string[:length] for string in self._strings for length in range(1, len(string) + 1)}
         ends = {string[-length:] for string in self._strings for length in range(1, len(string) + 1)}
@@ -50,7 +50,7 @@ class ControlStrings:
         return frozenset(word for word in words if not (self.find(word) or joins_in(word)))
 
     def find(self, text: str) -> list[Span]:
-        """Every place where a control string stands, overlapping ones included."""
+        """Return all places of control strings, overlapping ones included."""
         return [
             Span(start, start + length)
             for start in (match.start() for match in self._first.finditer(text))
@@ -59,11 +59,11 @@ class ControlStrings:
         ]
 
     def hide(self, text: str) -> str:
-        """User text in which every character that control strings are made of is a stand-in."""
+        """Return user text with a stand-in for each character of control strings."""
         return self._clean(text).translate(self._hide)
 
     def hide_whole_strings(self, text: str) -> str:
-        """User text with stand-ins only where it spells out a control string; other text keeps its letters."""
+        """Return user text with stand-ins only where it contains a control string."""
         clean = self._clean(text)
         spans = self.find(clean)
         if not spans:
@@ -77,11 +77,11 @@ class ControlStrings:
         return text if text.isascii() else self._stand_in.sub(_UNKNOWN, text)
 
     def show(self, text: str) -> str:
-        """The text with its own characters again."""
+        """Return the text with its own characters instead of stand-ins."""
         return text.translate(self._show) if self._stand_in.search(text) else text
 
     def own_strings(self, rendered: str) -> list[str]:
-        """The control strings that the template itself wrote, in order."""
+        """Return the control strings that the template itself wrote, in order."""
         return [rendered[start:end] for start, end in self.find(rendered)]
 
     def pieces(self, rendered: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a prompt to tokens: the model's own chat template, with no control tokens but the template's own."""
+"""Turns a prompt into tokens with the model's chat template; user text never becomes a control token."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ _REPAIRS = (shorten_ids, merge_neighbours, fold_system)
 
 
 class Tokenize(Protocol):
-    """How `Vocab.tokenize` is called."""
+    """The signature of `Vocab.tokenize`."""
 
     def __call__(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]: ...
 
@@ -71,12 +71,12 @@ class RenderedPrompt:
 
     @property
     def text(self) -> str:
-        """The whole prompt, for people to look at."""
+        """The whole prompt as text, for display."""
         return "".join(self.pieces)
 
 
 class ChatVocabulary(Protocol):
-    """What a template needs to know of a model's vocabulary."""
+    """What a template needs from a model's vocabulary."""
 
     @property
     def special_tokens(self) -> Mapping[str, int]: ...
@@ -118,7 +118,7 @@ class ChatTemplate:
         special, ends = vocab.special_tokens.items(), vocab.end_tokens
         control = [text for text, token in special if token in ends or not vocab.piece(token)]
         bos, eos = ("" if token is None else vocab.special_text(token) for token in (vocab.bos, vocab.eos))
-        apart = bool(source) and sys.platform != "win32"  # there a process knows no such limits
+        apart = bool(source) and sys.platform != "win32"  # Windows has no such limits for a process
         made = cls(source, bos, eos, control, ConfinedTemplate if apart else SandboxedTemplate)
         made.abilities  # noqa: B018 - found out here, on the thread that loads: it may take seconds
         return made
@@ -141,7 +141,7 @@ class ChatTemplate:
 
     @cached_property
     def thoughts(self) -> Thoughts | None:
-        """How the model was taught to mark what it thinks."""
+        """The marks of the model's thoughts."""
         return detect_thoughts(self.source)
 
     def render(self, prompt: Prompt, now: datetime) -> RenderedPrompt:
@@ -242,7 +242,7 @@ class ChatTemplate:
         return self._template.render(variables, now)
 
     def close(self) -> None:
-        """End the processes that render, where it has some."""
+        """End the worker processes, if there are any."""
         if isinstance(self._template, ConfinedTemplate):
             self._template.close()
 
@@ -257,7 +257,7 @@ class ChatTemplate:
 
 
 def render_tokens(template: ChatTemplate, prompt: Prompt, tokenize: Tokenize, now: datetime) -> list[int]:
-    """The tokens to continue from, with one BOS where the model wants one, whoever writes it."""
+    """Return the prompt's tokens, with exactly one BOS if the model wants one."""
     if prompt.tokens is not None:
         return list(prompt.tokens)
     rendered = template.render(prompt, now)

@@ -1,6 +1,6 @@
-"""What one rendering of a chat template may still do and make: steps, seconds, bytes.
+"""The limits of one rendering of a chat template: steps, seconds, bytes.
 
-Bytes count as they are made, kept or not: nothing tells which of them a template still holds.
+Bytes are counted when they are made, kept or not: nothing tells which of them a template still holds.
 """
 
 import sys
@@ -25,11 +25,11 @@ _PLAIN = frozenset([*_KINDS, bool])
 
 
 class RenderBudgetExceeded(Exception):
-    """The template went over a bound."""
+    """Raised when the template exceeds a limit."""
 
 
 class RenderBudget:
-    """Of one rendering."""
+    """The budget of one rendering."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -44,7 +44,7 @@ class RenderBudget:
         self._event()
 
     def charge(self, size: int) -> None:
-        """Count bytes that are made."""
+        """Count new bytes."""
         self._bytes += size
         if self._bytes > MAX_BYTES:
             raise RenderBudgetExceeded(f"it makes more than {MAX_BYTES} bytes of texts and lists in all")

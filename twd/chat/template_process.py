@@ -24,20 +24,20 @@ from twd.wire.failures import FailureCode, TwdError
 
 ARGV: Final = (sys.executable, "-P", "-m", "twd.chat.template_worker")
 AT_ONCE: Final = 2
-"""So a short conversation does not wait for a long one."""
+"""Renderings at one time, so that a short conversation does not wait for a long one."""
 START_S: Final = 20.0
-"""Python and its imports, on a slow machine that does much else."""
+"""Seconds to start Python and its imports on a slow, busy machine."""
 PATIENCE_S: Final = 5.0
-"""CPU_S, on a machine that has little time for it."""
+"""Wall-clock seconds for CPU_S of work on a busy machine."""
 FREE_CHARACTERS: Final = 1_000_000
 TIMES_GIVEN: Final = 4
 """A template may write this much, and this many times as much as it is given."""
 HOPELESS: Final = 2
-"""A template that was ended so often and never made a text is not tried again."""
+"""A template that was killed this often and never made a text is not tried again."""
 
 
 class _Worker:
-    """One process."""
+    """One worker process."""
 
     def __init__(self, source: str) -> None:
         self.line, theirs = socket.socketpair()
@@ -55,12 +55,12 @@ class _Worker:
         self.line.settimeout(PATIENCE_S)
 
     def ask(self, body: bytes) -> bytes:
-        """The answer to one frame; raises OSError or EOFError where none comes."""
+        """Return the answer to one frame; raises OSError or EOFError if none comes."""
         send(self.line, body)
         return receive(self.line, MEMORY_BYTES)
 
     def end(self) -> None:
-        """Kill and reap it."""
+        """Kill the process and wait for it."""
         self._end()
 
 
@@ -71,7 +71,7 @@ def _end(process: "subprocess.Popen[bytes]", line: socket.socket) -> None:
 
 
 class ConfinedTemplate:
-    """What `SandboxedTemplate` is, in other processes; of this one, threads may render at once."""
+    """Like `SandboxedTemplate`, in worker processes; several threads may render at one time."""
 
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE:
@@ -85,7 +85,7 @@ class ConfinedTemplate:
         self.words, self.names = frozenset(words), frozenset(names)
 
     def render(self, variables: Mapping[str, Any], now: datetime) -> str:
-        """The text that the template makes; raises TwdError where it refuses, fails or goes over a bound."""
+        """Return the rendered text; raises TwdError if the template refuses, fails or exceeds a limit."""
         if self._ended >= HOPELESS and not self._made:
             raise _too_much(FailureCode.BAD_REQUEST)
         body = pickle.dumps((dict(variables), now), pickle.HIGHEST_PROTOCOL)
@@ -110,7 +110,7 @@ class ConfinedTemplate:
 
     @contextmanager
     def _worker(self, code: FailureCode) -> Iterator[_Worker]:
-        """A process for one turn. One that fails to answer is not used again."""
+        """Yield a process for one rendering. One that fails to answer is not used again."""
         with self._turns:
             worker = None
             try:

@@ -50,7 +50,7 @@ def turn(parts: int) -> bool:
 
 
 def concatenate(*parts: Any) -> str:
-    """What `~` does, within bounds."""
+    """Return what `~` does, within the limits."""
     return bounds.bounded_join(str(bounds.writable(part)) for part in parts)
 
 
@@ -192,7 +192,7 @@ class SandboxedTemplate:
             raise TwdError(FailureCode.MODEL_LOAD, f"The model's chat template does not compile: {error}") from error
 
     def render(self, variables: Mapping[str, Any], now: datetime) -> str:
-        """The text that the template makes; raises TwdError where it refuses, fails or goes over a bound."""
+        """Return the rendered text; raises TwdError if the template refuses, fails or exceeds a limit."""
 
         def strftime_now(pattern: str) -> str:
             if _WIDE_TIME_FORMAT.search(pattern):

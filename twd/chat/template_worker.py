@@ -21,20 +21,20 @@ if sys.platform != "win32":
 
 LENGTH: Final = struct.Struct("<I")
 TEXT, FACTS, FAILURE = b"T", b"F", b"E"
-"""How an answer begins."""
+"""The first byte of an answer."""
 CPU_S: Final = 0.9
-"""Of a processor, for one rendering or for compiling the source."""
+"""CPU seconds for one rendering, or for compiling the source."""
 MEMORY_BYTES: Final = 256 * 1024**2
-"""Of the whole process."""
+"""Memory limit of the process in bytes."""
 
 
 def send(line: socket.socket, body: bytes) -> None:
-    """One frame."""
+    """Send one frame."""
     line.sendall(LENGTH.pack(len(body)) + body)
 
 
 def receive(line: socket.socket, most: int) -> bytes:
-    """The next frame; raises EOFError at the end, or for one that is too long."""
+    """Receive the next frame; raises EOFError at the end, or for a frame that is too long."""
     (length,) = LENGTH.unpack(_exactly(line, LENGTH.size))
     if length > most:
         raise EOFError(f"a frame of {length} bytes")
@@ -53,7 +53,7 @@ def _exactly(line: socket.socket, count: int) -> bytes:
 
 
 def limit() -> None:
-    """Take away what no template needs: memory, files, core dumps."""
+    """Set limits for memory, files and core dumps."""
     if sys.platform == "win32":
         return
     for kind, most in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
@@ -61,7 +61,7 @@ def limit() -> None:
 
 
 def timed(work: Callable[[], bytes]) -> bytes:
-    """Do it within CPU_S. The signal has no handler: it ends the process, also in the midst of a C function."""
+    """Run `work` within CPU_S. The signal has no handler: it ends the process, even inside a C function."""
     watch(CPU_S)
     try:
         return work()
@@ -72,13 +72,13 @@ def timed(work: Callable[[], bytes]) -> bytes:
 
 
 def watch(seconds: float) -> None:
-    """End this process after so much time of a processor; 0: do not."""
+    """End this process after so many CPU seconds; 0: no limit."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def serve(line: socket.socket) -> None:
-    """Answer until the parent closes."""
+    """Answer requests until the parent closes the socket."""
     source = receive(line, MEMORY_BYTES).decode("utf-8", "surrogatepass")
     templates: list[SandboxedTemplate] = []
 
@@ -96,7 +96,7 @@ def serve(line: socket.socket) -> None:
 
 
 def main() -> None:
-    """The program of a child process."""
+    """The main function of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which drains first
     limit()
     try:

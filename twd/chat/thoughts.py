@@ -1,4 +1,4 @@
-"""How models mark what they think before they answer: by what their chat templates know."""
+"""How models mark their thoughts before the answer; found in their chat templates."""
 
 import re
 from typing import Final
@@ -25,7 +25,7 @@ _CHANNEL_MARKERS: Final = ("<|start|>", "<|channel|>", "<|message|>", "<|constra
 
 
 def detect_thoughts(template: str) -> Thoughts | None:
-    """How the models of a chat template mark their thoughts; None where they are not known to have any."""
+    """Return how models with this chat template mark their thoughts; None if unknown."""
     if CHANNELS.begins in template and "<|message|>" in template:
         return CHANNELS
     return next((Thoughts(begins, ends) for begins, ends in _MARKS if ends in template or begins in template), None)

@@ -25,7 +25,7 @@ _ACCEPT = 0
 _STATES_CROWD = 10_000
 _SETS_CROWD = 100_000
 _EFFORT_MAX = 200_000
-"""Symbols entered in one piece of work; about a microsecond each."""
+"""The most symbols entered in one call; about one microsecond each."""
 _LOOKS_PER_EFFORT = 16
 
 
@@ -48,15 +48,15 @@ class Automaton:
 
     @property
     def crowded(self) -> bool:
-        """Whether so much is remembered that a fresh automaton is better."""
+        """Return whether the cache is so large that a new automaton is better."""
         return len(self._states) > _STATES_CROWD or len(self._sets) > _SETS_CROWD
 
     def accepts(self, state: int) -> bool:
-        """Whether the text may end here."""
+        """Return whether the text may end in this state."""
         return _ACCEPT in self._states[state]
 
     def goes_on(self, state: int) -> bool:
-        """Whether anything may follow."""
+        """Return whether any text may follow in this state."""
         return len(self._states[state]) > self.accepts(state)
 
     def next_bytes(self, state: int) -> bytes:
@@ -118,7 +118,7 @@ class Automaton:
         return self._close(frozenset(kernel))
 
     def restart_effort(self) -> None:
-        """Begin a new piece of work, which may cost so much and no more."""
+        """Reset the work limit for a new call."""
         self._effort = 0
 
     def _start(self) -> int:

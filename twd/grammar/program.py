@@ -54,12 +54,12 @@ def build(table: RuleTable) -> GrammarProgram:
 
 
 def possible(table: RuleTable) -> bool:
-    """Whether any text follows the rules."""
+    """Return whether any text matches the rules."""
     return _ending(table)[0]
 
 
 def _ending(table: RuleTable) -> list[bool]:
-    """Which rules can come to an end."""
+    """Return the rules that can end."""
     return _derivable(table.bodies, lambda symbol: symbol != _NO_BYTE)
 
 

@@ -1,4 +1,4 @@
-"""Text as it stands between marks: without quotes, without escapes, and without the mark that ends it."""
+"""Rules for text between marks: without quotes and escapes, and without the mark that ends it."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from twd.grammar.utf8_ranges import inverted
 
 
 class Inexpressible(Exception):
-    """What a schema asks for cannot be kept where values are written so."""
+    """Raised when the schema cannot be enforced for values in this notation."""
 
 
 class RawText:
@@ -22,13 +22,13 @@ class RawText:
         self._rules = rules
         self._sign = mark[0]
         self.any = without(rules, mark)
-        """Any text."""
+        """Return the rule for any text."""
         string = without(rules, mark, kept=PLAIN, others=[ESCAPE], end=Terminal(b'"'))
         rules.add("string", chain(Terminal(b'"'), string))
         rules.add("character", Alternation((CharClass(_but(PLAIN, self._sign)), ESCAPE)))
 
     def literal(self, text: str) -> Expr:
-        """This very text."""
+        """Return the rule for exactly this text."""
         if self._sign in text:
             raise Inexpressible
         return Terminal(text.encode())

@@ -13,7 +13,7 @@ _UNFOLDED_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """Exactly these bytes."""
+    """Matches exactly these bytes."""
 
     data: bytes
 
@@ -35,21 +35,21 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Concatenation:
-    """One after the other."""
+    """A sequence of expressions."""
 
     items: tuple["Expr", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Alternation:
-    """Any one of them."""
+    """A choice of expressions."""
 
     options: tuple["Expr", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`least` times and up to `most`; None is without end."""
+    """A repetition from `least` to `most` times; None: no limit."""
 
     item: "Expr"
     least: int
@@ -115,7 +115,7 @@ class RuleTable:
 
 
 def bad_grammar(message: str, field: str = "grammar") -> TwdError:
-    """The failure that every mistake in a grammar becomes."""
+    """Return the error for a mistake in a grammar."""
     return TwdError(FailureCode.BAD_GRAMMAR, message, field)
 
 

@@ -1,4 +1,4 @@
-"""All pieces of a vocabulary as one tree, level by level in arrays, so that a grammar meets each shared prefix once."""
+"""The pieces of a vocabulary as a tree of arrays for each level, so that a grammar checks each shared prefix once."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class TokenTrie:
         self._levels = list(_levels(pieces))
 
     def mark_fitting(self, automaton: Automaton, state: int, able: NDArray[np.bool_]) -> None:
-        """Set `able` for the tokens whose bytes the automaton takes in this state."""
+        """Set `able` for the tokens whose bytes the automaton accepts in this state."""
         automaton.restart_effort()
         states: States = np.array([state], dtype=np.int32)
         for level in self._levels:

@@ -1,4 +1,4 @@
-"""Time for everybody: one clock to pass around, so that a test can hold it."""
+"""The clock that is passed to all parts, so that a test can control the time."""
 
 import asyncio
 import time
@@ -6,37 +6,37 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two readings: one that only moves forward, one that people understand."""
+    """A monotonic time, and the time of day."""
 
     def now(self) -> float:
-        """Seconds that only move forward; for deadlines and durations."""
+        """Return monotonic seconds, for deadlines and durations."""
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970; for stamps that people read."""
+        """Return milliseconds since 1970, for time stamps."""
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the operating system."""
 
     def now(self) -> float:
-        """Monotonic seconds."""
+        """Return monotonic seconds."""
         return time.monotonic()
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970."""
+        """Return milliseconds since 1970."""
         return time.time_ns() // 1_000_000
 
 
 class LoopClock:
-    """The event loop's time: virtual in a simulation, where `epoch_ms` stands for 1970."""
+    """The event loop's time, which is virtual in a simulation; `epoch_ms` is the time of day at loop time 0."""
 
     def __init__(self, epoch_ms: int = 1_700_000_000_000) -> None:
         self._epoch_ms = epoch_ms
 
     def now(self) -> float:
-        """The loop's time."""
+        """Return the loop's time in seconds."""
         return asyncio.get_running_loop().time()
 
     def wall_ms(self) -> int:
-        """The loop's time as a stamp."""
+        """Return the loop's time plus `epoch_ms`, in milliseconds."""
         return self._epoch_ms + int(self.now() * 1000)

@@ -1,4 +1,4 @@
-"""From settings to an open bus."""
+"""Connects to the bus that the settings name."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from twd.settings.model import BusConfig, Settings
 
 CONNECT_S = 10.0
 GATHER_S = {"metrics": 0.25}
-"""Who hears every token and is in no hurry: how long its messages gather."""
+"""For each role that reads many messages and may be late: the seconds for which its messages are gathered."""
 
 
 def address_of(bus: BusConfig, role: str = "") -> BusAddress:
-    """Where the settings say the broker is, and how this role signs in there."""
+    """Return the broker's address from the settings, with the credentials of this role."""
     own_key = str(Path(bus.nkey_dir) / f"{role}.nk") if bus.nkey_dir and role else ""
     return BusAddress(
         url=bus.url,
@@ -26,6 +26,6 @@ def address_of(bus: BusConfig, role: str = "") -> BusAddress:
 
 
 async def connect(settings: Settings, role: str, node: str, wait_s: float = CONNECT_S) -> NatsBus:
-    """A connection in this role: the broker may give each role its own rights."""
+    """Return a connection under the name of this role: the broker may give each role its own permissions."""
     name, gather_s = f"{role}.{node}", GATHER_S.get(role, 0.0)
     return await NatsBus.connect(address_of(settings.bus, role), name=name, wait_s=wait_s, gather_s=gather_s)

@@ -1,4 +1,4 @@
-"""What a core asks of its shell: four small values, so that a decision can be read and tested."""
+"""What a core asks its service to do: four values, so that a test can check a decision without I/O."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from twd.wire.base import Event
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Tell the bus."""
+    """Publish this event on the bus."""
 
     event: Event
 
@@ -22,7 +22,7 @@ class WakeAt:
 
 @dataclass(frozen=True, slots=True)
 class Do:
-    """Run an adapter call in the background; what it has to tell, it publishes itself."""
+    """Run this call in the background; it publishes its own results."""
 
     name: str
     action: Callable[[], Awaitable[None]]

@@ -1,11 +1,11 @@
-"""What a command says when it cannot do its work."""
+"""The error of a command that cannot do its work."""
 
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import FailureCode, TwdError
 
 
 class CommandError(TwdError):
-    """A clear end of a command; the message says what to do."""
+    """Ends a command with an exit code and a message that says what to do."""
 
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(FailureCode.BAD_REQUEST, message)

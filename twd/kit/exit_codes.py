@@ -1,4 +1,4 @@
-"""What a process of twd says with its exit code; `twd help exit-codes` prints this table."""
+"""The exit codes of twd; `twd help exit-codes` prints this table."""
 
 import enum
 from typing import Final
@@ -41,7 +41,7 @@ MEANING: Final[dict[ExitCode, str]] = {
 }
 
 REFUSED: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIG, ExitCode.CANNOT_START, ExitCode.NOT_FOUND})
-"""Ends of a service that says itself that it cannot start: another try soon is seldom a cure."""
+"""Exit codes of a service that cannot start because of its input or setup: a quick restart seldom helps."""
 
 _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
     FailureCode.BAD_REQUEST: ExitCode.CONFIG,
@@ -62,5 +62,5 @@ _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
 
 
 def exit_code_of(code: FailureCode) -> ExitCode:
-    """The exit code that a failure becomes."""
+    """Return the exit code for a failure code."""
     return _OF_FAILURE.get(code, ExitCode.FAULT)

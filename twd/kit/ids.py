@@ -1,4 +1,4 @@
-"""Fresh ids, from one source of randomness that a simulation can seed."""
+"""Makes new ids, from one source of randomness that a simulation can seed."""
 
 import random
 import re
@@ -7,7 +7,7 @@ import uuid
 from twd.wire.base import EventId, InstanceId, JobId, NodeId, SessionId
 
 _ALPHABET = "23456789abcdefghijkmnpqrstuvwxyz"
-"""32 of them, five bits each."""
+"""32 characters, five bits each."""
 
 
 class Ids:
@@ -23,31 +23,31 @@ class Ids:
         return "".join([_ALPHABET[bits >> 5 * place & 31] for place in range(length)])
 
     def event(self) -> EventId:
-        """Unique and cheap: a random prefix and a counter."""
+        """Return a new event id: a random prefix and a counter."""
         self._count += 1
         return EventId(f"{self._prefix}{self._count}")
 
     def job(self) -> JobId:
-        """A job's name, fit for people and for subjects."""
+        """Return a new job id that people can read and that fits into a subject."""
         return JobId(f"job-{self._word(12)}")
 
     def session(self) -> SessionId:
-        """A session's name."""
+        """Return a new session id."""
         return SessionId(f"s-{self._word(12)}")
 
     def instance(self, service: str, node: NodeId) -> InstanceId:
-        """The name of one running copy of a service."""
+        """Return the id of one running copy of a service."""
         return InstanceId(f"{service}.{node}.{self._word(6)}")
 
     def seed(self) -> int:
-        """A seed for a job that asked for none."""
+        """Return a seed for a job without one."""
         return self._random.getrandbits(31)
 
     def secret(self) -> str:
-        """A token that nobody can guess."""
+        """Return a random token that cannot be guessed."""
         return uuid.uuid4().hex + uuid.uuid4().hex
 
 
 def node_id(hostname: str) -> NodeId:
-    """A machine's name as one plain word."""
+    """Return a host name as a node id: lower case, first label only."""
     return NodeId(re.sub(r"[^A-Za-z0-9-]", "-", hostname.split(".")[0]).strip("-").lower() or "node")

@@ -1,4 +1,4 @@
-"""A name that one process holds at a time: a key of the lease registry, changed only by compare-and-set."""
+"""A lock that one process holds at a time: a key of the lease registry, changed only by compare-and-set."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ SUFFIX: Final = "claim"
 
 
 class LeaseLock:
-    """One key and our right to it."""
+    """The lock on one key."""
 
     def __init__(self, leases: Leases, key: str, is_mine: Callable[[bytes], bool]) -> None:
         self.key = f"{key}.{SUFFIX}"
@@ -23,18 +23,18 @@ class LeaseLock:
 
     @property
     def held(self) -> bool:
-        """Whether it was ours when we last looked."""
+        """Whether this process held the lock at the last check."""
         return self._revision > 0
 
     async def take(self, value: bytes, may_take: MayTake) -> LeaseEntry | None:
-        """Claim the key, or take it from a holder of whom `may_take` says so; returns the holder who keeps it."""
+        """Take the lock, if it is free or `may_take(holder)` is true. Returns None on success, else the holder."""
         holder = None
         for _ in range(TRIES):
             revision = await self._leases.create(self.key, value)
             if revision is None:
                 holder = await self._leases.get(self.key)
                 if holder is None:
-                    continue  # it ran out between the two questions
+                    continue  # the key expired between the two requests
                 if not may_take(holder):
                     return holder
                 revision = await self._leases.update(self.key, value, holder.revision)
@@ -44,7 +44,7 @@ class LeaseLock:
         return holder or LeaseEntry(self.key, b"", 0, 0.0)
 
     async def renew(self, value: bytes) -> bool:
-        """Say that we live; False when somebody else has the key now."""
+        """Renew the lock; returns False when another process holds it now."""
         async with self._turn:
             if self._revision:
                 revision = await self._leases.update(self.key, value, self._revision)
@@ -52,7 +52,11 @@ class LeaseLock:
             return self.held
 
     async def _recover(self, value: bytes) -> int:
-        """The key is not as we left it: the broker forgot it, or an answer to us was lost. Or it is another's."""
+        """Take the key again if another process does not hold it; returns its new revision, or 0.
+
+        Our revision is not the current one: the broker lost the key, or an answer to us was lost, or another process
+        has it.
+        """
         for _ in range(TRIES):
             holder = await self._leases.get(self.key)
             if holder is not None and not self._is_mine(holder.value):
@@ -62,11 +66,11 @@ class LeaseLock:
             else:
                 revision = await self._leases.update(self.key, value, holder.revision)
             if revision:
-                return revision  # else a late write of our own came in between
+                return revision  # otherwise a late write of this process came in between: try again
         return 0
 
     async def release(self, value: bytes = b"") -> None:
-        """Give the key up, if it is still ours."""
+        """Release the lock, if this process still holds it."""
         async with self._turn:
             if self._revision and await self._leases.update(self.key, value, self._revision) is not None:
                 await self._leases.delete(self.key)

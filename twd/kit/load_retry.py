@@ -1,4 +1,4 @@
-"""Loads that fail are tried again: files appear, copies get done, memory becomes free."""
+"""Tries a failed load again: missing files may appear, and memory may become free."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,11 +15,11 @@ FIRST_S: Final = 2.0
 USUAL_MOST_S: Final = 30.0
 LONGEST_S: Final = 600.0
 PART: Final = 20
-"""Trying takes one such part of the time at the most: a load may read many gigabytes before it fails."""
+"""The pause is at least this many times the duration of the failed load, which may have read many gigabytes."""
 
 
 def load_pause_s(failures: int, took_s: float) -> float:
-    """How long to wait before a load that failed so often, the last time after `took_s`, is tried again."""
+    """Return the seconds to wait after so many failed loads in a row; the last one took `took_s` seconds."""
     usual = min(USUAL_MOST_S, FIRST_S * 2.0 ** min(failures - 1, 30))
     return min(LONGEST_S, max(usual, PART * took_s))
 
@@ -27,9 +27,9 @@ def load_pause_s(failures: int, took_s: float) -> float:
 async def until_loaded(
     find: Callable[[], Awaitable[Callable[[], T]]], failed: Callable[[TwdError, bool], None], clock: Clock
 ) -> T:
-    """What comes of the work that `find` finds, on a thread of its own, however often that fails before.
+    """Call `find`, run the function that it returns on a thread, and return the result; repeat until that works.
 
-    `failed` hears of each failure, and whether it says something else than the one before, whatever its figures.
+    `failed` is called with each error, and whether its text, without its numbers, differs from the one before.
     """
     failures, told = 0, ""
     while True:

@@ -1,4 +1,4 @@
-"""Logs: lines for people in a terminal, JSON elsewhere; secrets masked, prompts and answers left out."""
+"""Logging: text lines in a terminal, JSON elsewhere. Secrets are masked; prompts and answers are not logged."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ _SHORTEST_SECRET: Final = 4
 
 
 def set_up(log: LogConfig, *, secrets: Iterable[str] = (), stream: TextIO | None = None, about: dict[str, Any]) -> None:
-    """Send all logging of this process to one stream; `about` goes with every JSON line."""
+    """Send all logging of this process to one stream; the fields of `about` are added to every JSON line."""
     stream = stream or sys.stderr
     human = log.format == "human" or (log.format == "auto" and stream.isatty())
     handler = _Handler(stream)
@@ -36,16 +36,16 @@ def set_up(log: LogConfig, *, secrets: Iterable[str] = (), stream: TextIO | None
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Leaves out what a full disk does not take: nothing could be said about it there, either."""
+    """Drops a log line that cannot be written, as on a full disk: an error message could not be written either."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """All other errors are told as logging tells them."""
+        """Pass all errors other than OSError to logging."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
 
 class Masker:
-    """Takes secrets out of text: those that are known, and what looks like one."""
+    """Replaces secrets in a text: the known ones, and what looks like a token or password."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
@@ -58,7 +58,7 @@ class Masker:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one line of JSON."""
 
     def __init__(self, mask: Masker, about: dict[str, Any]) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class JsonFormatter(logging.Formatter):
         self._about = about
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as JSON."""
+        """Return the record as JSON."""
         at = datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds")
         line = {"at": at, "level": record.levelname.lower(), **self._about, "logger": record.name}
         return json.dumps({**line, "text": self._mask(_text(record))}, ensure_ascii=False)
 
 
 class HumanFormatter(logging.Formatter):
-    """Time, level, where, what."""
+    """Formats a record as a text line: time, level, logger, message."""
 
     def __init__(self, mask: Masker, colour: bool) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class HumanFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line for people."""
+        """Return the record as a line of text."""
         at = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         line = f"{at} {record.levelname.lower():7} {record.name.removeprefix('twd.')}: {self._mask(_text(record))}"
         code = _COLOURS.get(record.levelname) if self._colour else None

@@ -1,4 +1,4 @@
-"""PING, INFO and STATS as NATS' own service convention has them, so that `nats micro ls` finds us."""
+"""Answers PING, INFO and STATS of NATS' service convention, so that `nats micro ls` lists our services."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class MicroEndpoints:
-    """Answers the three questions for one service."""
+    """Answers PING, INFO and STATS for one service."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -22,7 +22,7 @@ class MicroEndpoints:
         self._id = service.instance.rsplit(".", 1)[-1]
 
     def hearings(self) -> list[SubscriptionOptions]:
-        """What to listen to: the nine subjects of the convention."""
+        """Return the subscriptions to the nine subjects of the convention."""
         return [
             SubscriptionOptions(subject, self._answerer(verb))
             for verb in ("PING", "INFO", "STATS")

@@ -1,4 +1,4 @@
-"""Base of the services that are of use when their model is loaded: they are there at once, and try until it is."""
+"""Base class of services that need a loaded model. They start at once and try to load until it works."""
 
 import asyncio
 from abc import abstractmethod
@@ -17,30 +17,30 @@ from twd.wire.service import Health
 T = TypeVar("T")
 
 STEP: Final = 0.05
-"""A smaller part of a load is not worth telling."""
+"""Progress is published only in steps of at least this share."""
 
 
 class ModelService(Service, Generic[T]):
-    """Loads `T` beside the loop; what fails is told and tried again."""
+    """Loads `T` on another thread; a failure is published and the load is tried again."""
 
     def __init__(self, ctx: ServiceContext, model: ModelId) -> None:
         super().__init__(ctx)
         self.model = model
         self.settled = asyncio.Event()
-        """Set when loading has ended for the first time, well or badly."""
+        """Set when the first try to load has ended, with or without success."""
         self._loading: asyncio.Task[None] | None = None
         self._told_share = -1.0
 
     @abstractmethod
     async def loader(self) -> Callable[[Progress], T]:
-        """What loads the model, when everything is there that it needs."""
+        """Return the function that loads the model, once everything that it needs is there."""
 
     @abstractmethod
     async def open_for_work(self, loaded: T) -> None:
-        """The model is there: call `is_ready`, and tell others."""
+        """Called when the model is loaded; must call `is_ready` and tell others."""
 
     async def start(self) -> None:
-        """Be there at once; work when the model is loaded."""
+        """Start the service, and load the model in the background."""
         await super().start()
         if self.ended.is_set():
             return
@@ -60,15 +60,15 @@ class ModelService(Service, Generic[T]):
         await self.open_for_work(await until_loaded(find, self.cannot_load, self.clock))
 
     def is_ready(self, note: str) -> None:
-        """It works from now on."""
+        """Mark this service as working."""
         self.health, self.note = Health.OK, note
         self.settled.set()
 
     def tell_progress(self, share: float, stage: str) -> None:
-        """So much is loaded."""
+        """Report that this share (0 to 1) of the model is loaded."""
         if self.health is Health.DEGRADED:
             if not share:
-                return  # one more try: while it reads nothing, what failed is all there is to tell
+                return  # a new try has read nothing yet, so the note still shows the last failure
             self.health = Health.STARTING
         if share < 1.0 and share - self._told_share < STEP and stage in self.note:
             return
@@ -77,10 +77,10 @@ class ModelService(Service, Generic[T]):
         self.told_progress(min(1.0, share), stage)
 
     def told_progress(self, share: float, stage: str) -> None:
-        """The note has changed."""
+        """Called when the note has changed."""
 
     def cannot_load(self, error: TwdError, new: bool) -> None:
-        """A try failed; `new`, if it failed otherwise than the one before."""
+        """Report that a try failed; `new`: for another reason than the try before."""
         self.health, self.note = Health.DEGRADED, error.failure.with_advice
         self._told_share = -1.0
         self.settled.set()

@@ -1,4 +1,4 @@
-"""Answers to requests: what was asked for, or why it was not understood."""
+"""Decodes answers to requests."""
 
 from twd.bus.base import BusError
 from twd.wire.base import Event
@@ -9,7 +9,7 @@ from twd.wire.service import MessageRejected
 
 
 class NotUnderstood(BusError):
-    """Somebody took the request and could not read it; nobody like him will."""
+    """The receiver of the request could not decode it; another one with the same version could not either."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -19,7 +19,7 @@ class NotUnderstood(BusError):
 
 
 def read_answer(data: bytes) -> Event | Rejected:
-    """An answer as an event; raises NotUnderstood where it tells that the request could not be read."""
+    """Return the answer as an event, or why it is rejected; raises NotUnderstood if it is a MessageRejected."""
     answer = decode(data)
     if isinstance(answer, MessageRejected):
         raise NotUnderstood(answer.reason)

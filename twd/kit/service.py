@@ -1,8 +1,8 @@
-"""The shape of every service: it declares what it reads and writes, starts, works, drains, stops.
+"""The base class of all services: a service declares its events, starts, works, drains and stops.
 
-A subclass names its events and has one `on_<event>` method for each; the method returns effects.
-Handlers run one at a time on the loop and never block. A fault in one of them is published with
-its cause and ends the service; whoever supervises it starts another.
+A subclass lists the events that it reads and writes, and has one `on_<event>` method for each event that it reads; the
+method returns effects. Handlers run one at a time on the event loop and must not block. An exception in a handler is
+published as ServiceFaulted and ends the service; the supervisor starts it again.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ Effects = Iterable[Effect] | None
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What a service is given to stand on."""
+    """What a service gets from outside: bus, node name, clock, id generator, logger, process id."""
 
     bus: Bus
     node: NodeId
@@ -66,16 +66,18 @@ def handler_name(event_type: type[Event]) -> str:
 
 
 class Service:
-    """Base of all services; see the module's docstring."""
+    """Base class of all services; see the module's docstring."""
 
     name: ClassVar[str]
     reads: ClassVar[tuple[type[Event], ...]] = ()
     reads_later: ClassVar[tuple[type[Event], ...]] = ()
-    """Those of `reads` that the service starts to hear by itself, with `listen`, when it is ready for them."""
+    """The events of `reads` that `start` does not subscribe to; the service calls `listen` for them when it is ready.
+
+    """
     writes: ClassVar[tuple[type[Event], ...]] = ()
     tick_s: ClassVar[float | None] = None
     model: ModelId = ModelId("")
-    """The one that it works for, where it works for one: what it tells of jobs and sessions is about this one."""
+    """The model that this service works for, or empty. It is put into every event whose `model` field is empty."""
 
     ALWAYS_WRITES: Final = (ServiceStarted, ServiceStopped, ServiceFaulted, MessageRejected, MessageDropped)
 
@@ -105,37 +107,37 @@ class Service:
     # -- for subclasses ------------------------------------------------------------------------
 
     async def setup(self) -> None:
-        """Open what the service needs, before it hears anything."""
+        """Open what the service needs; called before the first subscription."""
 
     async def quiesce(self) -> None:
-        """Finish what is in hand; called by drain, while messages still arrive."""
+        """Finish the current work; called by `drain`, while messages still arrive."""
 
     async def teardown(self) -> None:
         """Close what setup opened."""
 
     def tick(self, now: float) -> Effects:
-        """Called every `tick_s`, and at the times asked for by WakeAt."""
+        """Called every `tick_s` seconds, and at the times that a WakeAt effect asked for; returns effects."""
         return None
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What others may read in this service's lease."""
+        """Return the facts that this service publishes in its lease."""
         return {}
 
     def under_way(self) -> Hashable | None:
-        """What a thread of this service computes now, by a name that no other piece of work has; None: nothing.
+        """Return a name of what a thread of this service computes now, unique for each piece of work; None: nothing.
 
-        Work that waits for other machines is no such work: they may take long while nothing moves here.
+        Waiting for other machines does not count: that may take long while nothing moves here.
         """
         return None
 
     def pattern(self, event_type: type[Event]) -> str:
-        """The subject to listen on for one event; narrower than everything where a service wants less."""
+        """Return the subject pattern to subscribe to for one event. A subclass may return a narrower one."""
         return ROUTE_OF[event_type].pattern
 
     # -- publishing ----------------------------------------------------------------------------
 
     def emit(self, event: Event, *, cause: EventId | None = None) -> None:
-        """Stamp an event and send it; a stopped service sends nothing."""
+        """Set an event's id, cause, source and time, and publish it. A service that does not run publishes nothing."""
         if type(event) not in self.writes and type(event) not in self.ALWAYS_WRITES:
             raise AssertionError(f"{self.name} does not declare that it writes {type(event).__name__}")
         if not self._running:
@@ -144,14 +146,14 @@ class Service:
         self._publish(ROUTE_OF[type(event)].subject(stamped), stamped)
 
     def _publish(self, subject: str, event: Event) -> None:
-        """A message that the broker would not take, as one over its limit, is lost like any other, and no fault."""
+        """Publish an event. If the bus refuses it, as when it is too large, it is logged and lost; that is no fault."""
         try:
             self.bus.publish(subject, encode(event))
         except BusError as error:
             self.log.error("%s is not told: %s", type(event).__name__, error)
 
     async def ask(self, event: Event, *, timeout_s: float = 5.0) -> Event | Rejected:
-        """Send a request and read its answer; raises a BusError where none came, or none that was asked for."""
+        """Send a request and return its answer. Raises a BusError if none came or the request was not understood."""
         stamped = self._stamp(event, None)
         subject = ROUTE_OF[type(event)].subject(stamped)
         return read_answer(await self.bus.request(subject, encode(stamped), timeout_s=timeout_s))
@@ -159,7 +161,7 @@ class Service:
     def ask_then(
         self, event: Event, told: Callable[[Event | Rejected | BusError], None], *, timeout_s: float = 5.0
     ) -> None:
-        """`ask` without a task: `told` is called once, with the answer or why none came, unless the service ended."""
+        """Like `ask` without a task: calls `told` once with the answer or the error, unless the service ended."""
 
         def answered(answer: bytes | BusError) -> None:
             if not self._running:
@@ -217,7 +219,7 @@ class Service:
     # -- hearing -------------------------------------------------------------------------------
 
     async def listen(self, event_types: Iterable[type[Event]], also: Iterable[SubscriptionOptions] = ()) -> None:
-        """Hear these events from now on, with one way to the broker; `reads` are listened to by start."""
+        """Subscribe to these events, in one round trip to the broker. `start` does this for `reads`."""
         self._subscriptions += await self.bus.subscribe_all([*map(self._hearing, event_types), *also])
 
     def _hearing(self, event_type: type[Event]) -> SubscriptionOptions:
@@ -260,18 +262,18 @@ class Service:
         count = self.rejected[message.subject] = self.rejected.get(message.subject, 0) + 1
         if len(self.rejected) > 1000:
             self.rejected.clear()
-        if count & (count - 1) == 0:  # told at 1, 2, 4, 8 ...: a flood of nonsense is no flood of events
+        if count & (count - 1) == 0:  # published at 1, 2, 4, 8 ...: many bad messages cause few events
             self.log.warning("message on %s left aside: %s", message.subject, reason)
             self.emit(_rejection(message, reason, count))
 
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Set up, listen, take the lease, and say so."""
+        """Set up, subscribe, write the lease, and publish ServiceStarted."""
         self._started_ms = self.clock.wall_ms()
         await self.setup()
         async with self._turning:
-            if self._stopping:  # told to stop while it set up: what that opened is closed here
+            if self._stopping:  # `stop` was called during setup: close here what setup opened
                 await self.teardown()
                 return
             await self._go()
@@ -304,7 +306,7 @@ class Service:
         self._drops_told = dropped
 
     async def renew_lease(self) -> None:
-        """Say in the registry that this service lives; a broker that is away is told at the next turn."""
+        """Renew this service's lease. If the broker is away, the next renewal tries again."""
         if self._leases is None or self._stopping:
             return
         try:
@@ -313,7 +315,7 @@ class Service:
             self.log.warning("the lease could not be renewed: %s", error)
 
     def lease(self) -> ServiceLease:
-        """The value of this service's lease now."""
+        """Return the content of this service's lease now."""
         return ServiceLease(
             service=self.name,
             instance=self.instance,
@@ -328,18 +330,18 @@ class Service:
         )
 
     async def drain(self, timeout_s: float = 30.0) -> None:
-        """Take nothing new, finish what is in hand, stop."""
+        """Finish the current work within `timeout_s` seconds, then stop."""
         if self._running and not self._stopping:
             self.health = Health.DRAINING
             await self.renew_lease()
-            quiescing = self.tasks.start("quiesce", self.quiesce())  # ends with the service, should that fault
+            quiescing = self.tasks.start("quiesce", self.quiesce())  # cancelled with the service if that fails
             _, late = await asyncio.wait({quiescing}, timeout=timeout_s)
             if late:
                 self.log.warning("drain took longer than %g s; stopping with work in hand", timeout_s)
         await self.stop("drained")
 
     async def stop(self, reason: str = "stopped") -> None:
-        """End in good order: silence first, then the lease, then the last word."""
+        """Stop: close the subscriptions, tear down, end the tasks, delete the lease, publish ServiceStopped."""
         if self._stopping:
             await self.ended.wait()
             return
@@ -363,7 +365,7 @@ class Service:
         await self._leave(reason)
 
     async def _leave(self, reason: str) -> None:
-        if not self.bus.connected:  # the lease ends by itself; nobody waits here for a broker that may never come back
+        if not self.bus.connected:  # the lease expires by itself; do not wait for a broker that may not come back
             self.log.warning("could not say goodbye: the bus is away")
             return
         try:
@@ -385,13 +387,13 @@ class Service:
         self._end_over(error, "fault")
 
     def tell_fault(self, error: BaseException, during: str) -> None:
-        """Publish a fault with its cause; whether the service goes on is its own affair."""
+        """Publish a fault with its cause; does not end the service."""
         self.log.error("fault in %s: %s", during, "".join(traceback.format_exception(error)))
         failure = error.failure if isinstance(error, TwdError) else internal(error)
         self.emit(ServiceFaulted(service=self.name, node=self.ctx.node, failure=failure, during=during))
 
     def give_up(self, error: TwdError, reason: str) -> None:
-        """End over a failure that was told already; whoever supervises this service tries again."""
+        """End the service after a failure that was published already; the supervisor starts it again."""
         if self.fault is None and not self._stopping:
             self._end_over(error, reason)
 
@@ -429,5 +431,5 @@ def _read(answer: bytes | BusError) -> Event | Rejected | BusError:
 
 
 def internal(error: BaseException) -> Failure:
-    """A fault of the program itself, as a failure."""
+    """Return an exception as a failure with the code INTERNAL."""
     return Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__}: {error}"[:4096])

@@ -1,4 +1,4 @@
-"""Named background tasks, owned by somebody: none is lost, none fails in silence."""
+"""Named background tasks with an owner: it ends them, and it is told when one fails."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -10,13 +10,13 @@ T = TypeVar("T")
 AGAIN_S: Final = 1.0
 AGAIN_MAX_S: Final = 60.0
 WELL_S: Final = 120.0
-"""What ran for so long did not fail over and over."""
+"""Work that ran for at least this many seconds before it failed resets the count of failures in a row."""
 
 OnError = Callable[[str, BaseException], None]
 
 
 class TaskGroup:
-    """The tasks of one owner. Whatever error ends one of them is told to `on_error`."""
+    """The tasks of one owner. An exception that ends a task is passed to `on_error`."""
 
     def __init__(self, owner: str, on_error: OnError) -> None:
         self._owner = owner
@@ -25,7 +25,7 @@ class TaskGroup:
         self._closed = False
 
     def start(self, name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run `work` in the background under this owner."""
+        """Run `work` as a background task of this owner, and return the task."""
         if self._closed:
             work.close()
             raise RuntimeError(f"{self._owner} is closed; it cannot start {name}")
@@ -37,7 +37,7 @@ class TaskGroup:
     def keep(
         self, name: str, work: Callable[[], Coroutine[Any, Any, None]], told: OnError | None = None
     ) -> asyncio.Task[None]:
-        """Run what must not end with one fault: that is told, to `told` or to the owner, and `work` begins anew."""
+        """Run `work` and start it again after each exception, which is passed to `told`, or else to the owner."""
         return self.start(name, self._kept(name, work, told or self._on_error))
 
     async def _kept(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], told: OnError) -> None:
@@ -61,11 +61,11 @@ class TaskGroup:
 
     @property
     def names(self) -> list[str]:
-        """What is running now."""
+        """The names of the tasks that run now, sorted."""
         return sorted(task.get_name() for task in self._tasks)
 
     async def close(self, timeout_s: float = 5.0) -> list[str]:
-        """Cancel everything and wait; returns the names of tasks that did not end in time."""
+        """Cancel all tasks and wait for them; returns the names of those that did not end within `timeout_s`."""
         self._closed = True
         current = asyncio.current_task()
         tasks = [task for task in self._tasks if task is not current]
@@ -78,15 +78,15 @@ class TaskGroup:
 
 
 def pause_s(failures: int) -> float:
-    """How long to wait before what failed so many times in a row is tried again."""
+    """Return the seconds to wait before the next try after so many failures in a row."""
     return min(AGAIN_MAX_S, AGAIN_S * 2.0 ** min(failures - 1, 30))
 
 
 async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
-    """Run blocking work on a thread that ends with it.
+    """Run blocking work on a new thread that ends with it, and return its result.
 
-    Pooled threads stay, and with them what native libraries keep for each thread: an engine's team of
-    workers that nobody uses any more makes those of the next one sleep at every step.
+    Pooled threads stay alive, and with them what native libraries keep for each thread. An unused OpenMP team of an old
+    engine would slow down each step of the next engine.
     """
     once = ThreadPoolExecutor(1, thread_name_prefix="once")
     try:
@@ -96,13 +96,13 @@ async def in_a_thread_of_its_own(work: Callable[[], T]) -> T:
 
 
 def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
-    """Call on the loop from another thread; a loop that is closed already has no use for it."""
+    """Call a function on the event loop from another thread; does nothing if the loop is closed."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call, *args)
 
 
 async def heard(news: asyncio.Event, at_most_s: float) -> bool:
-    """Whether something was told before so many seconds were over."""
+    """Wait for the event; returns True if it was set within `at_most_s` seconds."""
     try:
         await asyncio.wait_for(news.wait(), at_most_s)
     except TimeoutError:
@@ -111,7 +111,7 @@ async def heard(news: asyncio.Event, at_most_s: float) -> bool:
 
 
 async def every(interval_s: float, tick: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Call `tick` again and again with `interval_s` between the calls."""
+    """Call `tick` for ever, with a pause of `interval_s` seconds before each call."""
     while True:
         await asyncio.sleep(interval_s)
         await tick()

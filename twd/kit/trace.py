@@ -1,4 +1,4 @@
-"""Events as people read them: one line each, and the story of a job with its durations."""
+"""Shows events to people: one line for each event, and all events of a job with their durations."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from twd.wire.service import (
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One event of a story. Times are in milliseconds: since the story began, and since the step before."""
+    """One event of a trace. `at_ms`: milliseconds since the trace began; `after_ms`: since the step before."""
 
     at_ms: int
     after_ms: int
@@ -33,7 +33,7 @@ class TraceStep:
 
 
 def tell(events: Iterable[Event]) -> list[TraceStep]:
-    """A story in order of time."""
+    """Return the events as trace steps, in order of time."""
     ordered = sorted(events, key=lambda event: event.at_ms)
     began = ordered[0].at_ms if ordered else 0
     steps: list[TraceStep] = []
@@ -46,7 +46,7 @@ def tell(events: Iterable[Event]) -> list[TraceStep]:
 def merge_runs(
     steps: Sequence[TraceStep], kinds: Iterable[str] = ("tokens.accepted", "draft.proposed")
 ) -> list[TraceStep]:
-    """The same story with runs of like steps as one line each: how many, and how long they took."""
+    """Return the steps with each run of events of these kinds as one line: how many, and how many ms they took."""
     merged: list[TraceStep] = []
     run: list[TraceStep] = []
     wanted = frozenset(kinds)
@@ -71,12 +71,12 @@ def _as_one(run: Sequence[TraceStep]) -> list[TraceStep]:
 
 
 def kind_of(event: Event) -> str:
-    """`twd.v1.job.started` is told as `job.started`."""
+    """Return the short name of an event: `job.started` for `twd.v1.job.started`."""
     return ROUTE_OF[type(event)].tag.split(".", 2)[2]
 
 
 def describe(event: Event) -> str:
-    """One event in one line, without anybody's words."""
+    """Return one line about an event, without any prompt or answer text."""
     describer = _DESCRIBERS.get(type(event))
     return describer(event) if describer else _fields(event)
 

@@ -1,6 +1,6 @@
-"""A TCP proxy that plays a distant machine: every byte arrives so much later, in order, at full bandwidth.
+"""A TCP proxy that simulates a distant machine: each byte arrives a fixed time later, in order, at full bandwidth.
 
-Threads with blocking sockets, because an event loop's timers are a millisecond coarse.
+It uses threads with blocking sockets, because the timers of an event loop are only exact to a millisecond.
 """
 
 import asyncio
@@ -14,16 +14,16 @@ from typing import Final
 CHUNK: Final = 1 << 20
 CONNECT_S: Final = 5.0
 QUEUED_MAX: Final = 4096
-"""Chunks on their way; a sender that is faster than its reader waits then."""
+"""The most chunks on their way; a sender that is faster than its reader waits."""
 
 
 class DelayProxy:
-    """Listens on loopback, and passes on to a target what comes, `delay_s` later in each direction."""
+    """Listens on loopback and forwards to a target, `delay_s` seconds later in each direction."""
 
     def __init__(self, target_host: str, target_port: int, delay_s: float) -> None:
         self._target = (target_host, target_port)
         self.delay_s = delay_s
-        """It may change at any time; what is on its way comes when it would have, and nothing overtakes it."""
+        """The delay in seconds. It may change at any time; data on its way keeps its time, and the order stays."""
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -31,13 +31,13 @@ class DelayProxy:
         self.bytes_back = 0
 
     async def start(self) -> int:
-        """The port on which it listens."""
+        """Start to listen; returns the port."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         threading.Thread(target=self._accept, args=(self._listener,), name="delay-accept", daemon=True).start()
         return int(self._listener.getsockname()[1])
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         listener, self._listener = self._listener, None
         with self._lock:
             sockets = [*self._open, *([listener] if listener else [])]
@@ -87,7 +87,7 @@ class DelayProxy:
         while data:
             try:
                 data = source.recv(CHUNK)
-            except OSError:  # the other side hung up hard: for its peer that is the end, too
+            except OSError:  # a reset counts as the end of the stream
                 data = b""
             setattr(self, counter, getattr(self, counter) + len(data))
             way.put((time.perf_counter() + self.delay_s, data))
@@ -105,7 +105,7 @@ def _write(target: socket.socket, way: "queue.Queue[tuple[float, bytes]]") -> No
                 target.shutdown(socket.SHUT_WR)
             return
         if broken:
-            continue  # the reader goes on until its side ends
+            continue  # keep reading from the queue until the other side ends
         try:
             target.sendall(data)
         except OSError:

@@ -1,4 +1,4 @@
-"""TCP connections whose other side may vanish without a word: a machine that loses power hangs up on nobody."""
+"""TCP keep-alive: notices peers that vanish without closing, as at a power cut."""
 
 import socket
 from asyncio.trsock import TransportSocket
@@ -8,7 +8,7 @@ IDLE_S: Final = 10
 EVERY_S: Final = 5
 TRIES: Final = 4
 GONE_S: Final = 30
-"""What was sent and not taken for so long has nobody to read it: a bound for small answers, not for weights."""
+"""Unacknowledged data this many seconds old ends a connection: a limit for small answers, not for weights."""
 
 _OPTIONS: Final = {
     "TCP_KEEPIDLE": IDLE_S,
@@ -19,11 +19,11 @@ _OPTIONS: Final = {
 
 
 def notice_lost_peers(one: socket.socket | TransportSocket) -> None:
-    """Have the system ask a silent peer whether it is there, and end the connection within half a minute if not.
+    """Turn on keep-alive, so that the system ends a connection to a lost peer within half a minute.
 
-    On Linux what a listening socket is told holds for every connection that it takes.
+    On Linux, accepted connections take these options from the listening socket.
     """
     one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS.items():
-        if hasattr(socket, name):  # each system has some of them
+        if hasattr(socket, name):  # not every system has all of them
             one.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

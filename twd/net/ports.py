@@ -1,4 +1,4 @@
-"""Ports of this machine: which is free, and whose processes listen."""
+"""Ports of this machine: which are free, and which processes listen."""
 
 import os
 import socket
@@ -14,28 +14,28 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
+    """Return a port of loopback that is free now."""
     with socket.create_server((LOOPBACK, 0)) as held:
         return int(held.getsockname()[1])
 
 
 def bindable_port(host: str, port: int) -> int:
-    """The port where a service could listen now, for 0 a free one; raises OSError where it could not."""
+    """Return the port where a service could listen now (for 0 a free one); raises OSError if it could not."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        if os.name != "nt":  # there it would take the port from whoever has it
+        if os.name != "nt":  # there it would allow to bind a port that is in use
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((bare_host(host), port))
         return int(probe.getsockname()[1])
 
 
 def listening_below(pids: Iterable[int]) -> list[int]:
-    """The processes under these that others can connect to; one that waits for its start takes nobody in."""
+    """Return the pids below these that listen on a port."""
     below = [child for pid in pids for child in psutil.Process(pid).children(recursive=True)]
     return [child.pid for child in below if _listening(child)]
 
 
 def listening_socket() -> socket.socket | None:
-    """Another handle of the port on which this process listens, whoever opened it; None while nobody did."""
+    """Return a duplicate of the socket on which this process listens; None if there is none."""
     for name in os.listdir("/dev/fd"):
         try:
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
@@ -49,8 +49,11 @@ def listening_socket() -> socket.socket | None:
 
 
 def listens_on(pid: int, port: int) -> bool:
-    """Whether a process takes connections on a port. Trying would tell, too; but a connection to a port that nobody
-    has may begin at that very port: it reaches itself, and keeps out the process that was to listen there."""
+    """Return whether a process listens on a port.
+
+    A test connection would not do: it may get this very port as its own source port, connect to itself, and keep the
+    process from listening there.
+    """
     try:
         return port in _listening(psutil.Process(pid))
     except psutil.NoSuchProcess:

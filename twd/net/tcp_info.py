@@ -1,4 +1,4 @@
-"""What the kernel counted on this process's connections: bytes both ways and the round trip, at no cost to them."""
+"""Reads the kernel's counters of this process's TCP connections: bytes in both directions and round trip time."""
 
 import os
 import socket
@@ -11,26 +11,26 @@ from typing import Final
 FOLDER: Final = Path("/proc/self/fd")
 SIZE: Final = 192
 _STATE, _RTT_US, _ACKED, _RECEIVED, _RATE = 0, 68, 120, 128, 160
-"""Places in Linux's struct tcp_info."""
+"""Offsets in Linux's struct tcp_info."""
 _CLOSED: Final = (7, 8)
-"""Its states of connections that the other end broke off, or will send nothing more on."""
+"""TCP states after the other side closed or reset the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCount:
-    """Connections of this process to one address, added up."""
+    """The sum over the connections of this process to one address."""
 
     sent: int = 0
     received: int = 0
     rtt_ms: float = 0.0
     rate: int = 0
-    """Bytes a second that the way carried when it had enough to do; 0: nothing was sent."""
+    """Bytes per second that the connection could carry; 0: nothing was sent."""
     hung_up: bool = False
     """The other end has closed one of them."""
 
 
 def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCount]:
-    """By address; empty where the system does not tell."""
+    """Return the counts by address; empty where the system does not tell."""
     if not sys.platform.startswith("linux") or not addresses:
         return {}
     found: dict[tuple[str, int], LinkCount] = {}

@@ -1,4 +1,4 @@
-"""Which URLs and addresses may be opened: the guard against requests to where nobody should be led."""
+"""Which URLs and addresses may be opened: protects against requests to private addresses (SSRF)."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _NETWORKS_6: Final = [(ipaddress.IPv6Network(text), why) for text, why in _IPV6_
 
 @dataclass(frozen=True, slots=True)
 class ServerUrl:
-    """A server's address in its parts; `path` has no slash at its end, and no `/v1`, which adapters add themselves."""
+    """The parts of a server's URL; `path` has no slash at its end and no `/v1`, which adapters add."""
 
     scheme: str
     host: str
@@ -63,16 +63,16 @@ class ServerUrl:
 
     @property
     def authority(self) -> str:
-        """Host and port as people write them."""
+        """Host and port, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def url(self, path: str) -> str:
-        """The URL of a path below this address."""
+        """Return the URL of a path below this address."""
         return f"{self.scheme}://{self.authority}{self.path}{path}"
 
 
 def parse_base(url: str) -> ServerUrl:
-    """Read the address of a server; nothing but plain http and https is opened."""
+    """Parse the URL of a server; raises TwdError unless it is plain http or https."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -89,7 +89,7 @@ def parse_base(url: str) -> ServerUrl:
 
 
 def check_literal(base: ServerUrl, *, allow_private: bool) -> None:
-    """Refuse an address that is written out in the URL; names are checked when they are resolved."""
+    """Raise TwdError for a forbidden address in the URL; names are checked when they are resolved."""
     try:
         address = ipaddress.ip_address(base.host)
     except ValueError:
@@ -100,7 +100,7 @@ def check_literal(base: ServerUrl, *, allow_private: bool) -> None:
 
 
 def refused(host: str, address: str, why: str) -> TwdError:
-    """The error for an address that must not be opened."""
+    """Return the error for an address that must not be opened."""
     where = host if host == address else f"{host} ({address})"
     text = f"{where} is a {why} address, and edge.allow_private_upstream is false"
     return TwdError(FailureCode.FORBIDDEN, text, "url")
@@ -108,7 +108,7 @@ def refused(host: str, address: str, why: str) -> TwdError:
 
 @cache
 def refusal(address: Address) -> str:
-    """What kind of address this is, if it is none of the open Internet; empty when it may be opened."""
+    """Return the kind of an address that is not public; empty if it may be opened."""
     if isinstance(address, ipaddress.IPv4Address):
         return next((why for network, why in _NETWORKS_4 if address in network), "")
     why = next((why for network, why in _NETWORKS_6 if address in network), "")

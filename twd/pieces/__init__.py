@@ -1,1 +1,1 @@
-"""Models in checked pieces: manifests, hash trees, bitmaps, partial files, and what a source of bytes is."""
+"""Model files in checked pieces: manifests, hash trees, bitmaps, partial files, and the interface of a source."""

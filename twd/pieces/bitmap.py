@@ -1,13 +1,13 @@
-"""Which units of a file there are: a set of small numbers that packs into bytes."""
+"""A bitmap of the units of a file: a set of small numbers that packs into bytes."""
 
 from collections.abc import Iterable, Iterator
 
 
 class Bitmap:
-    """So many bits, the first one highest in the first byte, as BitTorrent packs them."""
+    """A fixed number of bits; the first one is the highest bit of the first byte, as in BitTorrent."""
 
     def __init__(self, length: int, data: bytes = b"") -> None:
-        """`data` of another length than the bits need is cut or filled up; bits behind the end do not count."""
+        """`data` of another length is cut or filled up with zeros; bits behind the end do not count."""
         self.length = length
         needed = -(-length // 8)
         self.data = bytearray(data[:needed].ljust(needed, b"\0"))
@@ -17,12 +17,12 @@ class Bitmap:
 
     @classmethod
     def full(cls, length: int) -> "Bitmap":
-        """All bits set."""
+        """Return a bitmap with all bits set."""
         return cls(length, b"\xff" * (-(-length // 8)))
 
     @classmethod
     def of(cls, length: int, indexes: Iterable[int]) -> "Bitmap":
-        """These bits set."""
+        """Return a bitmap with these bits set."""
         made = cls(length)
         for index in indexes:
             made.add(index)
@@ -38,7 +38,7 @@ class Bitmap:
         return self.length
 
     def add(self, index: int) -> bool:
-        """Set a bit; whether it was not set before."""
+        """Set a bit; returns whether it was not set before."""
         if not 0 <= index < self.length:
             raise IndexError(index)
         if index in self:
@@ -48,16 +48,16 @@ class Bitmap:
         return True
 
     def discard(self, index: int) -> None:
-        """Take a bit back."""
+        """Clear a bit."""
         if index in self:
             self.data[index >> 3] &= ~(0x80 >> (index & 7))
             self.count -= 1
 
     def has_all(self, indexes: Iterable[int]) -> bool:
-        """Whether all of these are set."""
+        """Return whether all of these bits are set."""
         return all(index in self for index in indexes)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether all bits are set."""
         return self.count == self.length

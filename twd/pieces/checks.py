@@ -1,4 +1,4 @@
-"""How a file's bytes are judged: by the hash of each MiB, or by whole pieces where a manifest has no tree."""
+"""Checks the bytes of a file: by the hash of each MiB, or of each piece where a manifest has no tree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ Bytes = bytes | bytearray | memoryview
 
 @dataclass
 class Checks:
-    """The digests of a file's units; one that is None is not known yet.
+    """The hashes of a file's units; None: not known yet.
 
-    A file that comes straight from a hub has no digests at first: who reads it there tells them one by one.
+    A file that is pulled from a hub has no hashes at first: the machine that reads it there publishes them one by one.
     """
 
     size: int
@@ -25,7 +25,7 @@ class Checks:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Checks":
-        """What a manifest says."""
+        """Return the hashes of a manifest."""
         if manifest.root:
             return cls(manifest.total_size, UNIT, list(manifest.layer_hashes()))
         digests: Sequence[bytes | None] = [bytes.fromhex(piece.sha256) for piece in manifest.pieces]
@@ -33,33 +33,33 @@ class Checks:
 
     @classmethod
     def unknown(cls, size: int) -> "Checks":
-        """Of a file whose hashes nobody has told yet."""
+        """Return the checks of a file whose hashes are not known yet."""
         return cls(size, UNIT, [None] * -(-size // UNIT))
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def place(self, index: int) -> tuple[int, int]:
-        """Where a unit begins and how long it is."""
+        """Return offset and length of a unit in bytes."""
         begin = index * self.unit
         return begin, min(self.unit, self.size - begin)
 
     def digest(self, data: Bytes) -> bytes:
-        """The hash of a unit's bytes."""
+        """Return the hash of a unit's bytes."""
         return unit_hash(data, self.size) if self.tree else sha256(data).digest()
 
     def holds(self, index: int, data: Bytes) -> bool:
-        """Whether these are the unit's bytes; of a unit whose hash is unknown nobody can say so."""
+        """Return whether these are the unit's bytes; False if its hash is unknown."""
         wanted = self.digests[index]
         return wanted is not None and len(data) == self.place(index)[1] and self.digest(data) == wanted
 
     def learn(self, index: int, digest: bytes) -> None:
-        """Somebody who is trusted told the hash of a unit; another one than before is refused."""
+        """Store the hash of a unit from a trusted source; one that differs from the known hash is refused."""
         if self.digests[index] not in (None, digest):
             text = f"two hashes were told for MiB {index} of one file; it changed where it comes from: pull it again"
             raise TwdError(FailureCode.BAD_REQUEST, text)
         self.digests[index] = digest
 
     def of_range(self, begin: int, end: int) -> range:
-        """The units that hold bytes of [begin, end)."""
+        """Return the units that contain bytes of [begin, end)."""
         return range(begin // self.unit, -(-min(end, self.size) // self.unit)) if end > begin else range(0)

@@ -1,4 +1,4 @@
-"""Making a manifest: one reading pass, from which all hashes come; remembered while the file stays as it is."""
+"""Makes a manifest: all hashes in one pass over the file; it is kept while the file does not change."""
 
 import contextlib
 import datetime
@@ -27,7 +27,7 @@ PIECE_BYTES: Final = 64 * UNIT
 
 
 class _Stretches:
-    """SHA-256 of stretches that follow each other, with gaps between them or without."""
+    """Computes the SHA-256 of consecutive ranges, with or without gaps between them."""
 
     def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
         self._left = [(begin, begin + size) for begin, size in stretches][::-1]
@@ -35,7 +35,7 @@ class _Stretches:
         self.digests: list[str] = []
 
     def update(self, at: int, data: memoryview) -> None:
-        """Some more of the file; `at` is where it lies."""
+        """Add the next bytes of the file; `at` is their offset."""
         end = at + len(data)
         while self._left and self._left[-1][0] < end:
             begin, stop = self._left[-1]
@@ -48,21 +48,21 @@ class _Stretches:
 
 
 class _Units:
-    """The tree's layer."""
+    """Computes the hashes of the units: a layer of the tree."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self.layer: list[bytes] = []
 
     def update(self, at: int, data: memoryview) -> None:
-        """Whole units, but for the last one."""
+        """Add whole units; only the last one may be shorter."""
         self.layer += [unit_hash(data[begin : begin + UNIT], self._size) for begin in range(0, len(data), UNIT)]
 
 
 def make_manifest(
     path: Path, piece_bytes: int = PIECE_BYTES, *, with_inspection: bool = True, progress: Share = unheard
 ) -> Manifest:
-    """Read one file and hash it in every way that is asked for later."""
+    """Read one file and return its manifest with all hashes."""
     with open_model(path) as file:
         check_name(path.name)
         header = _header(path) if with_inspection else None
@@ -99,7 +99,7 @@ def make_manifest(
 
 
 def _read(descriptor: int, size: int, hashes: Sequence[Any], progress: Share) -> None:
-    """Read once; all hashes of a batch are computed at the same time, while the next batch is read."""
+    """Read the file once; the hashes of a batch are computed in parallel, while the next batch is read."""
     warm = warm_units(descriptor, size)
     buffers = [memoryview(bytearray(min(BATCH, size))) for _ in range(2)]
     with ThreadPoolExecutor(len(hashes), "hash") as pool:
@@ -127,7 +127,7 @@ def _fill(descriptor: int, view: memoryview, at: int) -> None:
 
 
 def open_model(path: Path) -> Any:
-    """A file to read; raises TwdError with what to do."""
+    """Open a file for reading; raises TwdError with advice."""
     if path.is_dir():
         raise TwdError(FailureCode.BAD_REQUEST, f"{path} is a folder; name a file in it")
     try:
@@ -172,7 +172,7 @@ def _metadata(path: Path, header: GgufHeader | None) -> dict[str, Any]:
 
 
 def known_manifest(path: Path) -> Manifest | None:
-    """The manifest that lies beside a file, if it is about the file as it is now."""
+    """Return the manifest beside a file, if it is about the file as it is now, else None."""
     for beside in (manifest_of(path), old_manifest_of(path)):
         try:
             manifest = load_manifest(beside)
@@ -192,18 +192,18 @@ def _fits(path: Path, beside: Path, manifest: Manifest) -> bool:
 
 
 def manifest_for(path: Path, piece_bytes: int = PIECE_BYTES, *, progress: Share = unheard) -> Manifest:
-    """The remembered manifest, else a new one, which is written beside the file if that folder lets us."""
+    """Return the stored manifest, else a new one, which is stored beside the file if the folder is writable."""
     known = known_manifest(path)
     if known is not None:
         return known
     made = make_manifest(path, piece_bytes, progress=progress)
-    with contextlib.suppress(OSError):  # in a folder that nobody may write to it is made again next time
+    with contextlib.suppress(OSError):  # in a read-only folder it is made again next time
         write_manifest(manifest_of(path), made)
     return made
 
 
 def together(paths: Sequence[Path], manifests: Sequence[Manifest]) -> list[Manifest]:
-    """Manifests of the files of one split model: each names all."""
+    """Return the manifests of the files of one split model, each with the names of all files."""
     if len(paths) < 2:
         return list(manifests)
     shards = [Shard(one.filename, one.total_size, one.root) for one in manifests]
@@ -211,7 +211,7 @@ def together(paths: Sequence[Path], manifests: Sequence[Manifest]) -> list[Manif
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file, or all files of the split model that begins with it."""
+    """Return the file, or all files of the split model that begins with it."""
     try:
         return shards_of(path)
     except TwdError:  # a later part alone is a file like any other

@@ -1,4 +1,4 @@
-"""What a manifest says of one file, and what must hold before any of it is believed."""
+"""The manifest of one file, and the checks that it must pass before it is used."""
 
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,7 +13,7 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
 SIZE_MAX: Final = 1 << 43
-"""8 TiB: no model file is longer."""
+"""8 TiB; no model file is larger."""
 MANIFEST_BYTES_MAX: Final = 64 * 1024 * 1024
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 MaybeDigest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
@@ -21,7 +21,7 @@ Size = Annotated[int, Meta(ge=0, le=SIZE_MAX)]
 
 
 class BadManifest(TwdError):
-    """A manifest that contradicts itself, or that was made to harm."""
+    """A manifest that contradicts itself or is malicious."""
 
     def __init__(self, what: str) -> None:
         text = f"the manifest cannot be used: {what}. Get it again from who made it (`twd manifest create FILE`)"
@@ -29,7 +29,7 @@ class BadManifest(TwdError):
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A stretch of the file with its SHA-256; kept for readers of the older format."""
+    """A part of the file with its SHA-256; kept for readers of the older format."""
 
     index: Size
     offset: Size
@@ -38,7 +38,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class TensorPlace(msgspec.Struct, frozen=True):
-    """Where a tensor lies in the file, counted from its begin."""
+    """The place of a tensor, from the begin of the file."""
 
     name: Annotated[str, Meta(max_length=1024)]
     offset: Size
@@ -55,7 +55,10 @@ class Shard(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file. The first seven fields are tightwad's; without `root` and `layer` the pieces judge alone."""
+    """The manifest of one file.
+
+    The first seven fields are those of tightwad; without `root` and `layer` the pieces are checked.
+    """
 
     filename: str
     total_size: Annotated[int, Meta(ge=1, le=SIZE_MAX)]
@@ -66,7 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: Any = ""
     root: MaybeDigest = ""
     layer: str = ""
-    """The hash of each MiB, in hex, one behind the other."""
+    """The hash of each MiB, in hex, concatenated."""
     sha256: MaybeDigest = ""
     quick_hash: Annotated[str, Meta(max_length=64)] = ""
     tensors: list[TensorPlace] = []
@@ -77,11 +80,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def name(self) -> str:
-        """How the file is called in the swarm: its root, or a hash of its pieces where there is no tree."""
+        """The file's name in the swarm: its root, or a hash of its pieces where there is no tree."""
         return self.root or _name_of_pieces(self)
 
     def layer_hashes(self) -> list[bytes]:
-        """The hash of each MiB."""
+        """Return the hash of each MiB."""
         raw = bytes.fromhex(self.layer)
         return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
 
@@ -93,7 +96,7 @@ def _name_of_pieces(manifest: Manifest) -> str:
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """A manifest from bytes that anybody may have written; raises BadManifest."""
+    """Parse a manifest from untrusted bytes; raises BadManifest."""
     if len(data) > MANIFEST_BYTES_MAX:
         raise BadManifest(f"it has more than {MANIFEST_BYTES_MAX} bytes")
     try:
@@ -105,7 +108,7 @@ def read_manifest(data: bytes) -> Manifest:
 
 
 def load_manifest(path: Path) -> Manifest:
-    """The manifest in a file."""
+    """Read the manifest in a file."""
     try:
         with path.open("rb") as file:
             return read_manifest(file.read(MANIFEST_BYTES_MAX + 1))
@@ -114,17 +117,17 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write it, whole or not at all."""
+    """Write a manifest to a file, atomically."""
     write_private(path, encode_manifest(manifest))
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """A manifest as JSON that people can read."""
+    """Return the manifest as readable JSON."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1)
 
 
 def check(manifest: Manifest) -> None:
-    """Raise BadManifest, or the error of a bad name, for what contradicts itself."""
+    """Raise BadManifest if the manifest contradicts itself, or the error for a bad file name."""
     for name in (manifest.filename, *(shard.filename for shard in manifest.shards)):
         check_name(name)
     if manifest.root:
@@ -170,7 +173,7 @@ def _check_tensors(manifest: Manifest) -> None:
 
 
 def check_piece_size(mib: int) -> int:
-    """A size of pieces in bytes; BitTorrent takes powers of two alone."""
+    """Return a piece size in bytes; it must be a power of two, as BitTorrent wants it."""
     if mib < 1 or mib & (mib - 1):
         lower = 1 << max(0, mib.bit_length() - 1)
         text = f"a piece of {mib} MiB is no power of two; take {lower} or {lower * 2}"

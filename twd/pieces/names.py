@@ -1,4 +1,4 @@
-"""Where the files of a swarm lie beside the file that they are about, and which names a manifest may give."""
+"""The names of the swarm's files beside a model file, and which file names a manifest may contain."""
 
 from pathlib import Path
 from typing import Final
@@ -13,27 +13,27 @@ NAME_BYTES_MAX: Final = 200
 
 
 def manifest_of(file: Path) -> Path:
-    """A file's manifest."""
+    """Return the path of a file's manifest."""
     return file.with_name(file.name + MANIFEST)
 
 
 def old_manifest_of(file: Path) -> Path:
-    """The manifest that tightwad writes for a file."""
+    """Return the path of the manifest that tightwad writes for a file."""
     return file.with_name(file.name + OLD_MANIFEST)
 
 
 def bitmap_of(file: Path) -> Path:
-    """Which units of a partial file are there."""
+    """Return the path of the bitmap of a partial file."""
     return file.with_name(file.name + BITMAP)
 
 
 def part_of(file: Path) -> Path:
-    """The bytes of a partial file, before it gets its name."""
+    """Return the path of the bytes of a partial file, before it gets its final name."""
     return file.with_name(file.name + PART)
 
 
 def check_name(name: str) -> str:
-    """A file's own name, without folders; raises for anything that could lead elsewhere."""
+    """Return a file name without folders; raises if it could lead to another folder."""
     plain = name not in ("", ".", "..") and not any(letter in name or not letter.isprintable() for letter in "/\\")
     if not plain or not name.isprintable() or len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX:
         text = f"{name[:80]!r} is no plain file name; make the manifest again with `twd manifest create`"

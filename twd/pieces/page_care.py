@@ -1,4 +1,4 @@
-"""Reading for others without pushing out of memory what this machine works with."""
+"""Keeps files that are read for other machines from pushing this machine's own data out of the page cache."""
 
 import os
 from typing import Final
@@ -11,11 +11,11 @@ CAN_DROP: Final = hasattr(os, "posix_fadvise")
 
 
 def warm_units(descriptor: int, size: int) -> Bitmap:
-    """The units of a file that are in memory now, whole or in part; none is read for that."""
+    """Return the units of a file that are in the page cache, whole or in part, without reading any."""
     return Bitmap.of(units_of(size), warm_parts(descriptor, size, UNIT))
 
 
 def let_go(descriptor: int, offset: int, length: int) -> None:
-    """The system may forget this stretch; what a process has mapped stays."""
+    """Drop this range from the page cache; pages that a process has mapped stay."""
     if CAN_DROP:
         os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_DONTNEED)

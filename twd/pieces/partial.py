@@ -1,4 +1,4 @@
-"""A file on its way: its bytes so far, and beside them which units of it are there and were checked."""
+"""A partial file: its bytes so far, and a bitmap of the units that are there and were checked."""
 
 import fcntl
 import os
@@ -18,22 +18,22 @@ from twd.wire.reading import read_as
 
 _HEAD_BYTES: Final = 512
 ROOM_LEFT: Final = 64 * 1024 * 1024
-"""So much of a disk stays free."""
+"""This many bytes of the disk stay free."""
 
 
 class _Head(msgspec.Struct, frozen=True):
-    """The begin of a bitmap's file. `mtime_ns` is that of the bytes when they were closed in good order, else 0."""
+    """The header of a bitmap file. `mtime_ns`: the mtime of the bytes at a normal close, else 0."""
 
     name: str
     size: int
     unit: int
     mtime_ns: int = 0
     some: bool = False
-    """Only some bytes of it were wanted: nobody fetches the rest unasked."""
+    """Only some ranges were wanted: the rest is not pulled without a request."""
 
 
 class Found(NamedTuple):
-    """What lies of a file on this machine: units that are there, all units, its root, and whether all are wanted."""
+    """What is here of a file: number of units here, number of all units, root, and whether only some are wanted."""
 
     have: int
     units: int
@@ -42,10 +42,10 @@ class Found(NamedTuple):
 
 
 class PartialFile:
-    """Bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Its methods may be called from several threads."""
+    """The bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Methods may be called from several threads."""
 
     def __init__(self, target: Path, name: str, checks: Checks, *, some: bool = False) -> None:
-        """Go on with what is there, or begin; raises TwdError or OSError, and leaves what it found as it was."""
+        """Continue a partial file or begin one; raises TwdError or OSError, and changes nothing then."""
         self.target, self.name, self.checks, self._some = target, name, checks, some
         self.path, self._bitmap_path = part_of(target), bitmap_of(target)
         self.have = Bitmap(len(checks))
@@ -98,7 +98,7 @@ class PartialFile:
             raise NoRoomForFile(text)
 
     def _recheck(self) -> None:
-        """It was not closed in good order, or somebody wrote to it: what is marked is read and judged again."""
+        """Check all marked units again, as the file was not closed normally or was changed."""
         for index in list(self.have):
             begin, length = self.checks.place(index)
             if not self.checks.holds(index, os.pread(self.descriptor, length, begin)):
@@ -107,7 +107,7 @@ class PartialFile:
     # -- units ---------------------------------------------------------------------------------
 
     def put(self, index: int, data: Bytes) -> bool:
-        """Write a unit that was judged already, and mark it; whether it is new."""
+        """Write a unit that was checked already, and mark it; returns whether it is new."""
         begin, _ = self.checks.place(index)
         if index in self.have:
             return False
@@ -122,31 +122,31 @@ class PartialFile:
         return True
 
     def read(self, begin: int, length: int) -> bytes:
-        """Checked bytes; raises where some of them are not there."""
+        """Return checked bytes; raises if some of them are not there."""
         if not self.have.has_all(self.checks.of_range(begin, begin + length)):
             raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{self.path.name} does not have these bytes yet")
         return os.pread(self.descriptor, length, begin)
 
     def missing(self) -> Iterator[int]:
-        """The units that are not there."""
+        """Yield the missing units."""
         return (index for index in range(len(self.checks)) if index not in self.have)
 
     # -- on the disk -----------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Bring it to the disk, the bitmap behind the bytes."""
+        """Write everything to the disk, first the bytes, then the bitmap."""
         with self._closing:
             if self.descriptor >= 0:
                 os.fdatasync(self.descriptor)
                 os.fdatasync(self._bits)
 
     def forget(self) -> None:
-        """Nothing of it counts any more: all is fetched again."""
+        """Clear the bitmap: all units are pulled again."""
         self.have = Bitmap(len(self.checks))
         os.pwrite(self._bits, bytes(self.have.data), _HEAD_BYTES)
 
     def finish(self) -> None:
-        """All is there: give it its name."""
+        """Rename the complete file to its final name."""
         assert self.have.complete
         os.fsync(self.descriptor)
         os.fchmod(self.descriptor, 0o644 & ~_umask())
@@ -156,7 +156,7 @@ class PartialFile:
         self._let_go()
 
     def close(self) -> None:
-        """Leave it for another time."""
+        """Close the file, so that it can be continued later."""
         if self.descriptor >= 0:
             os.fsync(self.descriptor)
             self._write_head(os.fstat(self.descriptor).st_mtime_ns)
@@ -164,7 +164,7 @@ class PartialFile:
         self._let_go()
 
     def remove(self) -> None:
-        """Throw it away."""
+        """Delete the file."""
         self._let_go()
         self.path.unlink(missing_ok=True)
         self._bitmap_path.unlink(missing_ok=True)
@@ -182,14 +182,14 @@ class PartialFile:
 
 
 class NoRoomForFile(TwdError):
-    """There is no room for the file."""
+    """Raised when the disk has no room for the file."""
 
     def __init__(self, text: str) -> None:
         super().__init__(FailureCode.DISK_FULL, text)
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name is on the disk, too, and not in memory alone."""
+    """Write a folder to the disk, so that a new name in it is not lost."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -204,7 +204,7 @@ def _umask() -> int:
 
 
 def look(target: Path) -> Found | None:
-    """Of a partial file what there is; None where there is none."""
+    """Return what is here of a partial file; None if there is none."""
     try:
         raw = bitmap_of(target).read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Signatures of manifests by nkeys: whose word counts for what a file must be."""
+"""Signatures of manifests with nkeys, to accept only files from known signers."""
 
 import base64
 import binascii
@@ -15,13 +15,13 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def _signed(manifest: Manifest) -> bytes:
-    """What a signature covers: the tree's root binds every byte of the file."""
+    """Return the signed bytes: the root of the tree covers every byte of the file."""
     told = (manifest.name, str(manifest.total_size), manifest.sha256, manifest.filename)
     return "\n".join(("twd manifest", *told)).encode()
 
 
 def sign(manifest: Manifest, seed_file: Path) -> Manifest:
-    """The manifest with a signature; the file holds the seed of an nkey."""
+    """Return the manifest with a signature; the file contains the seed of an nkey."""
     try:
         pair = nkeys.from_seed(bytearray(seed_file.read_bytes().strip()))
         signature, signer = pair.sign(_signed(manifest)), pair.public_key.decode()
@@ -33,7 +33,7 @@ def sign(manifest: Manifest, seed_file: Path) -> Manifest:
 
 
 def check_signer(manifest: Manifest, signers: Collection[str]) -> None:
-    """Raise unless one of these signed it; without signers anybody's manifest is taken."""
+    """Raise TwdError unless one of these signed the manifest; without signers every manifest is accepted."""
     if not signers:
         return
     if manifest.signer not in signers:

@@ -1,4 +1,4 @@
-"""What a source of a file's bytes is: another machine, or a hub. The puller needs no more than this of it."""
+"""The interface of a source of a file's bytes: another machine, or a hub."""
 
 import enum
 from collections.abc import AsyncIterator
@@ -10,20 +10,20 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 class SourceTrouble(enum.StrEnum):
-    """Why a source did not give what it was asked for."""
+    """Why a source failed."""
 
     AWAY = "away"
-    """It does not answer, hung up, or was silent for too long: it is tried again after a pause."""
+    """It does not answer, disconnected or was silent for too long: it is tried again after a pause."""
     BUSY = "busy"
-    """It said itself that it has no room now, and maybe for how long."""
+    """It said that it is busy now, and maybe for how long."""
     REFUSED = "refused"
-    """It will not give this file: a wrong token, a forbidden address, no such file. It is not asked again."""
+    """It refuses this file: wrong token, forbidden address, no such file. It is not asked again."""
     WRONG = "wrong"
-    """It answers something else than what was asked for: a redirection, no Range, more bytes. It is not asked again."""
+    """It sent something else than requested: a redirect, no Range, more bytes. It is not asked again."""
 
 
 class SourceError(TwdError):
-    """A source failed; `retry_s` is a pause that it asked for."""
+    """The failure of a source; `retry_s` is the pause in seconds that it asked for."""
 
     def __init__(self, trouble: SourceTrouble, message: str, retry_s: float = 0.0) -> None:
         super().__init__(FailureCode.BACKEND_DOWN, message)
@@ -32,34 +32,34 @@ class SourceError(TwdError):
 
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a source tells of itself: units that it has, that it fetches now, and hashes that it knows."""
+    """What a source reports: units that it has, units that it fetches now, and hashes that it knows."""
 
     have: list[int] = []
     coming: list[int] = []
     lost: list[int] = []
-    """Units that it gave up fetching, or no longer has."""
+    """Units that it stopped to fetch or no longer has."""
     hashes: dict[int, str] = {}
-    """By unit, in hex; believed from machines of the same bus alone, for files that come from a hub."""
+    """Hashes by unit, in hex; only accepted from machines of the same bus, for files from a hub."""
 
 
 class Source(Protocol):
     """One place to read a file from."""
 
     name: str
-    """How people know it, and by which it is banned."""
+    """The name for messages and for bans."""
     defines: bool
-    """True for a hub: what it gives is taken for units whose hash nobody knows. The whole file is judged in the end."""
+    """True for a hub: its bytes are accepted for units without a known hash; the whole file is checked at the end."""
     most: int
-    """Requests that it takes at once from one puller."""
+    """The most requests at one time from one puller."""
 
     def news(self) -> AsyncIterator[News]:
-        """First what it has, then what changes, until it has all; raises SourceError where it goes away."""
+        """Yield first what it has, then changes, until it has all; raises SourceError if it goes away."""
         ...
 
     def read(self, begin: int, length: int) -> AsyncIterator[bytes]:
-        """Exactly these bytes, in parts of any length; raises SourceError."""
+        """Yield exactly these bytes, in parts of any length; raises SourceError."""
         ...
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         ...

@@ -8,7 +8,7 @@ from twd.pieces.tree import UNIT
 
 
 def torrent_of(manifest: Manifest, web_seeds: Sequence[str]) -> bytes:
-    """The torrent's bytes."""
+    """Return the torrent file's bytes."""
     root = bytes.fromhex(manifest.root)
     name = manifest.filename.encode()
     info = {
@@ -23,7 +23,7 @@ def torrent_of(manifest: Manifest, web_seeds: Sequence[str]) -> bytes:
 
 
 def bencode(value: Any) -> bytes:
-    """Numbers, bytes, lists and dictionaries as BitTorrent writes them."""
+    """Return numbers, bytes, lists and dictionaries in BitTorrent's encoding."""
     match value:
         case int():
             return b"i%de" % value

@@ -7,29 +7,29 @@ from typing import Final
 
 BLOCK: Final = 16 * 1024
 UNIT: Final = 1024 * 1024
-"""What is checked, shared and fetched again as one."""
+"""Bytes of a unit: it is checked, shared and pulled as one."""
 LEVELS: Final = 6
-"""Between a leaf and the hash of a unit."""
+"""Tree levels between a leaf and the hash of a unit."""
 HASH_BYTES: Final = 32
 
 
 def units_of(size: int) -> int:
-    """How many units a file of this size has."""
+    """Return the number of units of a file with this size in bytes."""
     return -(-size // UNIT)
 
 
 def unit_bytes(size: int, index: int) -> int:
-    """The length of one unit; the last one may be shorter."""
+    """Return the length of one unit in bytes; the last one may be shorter."""
     return min(UNIT, size - index * UNIT)
 
 
 def levels_of(count: int) -> int:
-    """The height of the smallest tree with so many leaves."""
+    """Return the height of the smallest tree with this many leaves."""
     return (count - 1).bit_length()
 
 
 def fold(nodes: Sequence[bytes], pad: bytes, levels: int) -> bytes:
-    """The hash so many levels above these nodes; `pad` stands in for nodes that are missing."""
+    """Return the hash that many levels above these nodes; `pad` replaces missing nodes."""
     row = list(nodes)
     for _ in range(levels):
         if len(row) % 2:
@@ -41,7 +41,7 @@ def fold(nodes: Sequence[bytes], pad: bytes, levels: int) -> bytes:
 
 @cache
 def _no_unit() -> bytes:
-    """The hash of a unit that lies wholly behind the end of the file."""
+    """Return the hash of a unit that is completely behind the end of the file."""
     pad = bytes(HASH_BYTES)
     for _ in range(LEVELS):
         pad = sha256(pad + pad).digest()
@@ -49,7 +49,7 @@ def _no_unit() -> bytes:
 
 
 def unit_hash(data: bytes | bytearray | memoryview, file_size: int) -> bytes:
-    """The hash of one unit. A file of one unit has a tree that is only as high as its leaves need."""
+    """Return the hash of one unit. The tree of a file with one unit is only as high as its leaves need."""
     view = memoryview(data)
     leaves = [sha256(view[at : at + BLOCK]).digest() for at in range(0, len(view), BLOCK)]
     levels = LEVELS if file_size > UNIT else levels_of(len(leaves))
@@ -57,5 +57,5 @@ def unit_hash(data: bytes | bytearray | memoryview, file_size: int) -> bytes:
 
 
 def root_of(layer: Sequence[bytes]) -> bytes:
-    """The root above a layer of unit hashes; it names the file in the swarm, and is BitTorrent's `pieces root`."""
+    """Return the root of a layer of unit hashes; it names the file in the swarm and is BitTorrent's `pieces root`."""
     return fold(layer, _no_unit(), levels_of(len(layer)))

@@ -1,1 +1,1 @@
-"""Processes of this machine: started, watched, tied to their parent, ended."""
+"""Starts, watches and stops processes of this machine, and ties them to their parent."""

@@ -1,4 +1,4 @@
-"""Who computes on which cores of one computer at the same time, and with how many threads each."""
+"""Plans how many threads each engine on one computer uses, and on which cores engines meet."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -11,24 +11,24 @@ Amount = Annotated[int, Meta(ge=0, le=4096)]
 
 
 class EngineRole(enum.StrEnum):
-    """What an engine does for the text."""
+    """What an engine computes."""
 
     TARGET = "target"
-    """A whole model in one process. It computes while those who guess for it wait, and the other way round."""
+    """A whole model in one process. It computes while its drafters wait, and the other way round."""
     STAGE = "stage"
     """Layers of a ring. Stages of one ring compute at the same time, and while drafters draft."""
     WORKER = "worker"
     """Layers of an RPC pool. Its workers compute one after the other, and while drafters draft."""
     DRAFTER = "drafter"
-    """It guesses ahead. The text never waits for its cores."""
+    """It drafts ahead. No request waits for its cores."""
 
 
 BUSY: Final = (EngineRole.STAGE, EngineRole.WORKER)
-"""These compute at any moment, whatever a drafter beside them does."""
+"""These compute at any time, also while a drafter on the same cores drafts."""
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """One process that computes on processors."""
+    """One process that computes on the CPU."""
 
     name: str
     part: EngineRole
@@ -36,24 +36,24 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     cores: tuple[Amount, ...] = ()
     """The processors on which it may run."""
     room: Amount = 1
-    """How many threads pay on these: one for each physical core."""
+    """How many threads are useful on these: one for each physical core."""
     asked: Amount = 0
-    """So many threads were asked for in the settings, or by whoever planned its pool; 0: as many as is best."""
+    """The number of threads from the settings or from the pool's plan; 0: as many as is best."""
     pid: Annotated[int, Meta(ge=0)] = 0
 
 
 class CoreShare(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine gets."""
+    """The threads of one engine, and who else uses its cores."""
 
     threads: int
     beside: tuple[str, ...] = ()
-    """Who computes on some of the same cores."""
+    """The engines that use some of the same cores."""
     yields: bool = False
-    """It runs only when those whose work is the text leave the cores idle."""
+    """It runs only when the engines that are no drafters leave the cores idle."""
 
 
 def plan_cores(engines: Sequence[Engine]) -> dict[str, CoreShare]:
-    """The share of each engine of one computer, by name. The same engines get the same shares in every process."""
+    """Return the share of each engine by name; every process computes the same shares for the same engines."""
     ordered = sorted(engines, key=lambda engine: engine.name)
     return {engine.name: _share(engine, _beside(engine, ordered)) for engine in ordered}
 
@@ -72,10 +72,11 @@ def _share(engine: Engine, beside: Sequence[Engine]) -> CoreShare:
 
 
 def _threads(engine: Engine, beside: Sequence[Engine]) -> int:
-    """A target and a worker take turns with the others of their pool, so each has all cores. Stages and drafters share.
+    """Return the number of threads of an engine.
 
-    Two teams of threads on the same cores wait for each other at every barrier. So a drafter that computes while stages
-    or workers do has one thread only, unless cores are left over that none of them uses.
+    A target or an RPC worker takes turns with the others of its pool, so each uses all cores. Stages and drafters
+    divide the cores. Two thread teams on the same cores wait for each other at every barrier. So a drafter beside
+    stages or workers has one thread, unless there are cores that none of them uses.
     """
     if engine.part in (EngineRole.TARGET, EngineRole.WORKER):
         return engine.room
@@ -86,12 +87,12 @@ def _threads(engine: Engine, beside: Sequence[Engine]) -> int:
 
 
 def _count(beside: Sequence[Engine], part: EngineRole, model: str) -> int:
-    """How many of this part and model share the cores, the engine itself included."""
+    """Return how many engines of this role and model use the cores, the engine itself included."""
     return 1 + sum(other.part is part and other.model == model for other in beside)
 
 
 def _used(beside: Sequence[Engine]) -> int:
-    """The most threads that compute for texts at the same time; targets rest while a drafter drafts for them."""
+    """Return the most threads of stages and workers at one time; targets do not count, as they wait for drafts."""
     stages = sum(other.asked or other.room for other in beside if other.part is EngineRole.STAGE)
     workers = max((other.asked or other.room for other in beside if other.part is EngineRole.WORKER), default=0)
     return max(stages, workers)

@@ -1,7 +1,7 @@
-"""Where the engines of one computer and one user find each other, whatever installation they belong to.
+"""A registry of the engines on one computer, for all installations of one user.
 
-Each process that computes keeps one small file in a common folder, and a lock on it. The lock ends with the process, so
-what is not locked is left over. Where there is no such folder, an engine knows of itself alone.
+Each process that computes keeps one small locked file in a common folder. The lock ends with the process, so a file
+without a lock is left over. Without such a folder, an engine knows only of itself.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _log = logging.getLogger("twd.process.cores")
 
 
 class CoreRegistry:
-    """The engines that compute on this computer, and this process among them."""
+    """The engines that compute on this computer, this process included."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder or usual_folder()
@@ -33,7 +33,7 @@ class CoreRegistry:
         self.own: Engine | None = None
 
     def enter(self, engine: Engine) -> None:
-        """Be known to others from now on; a folder that cannot be used is told in the log."""
+        """Register this engine; if the folder cannot be used, that is logged."""
         self.leave()
         self.own = engine
         try:
@@ -43,7 +43,7 @@ class CoreRegistry:
             _log.info("engines of other installations are not known: %s", error)
 
     def _hold(self, path: Path, value: bytes) -> None:
-        """Written and locked under another name first: nobody may find it without its lock."""
+        """Write and lock the file under another name first, so that nobody finds it without its lock."""
         hidden = path.with_suffix(".new")
         self._held = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.write(self._held, value)
@@ -52,7 +52,7 @@ class CoreRegistry:
         self._path = path
 
     def leave(self) -> None:
-        """Compute no more; harmless when repeated."""
+        """Remove the registration of this process; may be called again."""
         held, self._held, path, self._path, self.own = self._held, None, self._path, None, None
         if path is not None:
             with contextlib.suppress(OSError):
@@ -61,16 +61,16 @@ class CoreRegistry:
             os.close(held)
 
     def engines(self) -> list[Engine]:
-        """Who computes here now, this process included."""
+        """Return all engines that compute on this computer now, this process included."""
         return engines_of(self._folder, self._path) + ([self.own] if self.own is not None else [])
 
     def share(self) -> CoreShare | None:
-        """What this process gets as things are now; None before it entered."""
+        """Return the current share of this process; None before `enter`."""
         return None if self.own is None else plan_cores(self.engines())[self.own.name]
 
 
 def engines_of(folder: Path, without: Path | None = None) -> list[Engine]:
-    """The engines whose processes live; what was left behind is taken away."""
+    """Return the engines of live processes; files of ended processes are removed."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".json" and path != without)
     except OSError:
@@ -96,13 +96,13 @@ def _read(path: Path) -> Engine | None:
 
 
 def usual_folder() -> Path:
-    """One for each user of this computer."""
+    """Return the usual folder, one for each user of this computer."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     return Path(tempfile.gettempdir()) / f"twd-cores-{user}"
 
 
 def _make_private(folder: Path) -> None:
-    """Raises where the folder belongs to somebody else, who could tell us anything."""
+    """Make the folder, or raise PermissionError if it belongs to another user, whose files cannot be trusted."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if hasattr(os, "getuid") and (folder.is_symlink() or found.st_uid != os.getuid()):
@@ -110,30 +110,30 @@ def _make_private(folder: Path) -> None:
 
 
 def this_engine(name: str, part: EngineRole, model: str, asked: int) -> Engine:
-    """This process, as it tells of itself."""
+    """Return the entry of this process."""
     return Engine(
         name=name, part=part, model=model, cores=allowed_cores(), room=usable_cores(), asked=asked, pid=os.getpid()
     )
 
 
 def allowed_cores() -> tuple[int, ...]:
-    """The processors on which this process may run."""
+    """Return the processors on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 class OwnCores:
-    """The place of this process among those that compute on this computer; from the moment when its model is loaded."""
+    """The share of cores of this process, from the moment when its model is loaded."""
 
     def __init__(self, part: EngineRole, model: str, asked: int = 0, board: CoreRegistry | None = None) -> None:
         self._part, self._model, self._asked = part, model, asked
         self._board = board or CoreRegistry()
         self.share: CoreShare | None = None
-        """What it had at the last look; None: it computes nothing yet."""
+        """The share at the last look; None while it computes nothing."""
 
     def enter(self, name: str) -> CoreShare:
-        """Compute from now on."""
+        """Register this process and return its share."""
         self._board.enter(this_engine(name, self._part, self._model, self._asked))
         share = self._board.share()
         assert share is not None
@@ -142,11 +142,11 @@ class OwnCores:
 
     @property
     def limits(self) -> tuple[int, int]:
-        """How many threads there is room for, and how many were asked for; 0: as many as is best."""
+        """The number of usable cores, and the number of threads that was asked for (0: as many as is best)."""
         return usable_cores(), self._asked
 
     def look(self) -> CoreShare | None:
-        """The share, if it is another than at the last look."""
+        """Return the share if it changed since the last look, else None."""
         share = self._board.share()
         if share is None or share == self.share:
             return None
@@ -154,12 +154,12 @@ class OwnCores:
         return share
 
     def leave(self) -> None:
-        """Compute no more; harmless when repeated."""
+        """Remove the registration of this process; may be called again."""
         self._board.leave()
         self.share = None
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """For the lease."""
+        """Return the facts for the lease."""
         share = self.share
         if share is None:
             return {}

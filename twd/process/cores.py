@@ -1,4 +1,4 @@
-"""How many cores there are for this process to compute on."""
+"""The number of cores that this process may compute on."""
 
 import os
 
@@ -6,6 +6,6 @@ import psutil
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may run on: a second thread on a core only gets in the way."""
+    """Return the number of physical cores that this process may use: a second thread on a core does not help."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))

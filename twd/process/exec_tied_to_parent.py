@@ -1,9 +1,8 @@
 """Run a foreign program so that it ends with its parent: `python -I -S exec_tied_to_parent.py PROGRAM ARG...`.
 
-A script that stands alone and imports little, because it runs before every start of the broker.
-On Linux it becomes the program, which then is killed by the kernel when the parent ends, and whose timers may
-ring as late as TWD_TIMER_SLACK_NS says. Elsewhere it stays beside the program, passes signals on, and kills it
-when the lifeline closes.
+This script imports no twd module and little else, because it runs before every start of the broker. On Linux it becomes
+the program by exec: the kernel kills it when the parent ends, and TWD_TIMER_SLACK_NS sets its timer slack in ns.
+Elsewhere it stays as the parent of the program, passes signals on, and kills it when the lifeline closes.
 """
 
 import os
@@ -14,7 +13,7 @@ PR_SET_PDEATHSIG, PR_SET_TIMERSLACK = 1, 29
 
 
 def become(program: list[str], parent: int, slack_ns: int) -> None:
-    """Linux: ask for the parent-death signal and for slack, then turn into the program."""
+    """Linux: set the parent-death signal and the timer slack in ns, then exec the program."""
     import ctypes
 
     prctl = ctypes.CDLL(None).prctl
@@ -27,7 +26,7 @@ def become(program: list[str], parent: int, slack_ns: int) -> None:
 
 
 def stay_beside(program: list[str], lifeline: int) -> int:
-    """Elsewhere: run it as a child, and kill it when nobody holds the lifeline any more."""
+    """Other systems: run the program as a child, kill it when the lifeline closes, and return its exit code."""
     import subprocess
     import threading
 
@@ -57,7 +56,7 @@ def stay_beside(program: list[str], lifeline: int) -> int:
 
 
 def main() -> None:
-    """Choose the way that this system offers."""
+    """Use the method of this operating system."""
     program, parent = sys.argv[1:], int(os.environ.pop("TWD_PARENT_PID", "0"))
     lifeline, slack = os.environ.pop("TWD_LIFELINE_FD", ""), os.environ.pop("TWD_TIMER_SLACK_NS", "0")
     try:

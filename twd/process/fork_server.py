@@ -1,7 +1,7 @@
-"""Processes of this program that are born, not started: a process that has imported everything forks them.
+"""A fork server has imported twd and forks its services, which saves them the time of the imports.
 
-Half of what a start takes is imports; what is forked has them already, and shares their memory. Whatever is wrong with
-the fork server, a process starts in the usual way, as it does on systems that have none (`platform.can_adopt`).
+Half of the time of a start is imports. A forked process has them already, and shares their memory. If the fork server
+fails, or the system has none (`platform.can_adopt`), a process starts as a new process.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from twd.process import platform
 from twd.process.hang import USUAL, HangPolicy, Silence
 
 OURS: Final = (sys.executable, "-P", "-m", "twd")
-"""How command lines begin that a fork server can bring up."""
+"""A fork server can run command lines that begin like this."""
 BIRTH_S: Final = 10.0
-"""Imports on a slow machine that does much else are in it."""
+"""Seconds to wait for a fork; it may include imports on a slow, busy machine."""
 REAP_S: Final = 1.0
 LOOK_S: Final = 0.5
 AGAIN_S: Final = 0.5
 AGAIN_MAX_S: Final = 5.0
-"""Between the loss of the fork server and the start of another one; it grows while they are lost at once."""
+"""Longest pause in seconds before a new fork server starts; the pause grows if it is lost again soon."""
 PROGRAM: Final = (sys.executable, "-P", "-m", "twd.cli.fork_server")
-"""A fork server that is started by a process that cannot fork it off: the number of its socket comes behind."""
+"""The command that starts a fork server as a new process; the number of its socket is added."""
 _log = logging.getLogger("twd.process.fork_server")
 
 
 class ForkRequest(msgspec.Struct, frozen=True, tag="birth"):
-    """Bring up `twd ARGUMENTS...` with these variables and no others."""
+    """Fork a process that runs `twd ARGUMENTS...` with exactly these environment variables."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -43,27 +43,27 @@ class ForkRequest(msgspec.Struct, frozen=True, tag="birth"):
 
 
 class PreloadRequest(msgspec.Struct, frozen=True, tag="ready"):
-    """Import what such a process needs, before anybody waits for it."""
+    """Import the modules that `twd ARGUMENTS...` needs, before the first fork."""
 
     arguments: list[str]
 
 
 class ForkReply(msgspec.Struct, frozen=True):
-    """The answer to either."""
+    """The answer to a ForkRequest or a PreloadRequest."""
 
     pid: int = 0
     problem: str = ""
 
 
 class ForkServerHandle(NamedTuple):
-    """A fork server that was forked off before this process began its work."""
+    """The socket and pid of a fork server that runs."""
 
     orders: socket.socket
     pid: int
 
 
 class ForkedChild:
-    """A child that somebody else forked for us."""
+    """A child process that the fork server forked for this process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -73,11 +73,11 @@ class ForkedChild:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended; None while it lives."""
+        """The exit code; None while the process lives."""
         return self._ended.result() if self._ended.done() else None
 
     async def wait(self) -> int:
-        """Until it has ended."""
+        """Wait for the end, and return the exit code."""
         return await asyncio.shield(self._ended)
 
     def _reap(self) -> None:
@@ -89,7 +89,7 @@ class ForkedChild:
 
 
 class ForkServer:
-    """The fork server, as the one that wants processes sees it. One that is stopped or killed is replaced."""
+    """The client of the fork server. A fork server that is stopped or killed is replaced."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class ForkServer:
         on_fault: OnError,
         hang: HangPolicy = USUAL,
     ) -> None:
-        """`environment`: what nearly all processes see; one that sees other variables starts in the usual way.
+        """`environment`: the variables of nearly all processes; one with other variables starts as a new process.
 
-        Libraries read theirs when they are loaded, and that is before anybody is born. TWD's own may differ.
+        Libraries read their variables when they are loaded, before the fork. Variables of twd (TWD_...) may differ.
         """
         self._forks = forks
         self._environment = _not_ours(environment)
@@ -113,15 +113,15 @@ class ForkServer:
         self._silence = Silence(hang)
         self._orphans: set[int] = set()
         self._prepared: dict[tuple[str, ...], None] = {}
-        """What each fork server imports before anybody waits for it."""
+        """The arguments of all PreloadRequests; each new fork server gets them again."""
 
     @property
     def pid(self) -> int:
-        """The process that forks; 0 where there is none."""
+        """The pid of the fork server; 0 if there is none."""
         return self._process.pid if self._process is not None and self._process.returncode is None else 0
 
     async def open(self) -> None:
-        """Begin; what it brings up will be ours."""
+        """Start to use the fork server; this process becomes the parent of what it forks."""
         if self._forks is not None and platform.adopt_orphans():
             await self._take(self._forks)
             self._tasks.keep("reap", partial(every, REAP_S, self._reap_orphans))
@@ -142,7 +142,7 @@ class ForkServer:
             await self._let_go()
 
     async def _look(self) -> None:
-        """A fork server that was stopped would keep everybody waiting who asks it."""
+        """Kill a fork server that was stopped: it would let everybody wait who sends it a request."""
         if self._process is None:
             return
         now = asyncio.get_running_loop().time()
@@ -151,7 +151,7 @@ class ForkServer:
             await self._let_go()
 
     async def _keep_replacing(self) -> None:
-        """Meanwhile processes start in the usual way."""
+        """Start a new fork server after each loss; until then processes start as new processes."""
         clock, pause_s = asyncio.get_running_loop().time, AGAIN_S
         while True:
             began = clock()
@@ -163,7 +163,7 @@ class ForkServer:
             self._prepare_again()
 
     def prepare(self, argv: Sequence[str]) -> None:
-        """Have it import what such a process needs."""
+        """Let the fork server import the modules that this command line needs."""
         self._prepared[tuple(argv[len(OURS) :])] = None
         self._prepare_again()
 
@@ -172,7 +172,7 @@ class ForkServer:
             self._tasks.start("prepare", self._ask(PreloadRequest(list(arguments))))
 
     async def birth(self, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> ForkedChild | None:
-        """A process with this command line; None: it must be started in the usual way."""
+        """Fork a process with this command line; None: it must be started as a new process."""
         if self._streams is None or tuple(argv[: len(OURS)]) != OURS or _not_ours(environment) != self._environment:
             return None
         birth = ForkRequest(list(argv[len(OURS) :]), dict(environment), str(log))
@@ -184,7 +184,7 @@ class ForkServer:
             raise
 
     async def close(self) -> None:
-        """No more of them; those that were born live on."""
+        """Stop the fork server; processes that it forked go on."""
         await self._tasks.close()
         await self._let_go()
 
@@ -198,7 +198,7 @@ class ForkServer:
                     writer.write(msgspec.json.encode(order) + b"\n")
                     done = msgspec.json.decode(await reader.readline(), type=ForkReply)
                     if done.pid:
-                        writer.write(b"\n")  # whoever is not told to begin will not
+                        writer.write(b"\n")  # a forked child waits for this line before it begins
             except (OSError, TimeoutError, ValueError) as error:
                 _log.warning("processes start in the usual way until there is another fork server: %r", error)
                 if self._streams is not None and self._streams[1] is writer:
@@ -218,14 +218,14 @@ class ForkServer:
             await process.wait()
 
     async def _reap_orphans(self) -> None:
-        """Those whose parents ended came to us. What has an owner here is gone long before the second look."""
+        """Reap orphans at the second look; children with an owner here are reaped by that owner before."""
         seen = platform.ended_children()
         platform.reap(seen & self._orphans)
         self._orphans = seen - self._orphans
 
 
 def _start(environment: Mapping[str, str]) -> ForkServerHandle:
-    """A new fork server, in an interpreter of its own: a process with threads and a loop cannot fork one off."""
+    """Start a fork server as a new process: a process with threads and an event loop cannot fork safely."""
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.set_inheritable(True)
@@ -243,7 +243,7 @@ def _not_ours(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _nobody_wants(asked: "asyncio.Task[ForkedChild | None]") -> None:
-    """Whoever asked went away meanwhile."""
+    """The caller of `birth` was cancelled: kill the child that was forked for it."""
     born = None if asked.cancelled() or asked.exception() is not None else asked.result()
     if born is not None:
         platform.kill_group(born.pid)

@@ -1,7 +1,7 @@
-"""When a process counts as hung: it was stopped, or has shown no sign of life for too long. Pure.
+"""Decides when a process counts as hung: it was stopped, or showed no sign of life for too long. No I/O.
 
-Time is counted look by look, and each look counts for little: a machine that slept, or a supervisor that was stopped
-itself, finds nobody silent when it goes on.
+The silent time is summed up look by look, and each look adds little. So a machine that slept, or a supervisor that was
+stopped itself, does not count others as silent.
 """
 
 import enum
@@ -10,42 +10,42 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 AUTO_S: Final = 10.0
-"""Event loops turn many times a second, so this is long even on a crowded machine."""
+"""Allowed silence in seconds. Event loops turn many times a second, so this is long even on a busy machine."""
 FIRST_S: Final = 60.0
-"""Until the first beat a process imports, from a slow disk perhaps."""
+"""Allowed seconds until the first beat: until then a process imports, maybe from a slow disk."""
 LOOK_S: Final = 0.5
 LOOKS_AT_ONCE: Final = 2.0
-"""However much later than planned a look is, it counts as no more than so many."""
+"""One look counts for at most this many intervals, however late it is."""
 STOPPED_LOOKS: Final = 2
 UNHEARD_LOOKS: Final = 7
-"""Looks, a second apart, at a lease that ran out although its process beats."""
+"""After this many looks, one second apart, a process that beats but has no lease counts as hung."""
 DOUBLINGS_MAX: Final = 3
 
 
 class RunState(enum.Enum):
-    """What the system says of a process."""
+    """Whether the system lets a process run."""
 
     RUNS = "runs"
     STOPPED = "stopped"
     TRACED = "traced"
-    """A debugger holds it: whatever it does, that is not its fault."""
+    """A debugger holds it; it never counts as hung then."""
 
 
 @dataclass(frozen=True)
 class HangPolicy:
-    """How long a process may be silent before it is ended, and how often it is looked at."""
+    """How long a process may be silent before it is killed, and how often to look; in seconds."""
 
     silence_s: float = AUTO_S
-    """0: nobody is ended."""
+    """0: no process is killed."""
     look_s: float = LOOK_S
 
     @property
     def watches(self) -> bool:
-        """Whether anybody is ended at all."""
+        """Whether processes are watched at all."""
         return self.silence_s > 0
 
     def limit_s(self, has_beaten: bool, hangs: int) -> float:
-        """The silence that is too long; twice as much after each hang in a row, as the machine may only be slow."""
+        """Return the allowed silence in seconds; doubled after each hang in a row, as the machine may be slow."""
         usual = self.silence_s if has_beaten else max(FIRST_S, self.silence_s)
         return usual * float(2 ** min(hangs, DOUBLINGS_MAX))
 
@@ -54,12 +54,12 @@ USUAL: Final = HangPolicy()
 
 
 def policy_of(hang_s: Literal["auto"] | float, look_s: float = LOOK_S) -> HangPolicy:
-    """What the setting asks for."""
+    """Return the policy for a setting."""
     return HangPolicy(AUTO_S if hang_s == "auto" else hang_s, look_s)
 
 
 class Silence:
-    """How long one process has shown no sign of life."""
+    """Sums up how long one process has shown no sign of life."""
 
     def __init__(self, policy: HangPolicy) -> None:
         self._policy = policy
@@ -69,7 +69,7 @@ class Silence:
         self._stopped = 0
 
     def look(self, now: float, run: RunState, beats: int | None, hangs: int = 0) -> str:
-        """Why the process counts as hung, in words; empty while it does not. `beats` is None where it shows none."""
+        """Return why the process counts as hung, or an empty text. `beats` is None if it shows no sign of life."""
         seconds = self._seconds(now)
         if run is RunState.TRACED:
             self._silent_s, self._stopped = 0.0, 0
@@ -91,13 +91,13 @@ class Silence:
 
 
 class Unheard:
-    """Which processes beat, but have long ceased to renew their leases: their loops turn and read nothing."""
+    """Finds processes that beat but have stopped to renew their leases: their loops turn but read nothing."""
 
     def __init__(self) -> None:
         self._looks: dict[str, int] = {}
 
     def look(self, silent: Collection[str], leased: int) -> list[str]:
-        """Those that count as hung now, of `leased` processes; where all are silent, the broker is to blame."""
+        """Return the names that count as hung now; none if all `leased` processes are silent: the broker failed."""
         if len(silent) >= leased:
             self._looks.clear()
             return []

@@ -1,4 +1,4 @@
-"""Asks a program over HTTP whether it works, with nothing but a socket: a supervisor stays small."""
+"""Asks a program over HTTP whether it works, with a plain socket, so that a supervisor needs no HTTP library."""
 
 import asyncio
 from typing import Final
@@ -9,7 +9,7 @@ LINE_BYTES: Final = 4096
 
 
 async def ask_health(url: str, timeout_s: float = ANSWER_S) -> tuple[bool, str]:
-    """Whether a GET of this http:// address is answered with 200; otherwise what came instead, in words."""
+    """Return whether a GET is answered with status 200, and what came instead, in words."""
     try:
         async with asyncio.timeout(timeout_s):
             status = await _status(url)
@@ -21,7 +21,7 @@ async def ask_health(url: str, timeout_s: float = ANSWER_S) -> tuple[bool, str]:
 
 
 async def answers(url: str, timeout_s: float = ANSWER_S) -> bool:
-    """Whether anything at all comes back from this http:// address: a program that still loads answers, too."""
+    """Return whether any HTTP status comes back; a program that still loads answers, too."""
     try:
         async with asyncio.timeout(timeout_s):
             return await _status(url) > 0

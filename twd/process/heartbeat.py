@@ -1,7 +1,6 @@
-"""The sign of life of a process: a counter in shared memory that its event loop raises and its supervisor reads.
+"""The heartbeat of a process: a counter in shared memory that its event loop raises and its supervisor reads.
 
-On Linux the counter lies in memory that has no name in any folder, so a full disk cannot stop it; elsewhere in a
-temporary file.
+On Linux the counter is in anonymous memory, so a full disk does not stop it; elsewhere in a temporary file.
 """
 
 import contextlib
@@ -15,14 +14,14 @@ from typing import Final
 from twd.kit.tasks import TaskGroup, every
 
 VARIABLE: Final = "TWD_HEARTBEAT"
-"""Tells a child where its counter is."""
+"""The environment variable with the path of the counter."""
 BEAT_S: Final = 0.5
 SIZE: Final = 8
 _log = logging.getLogger("twd.heartbeat")
 
 
 class Beats:
-    """The counter of one child, as its supervisor sees it."""
+    """The supervisor's side of the counter of one child."""
 
     def __init__(self) -> None:
         if hasattr(os, "memfd_create"):
@@ -33,15 +32,15 @@ class Beats:
 
     @property
     def path(self) -> str:
-        """Where the child finds it."""
+        """The path at which the child opens the counter."""
         return self._name or f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     def read(self) -> int:
-        """How often the child has said that it lives."""
+        """Return how often the child has beaten."""
         return int.from_bytes(os.pread(self._descriptor, SIZE, 0), "little")
 
     def close(self) -> None:
-        """Nobody reads it any more."""
+        """Close the counter."""
         os.close(self._descriptor)
         if self._name:
             with contextlib.suppress(FileNotFoundError):
@@ -49,7 +48,7 @@ class Beats:
 
 
 class Heartbeat:
-    """The same counter, as the child sees it."""
+    """The child's side of the counter."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -57,7 +56,7 @@ class Heartbeat:
 
     @classmethod
     def inherited(cls, environment: MutableMapping[str, str] = os.environ) -> "Heartbeat | None":
-        """The counter that the supervisor made for this process; None where nobody reads one."""
+        """Return the counter that the supervisor made for this process; None if there is none."""
         path = environment.pop(VARIABLE, "")
         if not path:
             return None
@@ -68,18 +67,18 @@ class Heartbeat:
             return None
 
     def beat(self) -> None:
-        """Say that this process lives."""
+        """Raise the counter by one."""
         self._count += 1
         os.pwrite(self._descriptor, self._count.to_bytes(SIZE, "little"), 0)
 
     def close(self) -> None:
-        """Say nothing more."""
+        """Close the counter; no more beats."""
         os.close(self._descriptor)
 
 
 @contextlib.asynccontextmanager
 async def beating(heart: Heartbeat | None) -> AsyncIterator[None]:
-    """Show that the event loop turns for as long as the body runs."""
+    """Raise the counter regularly on the event loop while the body runs."""
     if heart is None:
         yield
         return

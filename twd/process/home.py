@@ -1,4 +1,4 @@
-"""The state folder of one installation: who holds it, what runs in it, where its files are."""
+"""The state folder of one installation: its lock, the record of the running supervisor, and the paths of its files."""
 
 import os
 import time
@@ -13,42 +13,42 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
 RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
-"""Names the file in which a process that starts others keeps the settings for them."""
+"""The environment variable with the path of the resolved settings, for child processes."""
 LOCK_PATIENCE_S: Final = 0.5
 RECORD_PATIENCE_S: Final = 1.0
 
 
 class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a running supervisor writes down for `twd status`, `twd down` and the next `twd up`."""
+    """The record that a running supervisor writes for `twd status`, `twd down` and the next `twd up`."""
 
     pid: int
     born: float
-    """When the process began, as the system tells it: a pid alone may be somebody else's by now."""
+    """The start time of the process, from the system: the pid alone may belong to another process later."""
     started_ms: int
     version: str
     node: str
     guard: int = 0
-    """The process that starts another supervisor if this one is killed; 0: none does."""
+    """The pid of the process that restarts a killed supervisor; 0: none."""
     bus_url: str = ""
     bus_token: str = ""
     bus_fingerprint: str = ""
-    """Of the broker's certificate, where it speaks TLS."""
+    """The fingerprint of the broker's certificate, if it speaks TLS."""
     addresses: dict[str, str] = {}
     processes: dict[str, int] = {}
     leaseless: tuple[str, ...] = ("broker",)
-    """Those of them that are no services, and so hold no lease."""
+    """The names of processes that are no services and have no lease."""
     ready: bool = False
     missing: dict[str, str] = {}
-    """Processes without which the others go on, and why they cannot work now."""
+    """The missing processes, each with the reason."""
 
     def named(self) -> str:
-        """The one line that tells people which instance this is."""
+        """Return one line for people that identifies this instance."""
         where = "".join(f", {name} {address}" for name, address in self.addresses.items())
         return f"pid {self.pid}{where}"
 
 
 class AlreadyRunning(TwdError):
-    """Another supervisor holds this home."""
+    """Raised when another supervisor holds this state folder."""
 
     def __init__(self, home: Path, instance: RunningInstance | None) -> None:
         who = instance.named() if instance else "it has just started"
@@ -60,7 +60,7 @@ class AlreadyRunning(TwdError):
 
 
 class Unrecorded(TwdError):
-    """Somebody holds this home, and nobody can tell who."""
+    """Raised when the lock is held but the record of its holder cannot be read."""
 
     def __init__(self, lock: Path, problem: str) -> None:
         super().__init__(
@@ -71,7 +71,7 @@ class Unrecorded(TwdError):
 
 
 class StateFolder:
-    """Paths and files below TWD_HOME."""
+    """The paths and files below TWD_HOME."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,13 +79,13 @@ class StateFolder:
         self.run = path / "run"
         self.cache = path / "cache"
         self.weights = self.cache / "weights"
-        """What RPC workers were sent, each in a folder of its own."""
+        """The weights that RPC workers received, each worker in a folder of its own."""
         self.models = path / "models"
         self._lock_file = self.run / "lock"
         self._instance_file = self.run / "instance.json"
 
     def prepare(self) -> None:
-        """Make the folders, for this user only."""
+        """Make the folders, readable for this user only."""
         try:
             for folder in (self.path, self.logs, self.run, self.cache, self.models):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,7 +98,10 @@ class StateFolder:
     # -- one supervisor at a time ----------------------------------------------------------------
 
     def acquire(self) -> int:
-        """Hold this home until the process ends; raises AlreadyRunning. Returns the open lock file."""
+        """Lock this state folder until the process ends, or raise AlreadyRunning.
+
+        Returns the descriptor of the lock file.
+        """
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
         give_up = time.monotonic() + LOCK_PATIENCE_S  # `running` holds the lock for an instant
         while not platform.try_lock(descriptor):
@@ -109,7 +112,7 @@ class StateFolder:
         return descriptor
 
     def held(self) -> bool:
-        """Whether a supervisor holds this home now."""
+        """Return whether a supervisor holds the lock now."""
         if not self._lock_file.exists():
             return False
         descriptor = os.open(self._lock_file, os.O_RDWR)
@@ -119,9 +122,9 @@ class StateFolder:
             os.close(descriptor)
 
     def running(self) -> RunningInstance | None:
-        """The instance that runs here now; a record without a living holder counts for nothing.
+        """Return the record of the running supervisor, or None; a record without a held lock is ignored.
 
-        A holder without a record has just started: it is waited for, and raises Unrecorded if none comes.
+        If the lock is held but there is no record yet, wait for it; raises Unrecorded if none comes.
         """
         give_up = time.monotonic() + RECORD_PATIENCE_S
         while self.held():
@@ -136,7 +139,7 @@ class StateFolder:
     # -- the record ------------------------------------------------------------------------------
 
     def read_instance(self) -> tuple[RunningInstance | None, str]:
-        """The record, and in words what is wrong with it if it cannot be read."""
+        """Return the record, and the problem in words if it cannot be read."""
         try:
             return msgspec.json.decode(self._instance_file.read_bytes(), type=RunningInstance), ""
         except FileNotFoundError:
@@ -145,21 +148,24 @@ class StateFolder:
             return None, f"{self._instance_file}: {error}"
 
     def write_instance(self, instance: RunningInstance) -> None:
-        """Write the record, for this user only."""
+        """Write the record, readable for this user only."""
         write_private(self._instance_file, msgspec.json.encode(instance))
 
     @property
     def settings_file(self) -> Path:
-        """The settings as the supervisor resolved them, for its children."""
+        """The file with the resolved settings, for child processes."""
         return self.run / "settings.json"
 
     def forget_instance(self) -> None:
-        """Remove the record: this instance ended in good order."""
+        """Remove the record and the settings file, as this instance ended normally."""
         self._instance_file.unlink(missing_ok=True)
         self.settings_file.unlink(missing_ok=True)
 
     def clear_stale(self) -> str:
-        """With the lock in hand: move aside what a dead supervisor left, and say so in words."""
+        """Remove or rename the record of a dead supervisor;
+
+        call it with the lock held. Returns what was done, in words.
+        """
         instance, problem = self.read_instance()
         if problem:
             return f"{problem}; moved to {move_aside(self._instance_file).name}"
@@ -170,7 +176,7 @@ class StateFolder:
 
 
 def move_aside(path: Path) -> Path:
-    """Keep a file that makes no sense for whoever wants to look, and make room."""
+    """Rename a file that cannot be read, so that people can look at it; returns its new path."""
     aside = path.with_name(f"{path.name}.bad-{time.time_ns() // 1_000_000}")
     path.replace(aside)
     return aside

@@ -1,10 +1,10 @@
-"""Which processes were ended because they were hung: for those who look later."""
+"""Remembers which processes were killed because they were hung."""
 
 import time
 from typing import Final
 
 FACT: Final = "hung"
-"""Under this name it stands in the lease of whoever ended them."""
+"""The name of this fact in the lease of the process that killed them."""
 KEPT: Final = 8
 
 
@@ -15,7 +15,7 @@ class HungLog:
         self._told: dict[str, tuple[int, int, str]] = {}
 
     def note(self, process: str, why: str, at_ms: int) -> None:
-        """A process was ended; `why` is empty where it was not hung."""
+        """Note that a process was killed; `why` is empty if it was not hung."""
         if not why:
             return
         times = self._told.pop(process, (0, 0, ""))[0] + 1
@@ -24,7 +24,7 @@ class HungLog:
             del self._told[name]
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """What stands in a lease; nothing while nothing was hung."""
+        """Return the facts for the lease; empty if nothing was hung."""
         return {FACT: [_line(name, *told) for name, told in self._told.items()]} if self._told else {}
 
 

@@ -1,4 +1,4 @@
-"""One log file a process, bounded in size. The process writes by itself, so nothing stands between them."""
+"""One log file for each process, of limited size. The process itself writes to it."""
 
 import contextlib
 import json
@@ -12,10 +12,10 @@ MAX_BYTES: Final = 10 * 1024 * 1024
 KEPT: Final = 3
 LAST_WORDS_BYTES: Final = 4096
 CRASH_BYTES: Final = 65536
-"""A crash is told before the stacks of all threads."""
+"""How far to look back for a crash: its message comes before the stacks of all threads."""
 CRASH: Final = "Fatal Python error: "
 PROBLEM: Final = "twd: "
-"""How the line begins by which a command that fails says why; advice may follow it."""
+"""The start of the line with which a failed command says why; lines with advice may follow."""
 _FRAME: Final = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 _log = logging.getLogger("twd.process.log_files")
 
@@ -29,7 +29,7 @@ def _error_text(line: str) -> str:
 
 
 def _crash_text(lines: list[str]) -> str:
-    """What kind of crash a dead interpreter told of, and where it was; empty where it told of none."""
+    """Return the kind and place of a crash of the Python interpreter; empty if there was none."""
     kind, place = "", ""
     for line in lines:
         if line.startswith(CRASH):
@@ -40,7 +40,7 @@ def _crash_text(lines: list[str]) -> str:
 
 
 class LogFile:
-    """The log of one process, over all its restarts."""
+    """The log file of one process, for all its runs."""
 
     def __init__(self, folder: Path, name: str, max_bytes: int = MAX_BYTES) -> None:
         self.path = folder / f"{name}.log"
@@ -49,26 +49,26 @@ class LogFile:
         self._problem = ""
 
     def begin_run(self) -> int:
-        """A new run of the process starts here; returns the size so far."""
+        """Note that a new run begins here; returns the size in bytes so far."""
         self.rotate_if_big()
         self._run_began = self.size
         return self._run_began
 
     @property
     def size(self) -> int:
-        """Bytes in the file now."""
+        """The size of the file in bytes."""
         try:
             return self.path.stat().st_size
         except FileNotFoundError:
             return 0
 
     def add(self, line: str) -> None:
-        """One more line, where the disk takes it."""
+        """Append a line; ignored if the disk does not take it."""
         with contextlib.suppress(OSError), self.path.open("a") as file:
             file.write(f"{line}\n")
 
     def last_words(self) -> str:
-        """The end of what this run wrote."""
+        """Return the end of the text that this run wrote."""
         return self._end_of_run(LAST_WORDS_BYTES)
 
     def _end_of_run(self, most: int) -> str:
@@ -81,8 +81,10 @@ class LogFile:
             return ""
 
     def last_problem(self) -> str:
-        """How this run crashed; else its last line that tells of an error, as log entry or as a command's end; else its
-        last line."""
+        """Return the most important line of this run: its crash, else its last error, else its last line.
+
+        An error is a log entry of level error, or the message of a command that failed.
+        """
         if crash := _crash_text(self._end_of_run(CRASH_BYTES).splitlines()):
             return crash[:500]
         lines = self.last_words().splitlines()
@@ -91,9 +93,9 @@ class LogFile:
         return (logged or printed or lines or [""])[-1][:500]
 
     def rotate_if_big(self) -> bool:
-        """Copy a full log to `.1` and empty it; writers hold it open in append mode and just go on.
+        """Copy a full log to `.1` and empty it; returns whether it did. Writers keep it open in append mode.
 
-        One that cannot be copied, as on a full disk, stays as it is until the next try.
+        If it cannot be copied, as on a full disk, it stays as it is until the next try.
         """
         if self.size <= self._max_bytes:
             return False
@@ -113,13 +115,13 @@ class LogFile:
         try:
             shutil.copyfile(self.path, self._numbered(1))
         except OSError:
-            self._numbered(1).unlink(missing_ok=True)  # half a copy only takes the room that is missing
+            self._numbered(1).unlink(missing_ok=True)  # an incomplete copy only takes disk space
             raise
         with self.path.open("r+b") as file:
             file.truncate(0)
 
     def _complain(self, problem: str) -> None:
-        """Once, and not at each try."""
+        """Log a problem once, not at each try."""
         if problem and problem != self._problem:
             _log.warning("%s", problem)
         self._problem = problem

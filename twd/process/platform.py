@@ -1,7 +1,7 @@
-"""Every difference between operating systems, in one place.
+"""All differences between operating systems, in one place.
 
-How a child dies with its parent: on Linux the kernel does it (a parent-death signal). Elsewhere a
-lifeline does: a pipe that only the parent holds open, and whose end a thread in the child waits for.
+How a child ends with its parent: on Linux the kernel kills it (parent-death signal). Elsewhere it inherits a pipe, the
+lifeline: only the parent holds the write end, and a thread in the child waits until it is closed.
 """
 
 import asyncio
@@ -30,31 +30,31 @@ _PARENT_TIE: Final = str(Path(__file__).with_name("exec_tied_to_parent.py"))
 
 
 class Lifeline:
-    """What a parent holds so that its children end with it."""
+    """Held by a parent process so that its children end with it."""
 
     def __init__(self, use_pipe: bool = not IS_LINUX and not IS_WINDOWS) -> None:
         self._ends = os.pipe() if use_pipe else None
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a child must find in its environment to hold on."""
+        """The environment variables that a child needs."""
         lifeline = {LIFELINE_VARIABLE: str(self._ends[0])} if self._ends else {}
         return {PARENT_VARIABLE: str(os.getpid()), **lifeline}
 
     @property
     def inherited(self) -> tuple[int, ...]:
-        """File descriptors that a child must inherit."""
+        """The file descriptors that a child must inherit."""
         return (self._ends[0],) if self._ends else ()
 
     def close(self) -> None:
-        """Let go: children that hold on by the pipe end now."""
+        """Close the pipe: children that wait on it end now."""
         for end in self._ends or ():
             os.close(end)
         self._ends = None
 
 
 def hold_on_to_parent(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make this process end when the parent that started it with a Lifeline ends; call it first of all."""
+    """Make this process end when its parent ends, if that passed a Lifeline; call it before anything else."""
     parent = int(environment.pop(PARENT_VARIABLE, "0"))
     lifeline = environment.pop(LIFELINE_VARIABLE, "")
     if not parent:
@@ -70,15 +70,18 @@ def hold_on_to_parent(environment: MutableMapping[str, str] = os.environ) -> Non
 
 
 def end_with_parent_thread() -> None:
-    """Ask the Linux kernel to kill this process when its parent ends; outlives exec."""
+    """Ask the Linux kernel to kill this process when its parent ends; this stays set after exec."""
     import ctypes
 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def can_adopt() -> bool:
-    """Whether what our children start can become ours, and a fork is safe once libraries are loaded: on Linux, except
-    where a container's rules forbid one of the calls."""
+    """Whether a fork server can be used here. Linux only, and not where a container's rules forbid one of the calls.
+
+    This process must be able to become the parent of its children's children, and a fork must be safe after libraries
+    are loaded.
+    """
     if not IS_LINUX or not hasattr(os, "pidfd_open"):
         return False
     try:
@@ -89,14 +92,14 @@ def can_adopt() -> bool:
 
 
 def adopt_orphans() -> bool:
-    """Become the parent of what our children started, when these end; whether that was allowed. Linux alone."""
+    """Become the parent of orphans of our children; returns whether that worked. Linux only."""
     import ctypes
 
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def ended_children() -> set[int]:
-    """The children that have ended and nobody has asked how."""
+    """Return the pids of children that have ended and were not waited for."""
     try:
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return set()
@@ -108,7 +111,7 @@ def ended_children() -> set[int]:
 
 
 def reap(ended: Iterable[int]) -> None:
-    """Let go of children that have ended; one that somebody asked about meanwhile is gone already."""
+    """Wait for children that have ended; those that somebody else waited for are ignored."""
     for pid in ended:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
@@ -135,21 +138,21 @@ def _until_gone(parent: int) -> None:
 
 
 def tied_to_parent(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """A command line that runs a foreign program so that it, too, ends with its parent."""
+    """Return a command line that runs a foreign program so that it ends with its parent, too."""
     if IS_WINDOWS:
         return argv
     return (sys.executable, "-I", "-S", _PARENT_TIE, *argv)
 
 
 def spawn_options() -> dict[str, Any]:
-    """How a child is started apart from our terminal, so that Ctrl-C reaches only us."""
+    """Return the options that start a child outside our terminal's group, so that Ctrl-C reaches only us."""
     if IS_WINDOWS:
         return {"creationflags": 0x00000200}  # CREATE_NEW_PROCESS_GROUP
     return {"start_new_session": True}
 
 
 def disk_bytes(stat: os.stat_result) -> int:
-    """What a file takes on disk, its holes left out."""
+    """Return the bytes that a file takes on disk, without its holes."""
     return getattr(stat, "st_blocks", 0) * 512 or stat.st_size
 
 
@@ -157,9 +160,9 @@ LOWEST_RANK: Final = 19
 
 
 def yield_to_others(rank: int = LOWEST_RANK) -> None:
-    """Let this thread, and those that it starts, run so many ranks below the process.
+    """Raise the nice value of this thread, and of threads that it starts, by `rank` above that of the process.
 
-    0 takes that back, where the system allows it. Where threads have no rank of their own, nothing happens.
+    0 undoes that, if the system allows it. Does nothing where threads have no nice value of their own.
     """
     if IS_LINUX:
         usual = os.getpriority(os.PRIO_PROCESS, os.getpid())
@@ -168,7 +171,7 @@ def yield_to_others(rank: int = LOWEST_RANK) -> None:
 
 
 def born(pid: int) -> float | None:
-    """When a process began, or None when there is no such process."""
+    """Return the start time of a process; None if there is no such process."""
     import psutil
 
     try:
@@ -178,7 +181,7 @@ def born(pid: int) -> float | None:
 
 
 def run_of(pid: int) -> RunState:
-    """Whether the system lets a process run; one that is gone, or of which nothing is told, counts as running."""
+    """Return whether a process runs, is stopped or is traced; one that is gone or unknown counts as running."""
     if not IS_LINUX:
         return _run_by_psutil(pid)
     try:
@@ -200,19 +203,19 @@ def _run_by_psutil(pid: int) -> RunState:
 
 
 def ask_to_stop(pid: int) -> None:
-    """Tell a process to drain; a process that is gone is no error."""
+    """Ask a process to drain; one that is gone is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
 
 
 def kill(pid: int) -> None:
-    """End a process at once; one that is gone is no error."""
+    """Kill a process; one that is gone is no error."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM if IS_WINDOWS else signal.SIGKILL)
 
 
 def kill_group(pid: int) -> None:
-    """End a process and all that it started, at once."""
+    """Kill a process and all processes of its group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if IS_WINDOWS:
             os.kill(pid, signal.SIGTERM)
@@ -230,7 +233,7 @@ def on_stop_signals(loop: asyncio.AbstractEventLoop, react: Callable[[], None]) 
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Take a lock on an open file that ends with the process; False when somebody else has it."""
+    """Lock an open file until this process ends; returns False if another process has the lock."""
     try:
         if IS_WINDOWS:
             import msvcrt
@@ -246,7 +249,7 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop there is here."""
+    """Return a new event loop: uvloop if it is installed."""
     try:
         import uvloop
     except ImportError:

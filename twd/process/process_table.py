@@ -1,4 +1,7 @@
-"""What a supervisor knows of its processes, told as one table: plain values in, a judgement out."""
+"""The state of all processes of one supervisor as a table:
+
+leases and exits come in, one stage for each process comes out.
+"""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -14,7 +17,7 @@ Facts = dict[str, str | int | float | bool | list[str]]
 
 
 class StartPhase(enum.StrEnum):
-    """How far a process has come."""
+    """The stage of a process."""
 
     STARTING = "starting"
     LOADING = "loading"
@@ -24,22 +27,22 @@ class StartPhase(enum.StrEnum):
     RESTARTING = "restarting"
     SILENT = "silent"
     MISSING = "missing"
-    """It cannot work now, and the others go on without it; it is taken in when it comes."""
+    """It cannot work now; the others go on without it, and it joins when it can."""
     DRAINING = "draining"
     ENDED = "ended"
 
 
 class Need(enum.StrEnum):
-    """What the start of an installation does without."""
+    """Whether the start of an installation needs a process."""
 
     ALWAYS = "always"
     ONE = "one"
-    """One of several models is enough."""
+    """At least one of the processes with this value must work."""
     NOT = "not"
 
 
 class Wait(enum.StrEnum):
-    """What has to work before an installation counts as ready."""
+    """Which processes must work before an installation counts as ready."""
 
     SOME = "some"
     ALL = "all"
@@ -47,16 +50,16 @@ class Wait(enum.StrEnum):
 
 HOPELESS_RESTARTS: Final = 5
 WRONG_SETTING: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIG})
-"""A process that ends so will do so again until somebody changes the settings."""
+"""A process with one of these exit codes fails again until somebody changes the settings."""
 OPTIONAL_SERVICES: Final = frozenset({"drafter", "relay"})
-"""Those without which an installation starts."""
+"""An installation starts without these services."""
 DONE = (StartPhase.READY, StartPhase.DEGRADED)
 WELL = (StartPhase.READY, StartPhase.DRAINING)
-"""As it should be."""
+"""Stages without any problem."""
 
 
 class ProcessRow(msgspec.Struct, kw_only=True):
-    """One process."""
+    """One process of the table."""
 
     name: str
     stage: StartPhase = StartPhase.STARTING
@@ -66,10 +69,10 @@ class ProcessRow(msgspec.Struct, kw_only=True):
     note: str = ""
     leased: bool = True
     node: str = ""
-    """The machine that it plays, where that is not this one."""
+    """The name of the machine that it stands for, if that is not this one."""
     need: Need = Need.ALWAYS
     exit_code: int = 0
-    """Of its last run."""
+    """The exit code of its last run."""
     facts: Facts = {}
 
 
@@ -83,17 +86,17 @@ class ProcessTable:
     wait: Wait = Wait.SOME
 
     def started(self, name: str, pid: int) -> None:
-        """A process runs; it has not said anything yet."""
+        """Note that a process was started; it has no lease yet."""
         row = self.rows.setdefault(name, ProcessRow(name=name))
         row.pid, row.stage, row.facts, row.note = pid, StartPhase.STARTING, {}, ""
 
     def works(self, name: str, now_ms: int) -> None:
-        """A process that holds no lease works: the broker."""
+        """Note that a process without a lease works, such as the broker."""
         row = self.rows[name]
         row.stage, row.ready_ms = StartPhase.READY, row.ready_ms or max(1, now_ms - self.began_ms)
 
     def exited(self, name: str, code: int, restarts: int, retry_in_s: float, problem: str) -> None:
-        """A process ended, and will be started again."""
+        """Note that a process ended and will be started again."""
         row = self.rows.setdefault(name, ProcessRow(name=name))
         spared = row.need is not Need.ALWAYS and not row.ready_ms
         row.stage, row.restarts, row.pid = StartPhase.MISSING if spared else StartPhase.RESTARTING, restarts + 1, 0
@@ -102,13 +105,13 @@ class ProcessTable:
         row.note = f"exit code {code}, {again}" + (f": {problem[:200]}" if problem else "")
 
     def ends(self, stage: StartPhase) -> None:
-        """Everything was told to end, or has ended: from now on leases count for nothing."""
+        """Note that all processes end or have ended; from now on leases are ignored."""
         self.ending = True
         for row in self.rows.values():
             row.stage, row.note = stage, ""
 
     def see(self, leases: Iterable[ServiceLease], now_ms: int) -> bool:
-        """Read what services say of themselves; returns whether anything is new."""
+        """Update the table from the leases; returns whether anything changed."""
         if self.ending:
             return False
         by_pid = {lease.pid: lease for lease in leases}
@@ -129,32 +132,32 @@ class ProcessTable:
         row.stage, row.note, row.facts = stage, lease.note, lease.facts
 
     def loading(self, model: str, progress: float, stage: str) -> None:
-        """A model has come this far."""
+        """Note the progress (0 to 1) of a model that loads."""
         for row in self.rows.values():
             if row.facts.get("model") == model and row.stage is StartPhase.LOADING:
                 row.note = f"{stage} {progress:.0%}"
 
     @property
     def ready(self) -> bool:
-        """Whether every process can work, but for those that may be missing."""
+        """Whether every process works, except those that may be missing."""
         rows = self.rows.values()
         settled = DONE if self.wait is Wait.ALL else (*DONE, StartPhase.MISSING)
         return bool(rows) and all(row.stage in settled for row in rows) and not _all_missing(rows)
 
     @property
     def missing(self) -> dict[str, str]:
-        """Those without which the others go on, and why they are missing."""
+        """The missing processes by name, each with the reason."""
         return {row.name: row.note for row in self.rows.values() if row.stage is StartPhase.MISSING}
 
 
 def _all_missing(rows: Iterable[ProcessRow]) -> bool:
-    """Whether there is none of those of which one is enough."""
+    """Whether all processes with Need.ONE are missing."""
     stages = [row.stage for row in rows if row.need is Need.ONE]
     return bool(stages) and all(stage is StartPhase.MISSING for stage in stages)
 
 
 def hopeless(rows: Sequence[ProcessRow]) -> ProcessRow | None:
-    """The process over which a start is given up; None while there is hope, or the others can do without it."""
+    """Return the process because of which the start cannot succeed; None if there is none."""
     for row in rows:
         if _is_hopeless(row):
             return row
@@ -172,7 +175,7 @@ def _is_hopeless(row: ProcessRow) -> bool:
 
 
 def stage_of(lease: ServiceLease) -> StartPhase:
-    """How far a service has come, by its own word."""
+    """Return the stage of a service from its lease."""
     works = lease.facts.get("ready", True)
     match lease.health:
         case Health.STARTING:
@@ -185,6 +188,6 @@ def stage_of(lease: ServiceLease) -> StartPhase:
 
 
 def shown_stage(lease: ServiceLease) -> StartPhase:
-    """The same for people: others go on without a drafter or a server elsewhere."""
+    """Like `stage_of`, for display: a drafter or relay that failed is shown as missing."""
     stage = stage_of(lease)
     return StartPhase.MISSING if stage is StartPhase.FAILED and lease.service in OPTIONAL_SERVICES else stage

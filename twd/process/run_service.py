@@ -1,4 +1,4 @@
-"""One service in one process: connect, start, work, drain when told to, end with a code that says why."""
+"""Runs one service in one process: connects, starts it, drains it when asked, and returns an exit code."""
 
 import asyncio
 import gc
@@ -20,9 +20,9 @@ from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 
 DRAIN_S: Final = 25.0
-"""Below the supervisor's patience, so that a service ends by itself."""
+"""Seconds for a drain; less than the supervisor waits, so that the service ends by itself."""
 FAREWELL_S: Final = 1.0
-"""So long a service with a hung thread may take to say so."""
+"""Seconds that a service with a hung thread has to publish its fault."""
 
 log = logging.getLogger("twd.run")
 
@@ -32,25 +32,25 @@ T = TypeVar("T")
 
 
 class StopRequests:
-    """Counts Ctrl-C and SIGTERM: the first asks to drain, the second ends at once."""
+    """Counts Ctrl-C and SIGTERM: the first asks to drain, the second ends the process at once."""
 
     def __init__(self, on_second: Callable[[], None]) -> None:
         self.asked = asyncio.Event()
         self._on_second = on_second
 
     def watch(self) -> None:
-        """Take the signals of this process from now on."""
+        """Handle the signals of this process from now on."""
         platform.on_stop_signals(asyncio.get_running_loop(), self.request)
 
     def request(self) -> None:
-        """What a signal does."""
+        """Handle one signal."""
         if self.asked.is_set():
             self._on_second()
         self.asked.set()
 
 
 async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
-    """Run a service until it ends or a signal asks it to."""
+    """Run a service until it ends or a signal asks it to; returns the exit code."""
     heart = Heartbeat.inherited()
     async with beating(heart):
         return await _run(make, connect, node, watched=heart is not None)
@@ -87,7 +87,7 @@ async def _serve(service: Service, stop: StopRequests, watched: bool) -> ExitCod
 
 
 async def _until_end(service: Service) -> bool:
-    """Until a service ends, or a thread of it hangs: nothing waits for that thread then."""
+    """Wait until the service ends. If one of its threads hangs, end the process without waiting for that thread."""
     watch = Standstill()
     while not await heard(service.ended, LOOK_S):
         hung = hung_work(watch, service.under_way(), service.clock.now())
@@ -99,14 +99,14 @@ async def _until_end(service: Service) -> bool:
 
 
 def _settle() -> None:
-    """What a service is made of stays; the collector need not look through it again and again, or while it is made."""
+    """Exclude the objects of a started service from garbage collection, and turn the collector on."""
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
 async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None when `stop` came first; then `work` is cancelled."""
+    """Return the result of `work`; if `stop` is set first, cancel `work` and return None."""
     tasks = TaskGroup("run", lambda name, error: None)  # the error of `work` is raised here
     task, stopped = tasks.start("work", work), tasks.start("stop", stop.wait())
     try:

@@ -1,4 +1,4 @@
-"""When the work of a thread counts as hung although the event loop beside it beats."""
+"""Decides when the work of a thread counts as hung although the event loop of its process still runs."""
 
 from collections.abc import Hashable
 from typing import Final
@@ -10,13 +10,13 @@ STILL_S: Final = 15.0
 LOOK_S: Final = 1.0
 LOOKS_AT_ONCE: Final = 2.0
 LONGER_THAN_USUAL: Final = 3.0
-"""A piece of work may take so many times as long as the longest one before, even if nothing is seen to move."""
+"""Work may take this many times as long as the longest work before, even without a sign of progress."""
 IDLE_SHARE: Final = 0.05
-"""A process that uses less of one core computes nothing."""
+"""A process that uses less than this share of one core computes nothing."""
 
 
 class Standstill:
-    """How long a piece of work has gone on without any sign that it moves: no processor time, no page from the disk."""
+    """Measures how long a piece of work shows no progress: no CPU time, and no page read from disk."""
 
     def __init__(self) -> None:
         self._work: Hashable | None = None
@@ -25,7 +25,7 @@ class Standstill:
         self._still_s = self._lasted_s = self._longest_s = 0.0
 
     def look(self, work: Hashable | None, now: float, effort: ProcessEffort) -> bool:
-        """Whether it counts as hung. `work` names what is under way; None: nothing is."""
+        """Return whether the work counts as hung. `work` names the current work; None: there is none."""
         seconds = max(0.0, min(now - self._looked_at, LOOKS_AT_ONCE * LOOK_S))
         if work is None or work != self._work:
             self._longest_s = max(self._longest_s, self._lasted_s)
@@ -39,7 +39,7 @@ class Standstill:
 
 
 def hung_work(watch: Standstill, work: Hashable | None, now: float) -> TwdError | None:
-    """One look at the work that is under way: the words for it when it counts as hung."""
+    """Look at the current work once; returns an error if it counts as hung, else None."""
     if not watch.look(work, now, effort()):
         return None
     text = f"its work has stood still for {STILL_S:g} s: no processor time, nothing read from the disk; it hangs"

@@ -1,4 +1,4 @@
-"""Child processes that are kept alive: started together, restarted with backoff, ended in order."""
+"""Keeps child processes alive: starts them together, restarts them with backoff, and stops them."""
 
 import asyncio
 import enum
@@ -23,50 +23,50 @@ ROTATE_S: Final = 10.0
 KILLED_S: Final = 5.0
 NO_PROGRAM: Final = 127
 ASK_S: Final = 1.0
-"""Between two questions to a program that shows no heartbeat."""
+"""Seconds between two health requests to a program without a heartbeat."""
 SERVICE: Final = (*OURS, "run")
-"""How the command lines of processes begin that show a heartbeat."""
+"""Command lines that begin like this are of processes with a heartbeat."""
 SETTLED_S: Final = 2.0
-"""A process that ends on purpose after so long, to begin anew, is not failing."""
+"""A process that ran this long and then exits with WORKER_LOST wants a restart; that is no failure."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """One process to keep alive. `name` is unique under one supervisor and names the log."""
+    """One process to keep alive. `name` is unique in one supervisor; the log file has this name."""
 
     name: str
     argv: tuple[str, ...]
     foreign: bool = False
-    """Not our own program: it must be tied to this process to end with it."""
+    """Not a twd program: it needs a wrapper so that it ends with this process."""
     environment: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
-    """What to do before each start."""
+    """Called before each start."""
     node: str = ""
-    """The machine that it plays, where that is not this one."""
+    """The name of the machine that it stands for, if that is not this one."""
     serves: str = ""
-    """The model for whose sake it runs: it comes and goes with that."""
+    """The model for which it runs; it is started and stopped with that model."""
     health_url: str = ""
-    """Where a program that holds no lease says whether it works."""
+    """The URL that tells whether a program without a lease works."""
     after: str = ""
-    """The process that must work before this one starts."""
+    """The name of the process that must work before this one starts."""
     need: Need = Need.ALWAYS
-    """Whether an installation starts without it."""
+    """Whether the start of an installation waits for this process."""
     answers: Callable[[], Awaitable[bool]] | None = None
-    """How to ask a program without a heartbeat whether it still answers anybody."""
+    """Asks a program without a heartbeat whether it still answers."""
 
     @property
     def beats(self) -> bool:
-        """Whether it shows a heartbeat."""
+        """Whether this process has a heartbeat."""
         return not self.foreign and self.argv[: len(SERVICE)] == SERVICE
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before the next start: little while somebody may be waiting for it, more once it looks hopeless.
+    """How long to wait before the next start: short pauses first, longer ones after many failures in a row.
 
-    A process that was killed a dozen times in a minute must still be back within seconds. One that did its work for
-    `healthy_s` is started again at once. One that says itself that it cannot start has not, however long it tried.
+    A process that was killed a dozen times in a minute must be back within seconds. One that ran for `healthy_s`
+    seconds is started again at once, unless its exit code says that it cannot start.
     """
 
     first_s: float = 0.1
@@ -76,13 +76,16 @@ class Backoff:
     healthy_s: float = 30.0
 
     def delay(self, failures: int, *, refused: bool = False) -> float:
-        """The pause after so many ends in a row; `refused`: it said itself that it cannot start."""
+        """Return the pause in seconds after so many failures in a row;
+
+        `refused`: the exit code says that it cannot start.
+        """
         longest = self.short_s if failures <= self.patience and not refused else self.longest_s
         return min(longest, self.first_s * 2.0 ** min(failures - 1, 30))
 
 
 class ProcessState(enum.StrEnum):
-    """Where a process stands."""
+    """The state of a process."""
 
     NEW = "new"
     RUNNING = "running"
@@ -102,27 +105,27 @@ class ChildProcess:
     failures: int = 0
     started_at: float = 0.0
     unwanted: bool = False
-    """It was told to end for good, while others go on."""
+    """True if this process alone was told to end for good."""
     obstacle: str = ""
-    """Why it could not be started the last time."""
+    """Why the last start failed."""
     beats: Beats | None = None
     answers: int = 0
-    """How often it answered since it began."""
+    """How many health requests it answered since its start."""
     silence: Silence | None = None
     hung: str = ""
-    """Why it was ended as hung; empty for one that ended by itself."""
+    """Why it was killed as hung; empty if it ended by itself."""
     hangs: int = 0
-    """So often in a row."""
+    """How often in a row it was killed as hung."""
 
     @property
     def signs(self) -> int | None:
-        """A number that grows while it lives; None where it shows none."""
+        """A number that grows while the process lives; None if it gives no sign of life."""
         if self.beats is not None:
             return self.beats.read()
         return self.answers or None
 
     def begins(self, policy: HangPolicy, now: float) -> None:
-        """It is started once more."""
+        """Reset the state for a new start of the process."""
         self.log.begin_run()
         self.started_at, self.obstacle, self.hung, self.answers = now, "", "", 0
         self.close()
@@ -131,20 +134,20 @@ class ChildProcess:
             self.beats = Beats()
 
     def close(self) -> None:
-        """It ended."""
+        """Close the heartbeat of a process that ended."""
         if self.beats is not None:
             self.beats.close()
         self.beats = None
 
     @property
     def last_words(self) -> str:
-        """What it said last; nobody else could write it down on a full disk."""
+        """The last lines of its log, or why it could not be started if a full disk took no log."""
         return self.log.last_words() or self.obstacle
 
 
 @dataclass(frozen=True)
 class ProcessExit:
-    """A process ended; `retry_in_s` is negative when it stays so."""
+    """The end of a process. `retry_in_s`: seconds until the next start; negative: none."""
 
     name: str
     pid: int
@@ -154,9 +157,9 @@ class ProcessExit:
     retry_in_s: float
     last_words: str
     problem: str
-    """The one line of them that matters most."""
+    """The line of `last_words` that matters most."""
     hung: str = ""
-    """Why it was ended, if it was for being hung."""
+    """Why it was killed as hung; empty if it was not."""
 
 
 class Supervisor:
@@ -176,9 +179,9 @@ class Supervisor:
         fork_server: ForkServer | None = None,
         hang: HangPolicy = USUAL,
     ) -> None:
-        """`fork_server`: where processes of this program are born; without, they start in the usual way.
+        """`fork_server` forks processes of twd; without it they are started as new processes.
 
-        `hang`: when a process counts as hung; it is ended then, and started again.
+        `hang`: when a process counts as hung; then it is killed and started again.
         """
         self._logs = logs
         self.children = {spec.name: ChildProcess(spec, LogFile(logs, spec.name)) for spec in specs}
@@ -190,7 +193,7 @@ class Supervisor:
         self._fork_server = fork_server
         self._hang = hang
         self._heartbeats_work = False
-        """Whether any was ever seen: where the system lets nobody open them, none is waited for."""
+        """Whether a heartbeat was ever seen. Where the system lets no child open its counter, none is waited for."""
         self._lifeline = platform.Lifeline()
         self._environment = {**environment, **self._lifeline.environment}
         self._tasks = TaskGroup("supervisor", on_fault)
@@ -210,12 +213,12 @@ class Supervisor:
         self._keepers[name] = self._tasks.start(name, self._keep(self.children[name]))
 
     def add(self, spec: ProcessSpec) -> None:
-        """Take one more process into care, and start it."""
+        """Add one process and start it."""
         self.children[spec.name] = ChildProcess(spec, LogFile(self._logs, spec.name))
         self.start_one(spec.name)
 
     async def remove(self, name: str, timeout_s: float = 30.0) -> bool:
-        """End one process for good, while the others go on; False when it had to be killed."""
+        """Stop one process for good; returns False when it had to be killed."""
         child, keeper = self.children.get(name), self._keepers.get(name)
         if child is None or keeper is None:
             return True
@@ -230,7 +233,7 @@ class Supervisor:
         return not late
 
     async def stop(self, timeout_s: float = 30.0) -> list[str]:
-        """Ask everything to drain, and wait; returns the names of those that had to be killed."""
+        """Ask all processes to drain, and wait; returns the names of those that had to be killed."""
         self._stop_asked.set()
         for child in self.children.values():
             self._ask(child)
@@ -242,7 +245,7 @@ class Supervisor:
         return late
 
     def kill(self) -> None:
-        """End everything at once; a stop that waits for it returns soon after."""
+        """Kill all processes at once; a `stop` that waits returns soon after."""
         self._stop_asked.set()
         for child in self.children.values():
             _kill(child)
@@ -267,13 +270,13 @@ class Supervisor:
             process = await self._spawn(child)
         except OSError as error:
             return self._cannot_start(child, error.strerror or str(error))
-        except Exception as error:  # noqa: BLE001 - told; one that cannot be started does not end the others
+        except Exception as error:  # noqa: BLE001 - passed to on_fault; the others go on
             self._on_fault(child.spec.name, error)
             return self._cannot_start(child, repr(error))
         if self._ends(child):
             platform.ask_to_stop(child.pid)
         code = await process.wait()
-        platform.kill_group(child.pid)  # whatever it left behind
+        platform.kill_group(child.pid)  # end its own children, too
         child.close()
         return code
 
@@ -332,7 +335,7 @@ class Supervisor:
         return delay
 
     def _tell(self, listener: Callable[[T], None], news: T) -> None:
-        """Whoever listens may fail: the process is cared for all the same."""
+        """Call a listener; an exception in it is passed to `on_fault` and does not stop the supervision."""
         try:
             listener(news)
         except Exception as error:  # noqa: BLE001 - told where faults go
@@ -355,7 +358,7 @@ class Supervisor:
             self.end_hung(child.spec.name, hung)
 
     def end_hung(self, name: str, why: str) -> None:
-        """End a process at once because it is hung; another one starts in its place."""
+        """Kill a process because it is hung; it is started again."""
         child = self.children.get(name)
         if child is not None and child.state is ProcessState.RUNNING:
             child.hung, child.silence = why, Silence(self._hang)
@@ -374,7 +377,7 @@ class Supervisor:
             and self._hang.watches
             and platform.run_of(child.pid) is RunState.STOPPED
         ):
-            platform.kill_group(child.pid)  # it hears nobody
+            platform.kill_group(child.pid)  # a stopped process handles no signal to drain
         elif child.state is ProcessState.RUNNING:
             platform.ask_to_stop(child.pid)
         elif child.state is ProcessState.WAITING:
@@ -382,7 +385,7 @@ class Supervisor:
             child.state = ProcessState.ENDED
 
     async def _wait(self, timeout_s: float) -> list[str]:
-        """Wait for all processes to end; returns the names of those that did not."""
+        """Wait up to `timeout_s` seconds for all processes to end; returns the names of those that did not."""
         if self._keepers:
             await asyncio.wait(self._keepers.values(), timeout=timeout_s)
         return [name for name, keeper in self._keepers.items() if not keeper.done()]
@@ -393,5 +396,5 @@ class Supervisor:
 
 
 def _kill(child: ChildProcess) -> None:
-    if child.state is ProcessState.RUNNING:  # before that its pid is 0, which stands for our own group
+    if child.state is ProcessState.RUNNING:  # before that its pid is 0, which means our own process group
         platform.kill_group(child.pid)

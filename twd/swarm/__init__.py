@@ -1,1 +1,1 @@
-"""The service that carries model files from machine to machine."""
+"""The service that copies model files between machines."""

@@ -1,4 +1,4 @@
-"""Which units are asked of whom, and when a source counts as silent. Numbers in, requests out; time is an argument."""
+"""Decides which units to request from which source, and when a source is silent. No I/O; time is an argument."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,36 +10,36 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Draw = Callable[[int], int]
-"""A number below its argument, at random."""
+"""Returns a random number below its argument."""
 
 SOURCES_MAX: Final = 16
-"""So many are asked at the same time: few connections, and the quickest ones."""
+"""The most sources in use at the same time: few connections, to the fastest sources."""
 RUN_MAX: Final = 32
-"""Units in one request, at most."""
+"""The most units in one request."""
 RUN_S: Final = 0.5
-"""A request should take about so long."""
+"""The wanted duration of a request in seconds."""
 SILENT_S: Final = 2.0
-"""After so long without a byte what was asked for is asked of somebody else, too."""
+"""After so many seconds without a byte, the units are also requested from another source."""
 HUNG_S: Final = 15.0
-"""After so long without a byte a request is given up."""
+"""After so many seconds without a byte, a request is given up."""
 PAUSE_S: Final = 1.0
 PAUSE_MAX_S: Final = 30.0
 COPIES_MAX: Final = 2
-"""Requests for the same unit at one time."""
+"""The most requests for the same unit at one time."""
 
 
 @dataclass(eq=False)
 class Request:
-    """A run of units, asked of one source."""
+    """A request for consecutive units from one source."""
 
     source: str
     first: int
     count: int
     began: float
     heard: float
-    """When its last byte came."""
+    """The time of its last byte."""
     done: int = 0
-    """Units of it that came."""
+    """Number of its units that came."""
     silent: bool = False
 
     @property
@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(eq=False)
 class Known:
-    """What is known of one source."""
+    """The state of one source."""
 
     name: str
     have: Mask
@@ -58,20 +58,20 @@ class Known:
     defines: bool = False
     most: int = 4
     near_s: float = 0.0
-    """The round trip to it; 0: not measured."""
+    """The round trip time in seconds; 0: not measured."""
     pace: float = 0.0
-    """Bytes a second of one request, lately."""
+    """Recent bytes per second of one request."""
     failures: int = 0
     rests_until: float = 0.0
     requests: list[Request] = field(default_factory=list)
 
     def ready(self, now: float) -> bool:
-        """Whether it can be asked at all."""
+        """Return whether this source can be used now."""
         return now >= self.rests_until and not any(request.silent for request in self.requests)
 
 
 class Picker:
-    """Decides for one file. All methods are quick: they are called for every unit that comes."""
+    """Chooses the requests for one file. All methods are fast: they are called for every unit."""
 
     def __init__(
         self,
@@ -91,23 +91,23 @@ class Picker:
         self._missing = _mask(units, wanted)
         self._hashed = np.ones(units, bool) if known is None else _mask(units, known)
         self._holders = np.zeros(units, np.int32)
-        """Sources that have a unit or fetch it now."""
+        """For each unit, the number of sources that have it or fetch it now."""
         self._asked = np.zeros(units, np.int16)
-        """Requests for a unit; those of silent sources do not count."""
+        """For each unit, the number of its requests; requests to silent sources do not count."""
         self._judged = np.zeros(units, bool)
-        """Units that came, and are being hashed."""
+        """Units that came and are being checked."""
         self.left = int(self._missing.sum())
 
     # -- what happens --------------------------------------------------------------------------
 
     def join(self, name: str, *, defines: bool = False, most: int = 4, near_s: float = 0.0) -> None:
-        """A source may be asked from now on, as soon as it told what it has."""
+        """Add a source; it is used once it has told which units it has."""
         if name not in self.sources and name not in self.banned:
             nothing = np.zeros(self.units, bool)
             self.sources[name] = Known(name, nothing, nothing.copy(), defines, most, near_s)
 
     def leave(self, name: str) -> None:
-        """A source is gone."""
+        """Remove a source."""
         source = self.sources.pop(name, None)
         if source is not None:
             for request in list(source.requests):
@@ -115,7 +115,7 @@ class Picker:
             self._holders -= source.have | source.coming
 
     def tell(self, name: str, have: Iterable[int] = (), coming: Iterable[int] = (), lost: Iterable[int] = ()) -> None:
-        """What a source told of itself."""
+        """Note which units a source has, fetches now, or lost."""
         source = self.sources.get(name)
         if source is None:
             return
@@ -128,11 +128,11 @@ class Picker:
         self._holders += source.have | source.coming
 
     def hashed(self, index: int) -> None:
-        """The hash of a unit became known: it can be taken from anybody."""
+        """Note that the hash of a unit is known: now any source may send it."""
         self._hashed[index] = True
 
     def came(self, request: Request, now: float) -> None:
-        """The next unit of a request came whole; whether it is right is told later."""
+        """Note that the next unit of a request came completely; it is not checked yet."""
         source, index = self.sources.get(request.source), request.first + request.done
         if source is None or request not in source.requests:
             return
@@ -147,7 +147,7 @@ class Picker:
         self.heard(request, now)
 
     def heard(self, request: Request, now: float) -> None:
-        """Some bytes came."""
+        """Note that bytes of a request came."""
         request.heard = now
         if request.silent:
             request.silent = False
@@ -155,24 +155,24 @@ class Picker:
                 self._asked[index] += 1
 
     def got(self, index: int) -> bool:
-        """A unit is there and right; whether it was missing."""
+        """Note that a unit was checked and is right; returns whether it was missing."""
         new = bool(self._missing[index])
         self._missing[index] = self._judged[index] = False
         self.left -= new
         return new
 
     def wrong(self, index: int) -> None:
-        """A unit that came is not right: it is fetched again."""
+        """Note that a unit is wrong: it will be requested again."""
         self._judged[index] = False
 
     def over(self, request: Request) -> None:
-        """A request ended, with all it was for."""
+        """Note that a request ended with all its units."""
         source = self.sources.get(request.source)
         if source is not None and request in source.requests:
             self._forget(source, request)
 
     def failed(self, request: Request, now: float, pause_s: float = 0.0) -> None:
-        """A request ended early. Its source rests, longer with every failure."""
+        """Note that a request failed. Its source pauses, longer with every failure."""
         source = self.sources.get(request.source)
         if source is None or request not in source.requests:
             return
@@ -182,7 +182,7 @@ class Picker:
         source.rests_until = max(source.rests_until, now + pause)
 
     def ban(self, name: str, reason: str) -> bool:
-        """A source sent a wrong unit: it is never asked again. Whether that is new."""
+        """Ban a source that sent a wrong unit; returns whether that is new."""
         new = name not in self.banned
         self.banned.setdefault(name, reason)
         self.leave(name)
@@ -197,7 +197,7 @@ class Picker:
     # -- what is done ----------------------------------------------------------------------------
 
     def hung(self, now: float) -> list[Request]:
-        """Requests that are given up; those that are only silent are marked, so that others are asked, too."""
+        """Return the requests to give up. Silent ones are only marked, so that others are asked, too."""
         given_up = []
         for source in self.sources.values():
             for request in source.requests:
@@ -211,7 +211,7 @@ class Picker:
         return given_up
 
     def decide(self, now: float) -> list[Request]:
-        """Requests to make now."""
+        """Return the requests to send now."""
         made: list[Request] = []
         if not self.left:
             return made
@@ -232,7 +232,7 @@ class Picker:
         return made
 
     def _usable(self, now: float) -> list[Known]:
-        """The sources to ask: those with requests under way, then the near and quick ones."""
+        """Return the sources to use: first those with open requests, then the fast and near ones."""
         ready = [source for source in self.sources.values() if source.ready(now)]
         if len(ready) <= SOURCES_MAX:
             return ready
@@ -247,7 +247,7 @@ class Picker:
         free = can & (self._asked == 0)
         if free.any():
             first, count = self._run(free, self._length(source, sources))
-        else:  # the endgame: what others were asked for is asked here, too
+        else:  # the end of a pull: units that other sources were asked for are requested here, too
             mine = _mask(self.units, (index for request in source.requests for index in request.open))
             twice = can & (self._asked < COPIES_MAX) & ~mine
             if not twice.any():
@@ -259,20 +259,20 @@ class Picker:
         return request
 
     def _length(self, source: Known, sources: int) -> int:
-        """So many units fit into one request: by pace, and so that all sources have something to do."""
+        """Return the number of units for one request, by the source's speed, and so that all sources have work."""
         by_pace = int(source.pace * RUN_S / self.unit_bytes)
         fair = self.left // (2 * max(self.parallel, sources))
         return max(1, min(RUN_MAX, by_pace, fair))
 
     def _run(self, free: Mask, length: int) -> tuple[int, int]:
-        """A stretch that begins with one of the rarest units; which of them is left to chance."""
+        """Return first unit and length of a run around one of the rarest units, chosen at random."""
         places = np.flatnonzero(free)
         rarity = self._holders[places]
         rarest = places[rarity == rarity.min()]
         chosen = int(rarest[self._draw(len(rarest))])
         if length == 1:
             return chosen, 1
-        begin = chosen - chosen % length  # stretches that begin at multiples leave no small gaps
+        begin = chosen - chosen % length  # runs that begin at multiples of their length leave no small gaps
         while begin < chosen and not free[begin:chosen].all():
             begin += 1
         end = begin
@@ -281,11 +281,11 @@ class Picker:
         return begin, end - begin
 
     def reachable(self) -> bool:
-        """Whether all that is missing is had, or fetched now, by some source."""
+        """Return whether some source has or fetches each missing unit."""
         return not bool((self._missing & (self._holders == 0)).any())
 
     def missing(self) -> Sequence[int]:
-        """The units that are not there."""
+        """Return the missing units."""
         return [int(index) for index in np.flatnonzero(self._missing)]
 
 

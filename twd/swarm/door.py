@@ -1,4 +1,4 @@
-"""Who may take bytes here: with the token, from allowed addresses; without a token, this machine alone."""
+"""Who may read files here: clients with the token, from allowed addresses; without a token only this machine."""
 
 import hmac
 import ipaddress
@@ -10,12 +10,12 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def host_for(host: str, token: str) -> str:
-    """Where to listen: all addresses with a token, else loopback; a host that is named wins."""
+    """Return the host to listen on: the given one, else all addresses with a token, else loopback."""
     return host or ("0.0.0.0" if token else "127.0.0.1")
 
 
 def check_bind(host: str, token: str, allowed: Sequence[str] = ()) -> None:
-    """Refuse to give files to a network without a token."""
+    """Raise TwdError if files would be given to a network without a token."""
     if not is_loopback(host) and not token:
         text = (
             f"the seeder would give files to everybody who reaches {host}, and no token is set. Give --token "
@@ -26,15 +26,15 @@ def check_bind(host: str, token: str, allowed: Sequence[str] = ()) -> None:
 
 @dataclass(frozen=True)
 class Door:
-    """Decides on each request by its headers and its address."""
+    """Checks each request by its headers and its address."""
 
     token: str = ""
     allowed: Sequence[str] = ()
     open: bool = False
-    """For a port that lets in known certificates alone, or a network that is trusted."""
+    """True for a port that admits only known certificates, or for a trusted network."""
 
     def check(self, headers: Mapping[str, str], remote: str) -> None:
-        """Raise what the caller is told, or let it pass."""
+        """Raise TwdError if the request is refused."""
         if "Origin" in headers:
             raise TwdError(FailureCode.FORBIDDEN, "web pages may not take files here")
         if self.open:
@@ -57,7 +57,7 @@ class Door:
 
 
 def _check_host(host: str) -> None:
-    """A web page that DNS led to this address comes with its own name."""
+    """Refuse foreign Host names: a web page may reach this address by DNS rebinding."""
     name = host_name(host)
     if name and name != "localhost" and not name.endswith(".localhost") and not is_address(name):
         raise TwdError(FailureCode.FORBIDDEN, f"host {host[:100]!r} is not this machine's name")

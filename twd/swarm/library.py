@@ -7,7 +7,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 class Library:
-    """All shared files; the first one also answers at the addresses that name no root."""
+    """All shared files by root; a single one also answers requests without a root."""
 
     def __init__(self) -> None:
         self._files: dict[str, Shared] = {}
@@ -19,7 +19,7 @@ class Library:
         return len(self._files)
 
     def add(self, shared: Shared) -> None:
-        """Share one more. A whole copy that is shared already stays; else the new one takes its place."""
+        """Share a file. A complete copy that is shared already stays; else the new one replaces it."""
         before = self._files.get(shared.name)
         if before is not None and before is not shared and before.have.complete and before.fit():
             shared.close()
@@ -29,17 +29,17 @@ class Library:
             before.close()
 
     def drop(self, shared: Shared) -> None:
-        """Share it no more."""
+        """Stop to share a file."""
         if self._files.get(shared.name) is shared:
             del self._files[shared.name]
             shared.close()
 
     def find(self, root: str) -> Shared | None:
-        """By root."""
+        """Return the file with this root, or None."""
         return self._files.get(root)
 
     def get(self, root: str) -> Shared:
-        """By root; empty: the only one. Raises what the caller is told."""
+        """Return the file with this root (empty: the only one); raises TwdError for the caller."""
         if not root and len(self._files) == 1:
             return next(iter(self._files.values()))
         if not root:
@@ -56,6 +56,6 @@ class Library:
         return found
 
     def close(self) -> None:
-        """Share nothing more."""
+        """Stop to share all files."""
         for shared in self:
             self.drop(shared)

@@ -1,4 +1,4 @@
-"""How the service knows a command of its own machine's owner: both read a key in the state folder."""
+"""Proves to the service that a command runs as the owner of this machine: both read a key in the state folder."""
 
 import hmac
 import secrets
@@ -12,7 +12,7 @@ def _file(home: Path) -> Path:
 
 
 def make_key(home: Path) -> bytes:
-    """A fresh key, for this user alone."""
+    """Write and return a new key, readable for this user only."""
     key = secrets.token_hex(32).encode()
     _file(home).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(_file(home), key)
@@ -20,12 +20,12 @@ def make_key(home: Path) -> bytes:
 
 
 def proof_of(key: bytes, *parts: str) -> str:
-    """Shows that one has read the key."""
+    """Return a proof (HMAC) that the caller knows the key."""
     return hmac.digest(key, "\0".join(parts).encode(), "sha256").hex()
 
 
 def proof_here(home: Path, *parts: str) -> str:
-    """The same for a command; empty where there is no key that it may read."""
+    """Return the proof for a command; empty if it cannot read the key."""
     try:
         return proof_of(_file(home).read_bytes(), *parts)
     except OSError:
@@ -33,5 +33,5 @@ def proof_here(home: Path, *parts: str) -> str:
 
 
 def proves(key: bytes, proof: str, *parts: str) -> bool:
-    """Whether a proof holds."""
+    """Return whether a proof is valid."""
     return hmac.compare_digest(proof_of(key, *parts).encode(), proof.encode("utf-8", "replace"))

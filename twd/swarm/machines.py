@@ -1,4 +1,4 @@
-"""The other machines of the bus: where they give files, by which certificates, and what they have."""
+"""The other machines of the bus: their address, certificate and files."""
 
 import ssl
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ SERVICE = "swarm."
 
 
 class Machine(NamedTuple):
-    """One swarm service elsewhere."""
+    """The swarm service of another machine."""
 
     node: NodeId
     door: SwarmDoor
@@ -24,17 +24,17 @@ class Machine(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where it is asked."""
+        """The URL of its seeder."""
         scheme = "https" if self.door.certificate else "http"
         return f"{scheme}://{bracketed(self.door.host)}:{self.door.port}"
 
     def has(self, root: str) -> bool:
-        """Whether it has a file, or part of it."""
+        """Return whether it has the file with this root, or a part of it."""
         return any(one.root == root for one in self.files)
 
 
 def machines_of(entries: Iterable[LeaseEntry], own_instance: str) -> list[Machine]:
-    """From the registry; leases of others that make no sense are left aside."""
+    """Return the machines from the leases of the registry; invalid leases are ignored."""
     found = []
     for entry in entries:
         lease = read_lease(entry.value, entry.key) if entry.key.startswith(SERVICE) else None
@@ -45,7 +45,7 @@ def machines_of(entries: Iterable[LeaseEntry], own_instance: str) -> list[Machin
 
 
 def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> list[tuple[Machine, SharedFile]]:
-    """Who has the file that is meant: by root, else by quick hash, else by name."""
+    """Return who has the file: by root, else by quick hash, else by name."""
     listed = [(machine, one) for machine in machines for one in machine.files]
     if root:
         return [pair for pair in listed if pair[1].root == root]
@@ -55,7 +55,7 @@ def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> 
 
 
 class Certificates:
-    """Which certificates are let in at our port, and how those of others are known."""
+    """The certificates that our port admits, and the TLS contexts for other machines."""
 
     def __init__(self, identity: LinkIdentity) -> None:
         self.identity = identity
@@ -64,7 +64,7 @@ class Certificates:
         self._clients: dict[str, ssl.SSLContext] = {}
 
     def admit(self, machines: Iterable[Machine]) -> None:
-        """Let these in from now on; a key never outlives its process, so none need be taken back."""
+        """Admit these machines. None is ever removed: a key ends with its process."""
         for machine in machines:
             certificate = machine.door.certificate
             if certificate and certificate not in self._admitted:
@@ -75,7 +75,7 @@ class Certificates:
                     continue
 
     def client(self, certificate: str) -> ssl.SSLContext | None:
-        """How the holder of this certificate is reached; None where the way is plain, or it cannot be read."""
+        """Return the TLS context for the holder of a certificate; None without TLS, or if it cannot be read."""
         if not certificate:
             return None
         if certificate not in self._clients:

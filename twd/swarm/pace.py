@@ -1,14 +1,14 @@
-"""A limit in bytes a second, shared by all transfers of one direction."""
+"""A limit in bytes per second, shared by all transfers of one direction."""
 
 import asyncio
 from collections.abc import Callable
 
 BURST_S = 0.25
-"""So much of a second may go at once."""
+"""The bytes of this many seconds may be sent at once."""
 
 
 class Pace:
-    """Lets bytes through at a rate; 0: without a limit."""
+    """Limits a rate in MiB per second; 0: no limit."""
 
     def __init__(self, mib_s: float = 0.0, clock: Callable[[], float] | None = None) -> None:
         self.bytes_s = mib_s * 1024 * 1024
@@ -16,7 +16,7 @@ class Pace:
         self._free_at = 0.0
 
     def wait_s(self, length: int) -> float:
-        """Count bytes, and say how long to wait after them."""
+        """Count bytes; returns the seconds to wait after them."""
         if not self.bytes_s:
             return 0.0
         now = self._clock()
@@ -30,5 +30,5 @@ class Pace:
 
     @property
     def step(self) -> int:
-        """So many bytes at a time, so that a slow limit still flows."""
+        """The number of bytes to send at a time: small for a slow limit, so that data still flows."""
         return max(16 * 1024, min(1 << 20, int(self.bytes_s * BURST_S))) if self.bytes_s else 1 << 20

@@ -1,4 +1,4 @@
-"""Another machine as a source: its seeder over HTTP, plain or encrypted."""
+"""Another machine as a source of units: the client of its seeder, over HTTP or HTTPS."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ _REFUSED: Final = (400, 401, 403, 410)
 
 
 class Peers:
-    """The HTTP client of one puller; it follows no redirection and knows no proxy."""
+    """The HTTP client of one puller; it follows no redirects and uses no proxy."""
 
     def __init__(self, token: str = "") -> None:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -35,7 +35,7 @@ class Peers:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """Made when it is needed: that needs a loop."""
+        """The session, made at first use, as it needs a running event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=ANSWER_S),
@@ -47,12 +47,12 @@ class Peers:
         return self._session
 
     async def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         if self._session is not None:
             await self._session.close()
 
     async def manifest(self, url: str, context: ssl.SSLContext | None = None, patient: bool = False) -> Manifest:
-        """The manifest at an address; raises SourceError or BadManifest. `patient`: the file is read for it first."""
+        """Return the manifest at a URL; raises SourceError or BadManifest. `patient`: it may have to be made first."""
         async with self.get(url, context=context, silent_s=READING_S if patient else ANSWER_S) as response:
             data = await response.content.read(MANIFEST_BYTES_MAX + 1)
             while len(data) <= MANIFEST_BYTES_MAX and (more := await response.content.read(MANIFEST_BYTES_MAX)):
@@ -69,7 +69,7 @@ class Peers:
         status: int = 200,
         silent_s: float = ANSWER_S,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One answer, if it has the status that must be; raises SourceError for everything else."""
+        """Yield the response if it has the expected status; raises SourceError otherwise."""
         try:
             async with self.session.get(
                 url,
@@ -106,19 +106,19 @@ async def _refusal(url: str, response: aiohttp.ClientResponse) -> SourceError:
 
 
 class Peer:
-    """One file at one seeder."""
+    """One file of one seeder, as a Source."""
 
     defines = False
     most = MOST
 
     def __init__(self, peers: Peers, url: str, root: str, size: int, context: ssl.SSLContext | None = None) -> None:
-        """`url`: the seeder, without a path; `context`: how its certificate is known."""
+        """`url`: the seeder, without a path; `context`: the TLS context that checks its certificate."""
         self.name = url.rstrip("/")
         self._peers, self._size, self._context = peers, size, context
         self._base = f"{self.name}{ROOT}/{root}"
 
     async def news(self) -> AsyncIterator[News]:
-        """As the seeder streams them."""
+        """Yield the news that the seeder streams."""
         async with self._peers.get(f"{self._base}/have", context=self._context) as response:
             first, rest = True, b""
             while True:
@@ -133,7 +133,7 @@ class Peer:
                     first = False
 
     async def read(self, begin: int, length: int) -> AsyncIterator[bytes]:
-        """One Range request."""
+        """Yield the bytes of one Range request."""
         headers = {"Range": f"bytes={begin}-{begin + length - 1}"}
         async with self._peers.get(f"{self._base}/file", headers, context=self._context, status=206) as response:
             wanted = f"bytes {begin}-{begin + length - 1}/{self._size}"
@@ -152,7 +152,7 @@ class Peer:
                 yield data
 
     async def close(self) -> None:
-        """Its connections end with the client's."""
+        """Does nothing: the connections belong to `Peers`."""
 
 
 def _read(line: bytes, first: bool, name: str) -> News:
@@ -167,7 +167,7 @@ def _read(line: bytes, first: bool, name: str) -> News:
 
 
 async def files_at(peers: Peers, url: str, context: ssl.SSLContext | None = None) -> list[tuple[str, str]]:
-    """Roots and names of what a seeder shares."""
+    """Return root and name of each file that a seeder shares."""
     async with peers.get(f"{url.rstrip('/')}{ROOT}", context=context) as response:
         data = await response.content.read(1 << 22)
     try:

@@ -1,4 +1,4 @@
-"""Pulling one file: asks sources as the picker decides, judges every unit in a thread, writes it, tells of it."""
+"""Pulls one file: sends the requests of the picker, checks each unit in a thread, writes it and reports it."""
 
 import asyncio
 import hashlib
@@ -21,16 +21,16 @@ from twd.wire.failures import FailureCode, TwdError
 TICK_S: Final = 0.25
 SYNC_S: Final = 2.0
 NOBODY_S: Final = 30.0
-"""So long a pull waits for somebody who has what is missing."""
+"""Seconds that a pull waits for a source with the missing units."""
 JUDGED_MAX: Final = 12
-"""Units that wait for their hash at one time: more would fill the memory, and no socket is read meanwhile."""
+"""The most units that wait for their hash check; more would fill the memory, so reading pauses."""
 JUDGES: Final = 2
 RATE_S: Final = 5.0
 T = TypeVar("T")
 
 
 class Progress(NamedTuple):
-    """How far a pull is."""
+    """The progress of a pull."""
 
     done_bytes: int
     total_bytes: int
@@ -40,14 +40,14 @@ class Progress(NamedTuple):
 
     @property
     def eta_s(self) -> float:
-        """Seconds to go; infinite while nothing comes."""
+        """Estimated seconds to the end; infinite while nothing arrives."""
         left = self.total_bytes - self.done_bytes
         return left / self.bytes_s if self.bytes_s else float("inf") if left else 0.0
 
 
 @dataclass
 class Hooks:
-    """Who is told what; all are called on the loop."""
+    """Callbacks of a pull; called on the event loop."""
 
     banned: Callable[[str, str, int], None] = lambda name, reason, unit: None
     trouble: Callable[[str, str], None] = lambda name, text: None
@@ -55,17 +55,17 @@ class Hooks:
 
 @dataclass
 class Counts:
-    """What a pull did."""
+    """Counters of a pull."""
 
     fetched_bytes: int = 0
     wasted_bytes: int = 0
-    """Came twice, or was wrong."""
+    """Bytes that came twice or were wrong."""
     wrong_units: int = 0
     by_source: dict[str, int] = field(default_factory=dict)
 
 
 class Pull:
-    """One file on its way. `run` ends when all that is wanted is there, or raises why it never will be."""
+    """The pull of one file. `run` returns when all wanted units are there, or raises why they cannot come."""
 
     def __init__(
         self,
@@ -79,9 +79,9 @@ class Pull:
         hooks: Hooks | None = None,
         patience_s: float = NOBODY_S,
     ) -> None:
-        """`ranges`: only the units that hold these bytes; the file stays partial then.
+        """`ranges`: pull only the units with these bytes; the file stays partial.
 
-        `sha256`: judges the whole file in the end, where its hashes came from a hub's bytes.
+        `sha256`: checked over the whole file at the end, if its unit hashes came from a hub's bytes.
         """
         self.file, self._shared, self._sha256, self._patience_s = file, shared, sha256, patience_s
         self._only = ranges
@@ -109,7 +109,7 @@ class Pull:
     # -- sources ---------------------------------------------------------------------------------
 
     def add(self, source: Source, near_s: float = 0.0) -> None:
-        """Ask this one, too; one that was banned stays so."""
+        """Add a source; a banned source stays banned."""
         if source.name in self._sources or source.name in self.sampler.banned:
             return
         self._sources[source.name] = source
@@ -117,16 +117,16 @@ class Pull:
         self._tasks.start(f"news of {source.name}", self._listen(source))
 
     def names(self) -> list[str]:
-        """The sources that are asked now."""
+        """Return the names of the sources in use."""
         return list(self._sources)
 
     def drop(self, name: str) -> None:
-        """It is gone for good."""
+        """Remove a source."""
         if self._sources.pop(name, None) is not None:
             self.sampler.leave(name)
 
     async def _listen(self, source: Source) -> None:
-        """Follow what a source has; one that goes away is asked again later."""
+        """Follow which units a source has; after a failure it is asked again later."""
         failures = 0
         while source.name in self._sources:
             try:
@@ -145,9 +145,9 @@ class Pull:
                 await asyncio.sleep(error.retry_s or min(10.0, 0.5 * 2.0 ** min(failures, 6)))
 
     def _learn(self, source: Source, hashes: dict[int, str]) -> None:
-        """Hashes come from a source of the same bus, for a file that a hub has."""
+        """Learn unit hashes from a machine of the same bus, for a file that comes from a hub."""
         if not self._sha256:
-            return  # a manifest told them all
+            return  # the manifest has all hashes
         for index, digest in hashes.items():
             if 0 <= index < len(self.file.checks):
                 self.file.checks.learn(index, bytes.fromhex(digest))
@@ -160,7 +160,7 @@ class Pull:
     # -- the run -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until all is there; the partial file is closed, or has its name, whatever happens."""
+        """Run until all is there; at the end the partial file is closed or renamed in any case."""
         try:
             await self._until_there()
             await self._tasks.close()
@@ -245,7 +245,7 @@ class Pull:
             raise
 
     async def _read(self, source: Source, request: Request) -> None:
-        """The bytes of a request, unit by unit."""
+        """Read the bytes of a request, unit by unit."""
         clock, checks = asyncio.get_running_loop().time, self.file.checks
         begin, _ = checks.place(request.first)
         last, length = checks.place(request.first + request.count - 1)
@@ -282,7 +282,7 @@ class Pull:
         self._stirred.set()
 
     def _take(self, index: int, data: bytearray, defines: bool) -> bool | None:
-        """In a thread: judge a unit and write it. None: it is there already."""
+        """In a thread: check a unit and write it. Returns True if right, False if wrong, None if there already."""
         if index in self.file.have:
             return None
         checks = self.file.checks
@@ -299,7 +299,7 @@ class Pull:
         self.sampler.got(index)
         if self._shared is not None:
             self._shared.came(index)
-        for request, task in list(self._running.items()):  # what was asked for twice need not come twice
+        for request, task in list(self._running.items()):  # cancel other requests for the same units
             if index in request.open and all(one in self.file.have for one in request.open):
                 task.cancel()
 
@@ -346,7 +346,7 @@ class Pull:
             raise TwdError(FailureCode.WRONG_BYTES, text)
 
     def progress(self) -> Progress:
-        """As it is now."""
+        """Return the current progress."""
         now, checks = asyncio.get_running_loop().time(), self.file.checks
         total = sum(checks.place(index)[1] for index in self._wanted()) if self._only is not None else checks.size
         done = max(0, total - self.sampler.left * checks.unit)

@@ -1,4 +1,4 @@
-"""The pulls of one machine's service: begun, fed with sources as machines come and go, told of, ended."""
+"""The pulls of one machine: starts and stops them, gives them sources as machines come and go, reports them."""
 
 import asyncio
 import logging
@@ -26,14 +26,14 @@ from twd.wire.swarm import PeerBanned, PullAnswered, PullFailed, PullFinished, P
 
 PATIENCE_S: Final = 60.0
 ADMITTED_S: Final = 4.0
-"""A machine that has just come is let in by the others when they next look at the registry."""
+"""Seconds until the other machines have seen a new machine in the registry and admit it."""
 AGAIN_S: Final = 0.3
 RUNNING_MAX: Final = 16
 log = logging.getLogger("twd.swarm")
 
 
 class Teller(Protocol):
-    """Who carries events to the bus."""
+    """Publishes events for the pulls."""
 
     @property
     def node(self) -> NodeId:
@@ -41,16 +41,16 @@ class Teller(Protocol):
         ...
 
     def said(self, event: Event) -> None:
-        """Tell the bus."""
+        """Publish an event."""
         ...
 
     def tell_seed(self, shared: Shared) -> None:
-        """Tell what there is of a file."""
+        """Publish which units of a file are here."""
         ...
 
 
 class Pulls:
-    """All files on their way to this machine."""
+    """All pulls of this machine."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Pulls:
 
     @property
     def running(self) -> list[Transfer]:
-        """Those on their way."""
+        """The running transfers."""
         return list(self._running.values())
 
     # -- beginning ---------------------------------------------------------------------------------
 
     async def begin(self, event: PullWanted, dest: Path, machines: Sequence[Machine]) -> PullAnswered:
-        """Fetch a file, if it is not here or on its way."""
+        """Start to pull a file, unless it is here or being pulled; returns the answer to the request."""
         manifest = await self._manifest(event, machines)
         check_signer(manifest, self._settings.signers)
         target = target_in(dest, manifest.filename)
@@ -116,7 +116,7 @@ class Pulls:
         return await self._peers.manifest(f"{machine.url}/v1/swarm/{where}", context, patient=not one.root)
 
     def start(self, manifest: Manifest, target: Path, ranges: Sequence[tuple[int, int]] = ()) -> None:
-        """Begin, or go on; raises where that cannot be."""
+        """Start or continue a transfer; raises TwdError if it cannot start."""
         if len(self._running) >= RUNNING_MAX:
             raise TwdError(FailureCode.BUSY, f"{RUNNING_MAX} files are on their way here; wait for one of them")
         hooks = Hooks(banned=lambda name, reason, unit: self._banned(manifest, name, reason, unit))
@@ -135,7 +135,7 @@ class Pulls:
         self._work[manifest.name] = self._tasks.start(f"pull {manifest.filename}", self._run(transfer))
 
     def go_on(self, folders: Iterable[Path]) -> None:
-        """Files that were on their way when the service ended."""
+        """Continue the transfers that were running when the service ended."""
         for bitmap in [one for folder in folders for one in folder.glob(f"*{BITMAP}")]:
             target = bitmap.with_name(bitmap.name.removesuffix(BITMAP))
             found = look(target)
@@ -151,7 +151,7 @@ class Pulls:
     # -- sources -------------------------------------------------------------------------------------
 
     def meet(self, machines: Sequence[Machine]) -> None:
-        """Ask the machines that have something of what is on its way; those that are gone no more."""
+        """Use the machines that have units of running transfers as sources; drop those that are gone."""
         urls = {machine.url for machine in machines}
         for root, transfer in self._running.items():
             for name in transfer.pull.names():
@@ -211,7 +211,7 @@ class Pulls:
         self._teller.said(told)
 
     def progressed(self) -> Iterator[PullProgressed]:
-        """How far each is."""
+        """Yield the progress of each transfer."""
         for root, transfer in self._running.items():
             now = transfer.pull.progress()
             yield PullProgressed(
@@ -227,19 +227,19 @@ class Pulls:
             )
 
     async def stop(self, root: str) -> None:
-        """End one; what came is kept."""
+        """Stop one transfer; its units are kept."""
         task = self._work.get(root)
         if task is not None:
             task.cancel()
             await asyncio.wait({task}, timeout=10.0)
 
     async def close(self) -> None:
-        """End all."""
+        """Stop all transfers."""
         await self._tasks.close(10.0)
 
 
 def _check_one(event: PullWanted, found: Sequence[tuple[Machine, SharedFile]], machines: Sequence[Machine]) -> None:
-    """Raise where nobody has the file, or where its name may mean several."""
+    """Raise TwdError if no machine has the file, or if its name is ambiguous."""
     name = event.file or event.root[:12] or event.hash[:12]
     if not found:
         there = sorted({one.file for machine in machines for one in machine.files})

@@ -1,4 +1,4 @@
-"""The seeder's HTTP: manifests, bitfields, pieces and ranges of checked bytes, and a stream of what arrives."""
+"""The seeder's HTTP API: manifests, bitfields, pieces, byte ranges, and a stream of new units."""
 
 import asyncio
 import base64
@@ -30,16 +30,16 @@ log = logging.getLogger("twd.swarm.seeder")
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The first line of a stream of news: the whole bitmap."""
+    """The first line of a news stream: the whole bitmap."""
 
     units: int
     bits: str
-    """In base64."""
+    """The bitmap in base64."""
     coming: list[int] = []
 
 
 class Seeder:
-    """Answers for one library; `sent` is told the bytes that went out."""
+    """The HTTP server for one library; `sent` is called with the number of bytes sent."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Seeder:
         sent: Callable[[Shared, int], None] | None = None,
         make: Callable[[str], Awaitable[Manifest]] | None = None,
     ) -> None:
-        """`make`: the manifest of a file with this quick hash, which may have to be read for that."""
+        """`make`: returns the manifest of the file with this quick hash, which may need to read the whole file."""
         self._make = make
         self._library = library
         self._pace = Pace(upload_mib_s)
@@ -82,7 +82,7 @@ class Seeder:
         return int(runner.addresses[0][1])
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close all ports."""
         for runner in self._runners:
             await runner.cleanup()
 
@@ -98,7 +98,7 @@ class Seeder:
         return web.Response(body=self._of(request).manifest_bytes, content_type="application/json")
 
     async def _by_hash(self, request: web.Request) -> web.Response:
-        """A model that nobody asked for yet is read first; who asks waits."""
+        """Return the manifest for a quick hash; a model without a manifest is read first."""
         if self._make is None:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, "here files are asked for by their roots alone")
         made = await asyncio.shield(self._make(request.match_info["hash"]))
@@ -143,7 +143,7 @@ class Seeder:
     # -- what it gives ---------------------------------------------------------------------------
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        """BitTorrent clients put the file's name behind a web seed's address."""
+        """Send a file. BitTorrent clients add the file name to the URL of a web seed."""
         shared = self._of(request)
         name = shared.manifest.filename
         if request.match_info.get("name", name) != name:
@@ -165,7 +165,7 @@ class Seeder:
     async def _give(
         self, request: web.Request, shared: Shared, begin: int, end: int, base: int = 0, whole: int = 0
     ) -> web.StreamResponse:
-        """`base` and `whole`: the stretch that a Range counts in, where it is not the file."""
+        """`base` and `whole`: start and length of the part that a Range header refers to, if not the whole file."""
         whole = whole or shared.manifest.total_size
         if not shared.has_range(begin, end):
             text = f"these bytes of {shared.manifest.filename} are not here yet; ask another seeder"
@@ -187,7 +187,7 @@ class Seeder:
             if request.method != "HEAD":
                 with shared.in_use():
                     self._sent(shared, await send_range(request, shared, begin, end, self._pace))
-                # aiohttp counts what passes through its writer, and these bytes did not
+                # sendfile bypasses aiohttp's writer, which still expects these bytes
                 response._payload_writer.length = 0  # type: ignore[union-attr]
         await response.write_eof()
         return response
@@ -213,7 +213,7 @@ def _facts(shared: Shared) -> dict[str, object]:
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int]:
-    """The stretch that is asked for; raises 416 for one that is not there."""
+    """Return the requested range; raises 416 if it does not exist."""
     try:
         asked = request.http_range
     except ValueError:
@@ -252,11 +252,11 @@ def _middleware(door: Door) -> Middleware:
             return reply
         except asyncio.CancelledError:
             raise
-        except (ConnectionError, TimeoutError):  # it hung up, or took nothing for too long: nobody to tell
+        except (ConnectionError, TimeoutError):  # the client disconnected or read nothing for too long
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=499)
-        except Exception as error:  # the edge: logged, and told without its details
+        except Exception as error:  # logged; the client gets no details
             log.exception("fault while answering %s %s", request.method, request.path)
             text = f"{type(error).__name__} inside the seeder; its log has the story"
             return _error(Failure(code=FailureCode.INTERNAL, message=text))

@@ -1,4 +1,4 @@
-"""Bytes of a file to a client: by sendfile where the way is plain, at the pace that is allowed, in few slots."""
+"""Sends file bytes to a client: with sendfile if not encrypted, with a speed limit, in a few transfer slots."""
 
 import asyncio
 import os
@@ -14,17 +14,17 @@ from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
 STALL_S: Final = 20.0
-"""A client that takes nothing for so long is hung up on."""
+"""A client that reads nothing for so many seconds is disconnected."""
 WAITING_MAX: Final = 256
 READ_AHEAD: Final = 256 * 1024
-"""So much more the system may have read on its own account."""
+"""Bytes that the system may have read ahead."""
 LET_GO_S: Final = 1.0
-"""Until then the connection has let go of the pages, which cannot leave the memory before."""
+"""Seconds until the connection has released the pages; before that they cannot leave the page cache."""
 TLS_STEP: Final = 256 * 1024
 
 
 class TransferSlots:
-    """So many transfers go on at once; some more wait for their turn, in order."""
+    """Limits the transfers at one time; some more wait in order."""
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
@@ -32,7 +32,7 @@ class TransferSlots:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """A turn; raises where too many wait already."""
+        """Hold a slot inside this context; raises TwdError if too many wait already."""
         if self.waiting >= WAITING_MAX:
             raise TwdError(FailureCode.BUSY, "too many wait here already; ask again in a moment")
         self.waiting += 1
@@ -47,14 +47,14 @@ class TransferSlots:
 
 
 async def send_range(request: web.Request, shared: Shared, begin: int, end: int, pace: Pace) -> int:
-    """Send what the headers promised; returns the bytes sent."""
+    """Send the bytes from `begin` to `end`; returns the number of bytes sent."""
     descriptor = shared.descriptor
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client hung up")
     keep = shared.was_warm(begin)
     encrypted = transport.get_extra_info("sslcontext") is not None
-    if not encrypted:  # the headers must be gone before the file follows them by another handle
+    if not encrypted:  # the headers must be sent before sendfile writes to a duplicate of the socket
         transport.set_write_buffer_limits(0)
     at = begin
     sending = None if encrypted else _Plain(transport.get_extra_info("socket"))
@@ -91,19 +91,19 @@ async def _written(request: web.Request, data: bytes) -> None:
 
 
 class _Plain:
-    """sendfile on a second handle of the connection: the loop watches that one for us."""
+    """sendfile on a duplicate of the socket, which the event loop can watch for us."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._descriptor = os.dup(sock.fileno())
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
-        """Give the handle back."""
+        """Close the duplicate."""
         self._loop.remove_writer(self._descriptor)
         os.close(self._descriptor)
 
     async def send(self, descriptor: int, at: int, length: int) -> None:
-        """Send all of it; raises where the client hung up or takes nothing."""
+        """Send these bytes; raises if the client disconnected or reads nothing."""
         end = at + length
         while at < end:
             try:
@@ -114,7 +114,7 @@ class _Plain:
             if not sent:
                 raise ConnectionResetError("the file became shorter")
             at += sent
-        await asyncio.sleep(0)  # a quick client must not keep all others waiting
+        await asyncio.sleep(0)  # let other clients run, too
 
     async def _writable(self) -> None:
         ready = self._loop.create_future()

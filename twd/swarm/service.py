@@ -1,4 +1,4 @@
-"""The swarm on the bus: gives this machine's models to others, and fetches what is wanted here."""
+"""The swarm service: gives this machine's model files to other machines, and pulls files that are wanted here."""
 
 import asyncio
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Swarm(Service):
         self._certificates = Certificates(make_identity(f"swarm.{ctx.node}"))
         self._door: SwarmDoor | None = None
         self._unread: dict[str, ModelFile] = {}
-        """Models of this machine without a manifest, by their quick hash."""
+        """Models of this machine without a manifest, by quick hash."""
         self._machines: list[Machine] = []
         self._reading = asyncio.Lock()
         self._key = b""
@@ -71,7 +71,7 @@ class Swarm(Service):
     # -- life ----------------------------------------------------------------------------------
 
     async def setup(self) -> None:
-        """Open both ports, and find out what is here."""
+        """Open both ports, find the files that are here, and continue earlier pulls."""
         home = self._settings.home_dir
         self._key = make_key(home)
         (home / "models").mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -87,7 +87,7 @@ class Swarm(Service):
         self._pulls.go_on(self._folders())
 
     async def _open_ports(self) -> None:
-        """One for whoever has the token, one for machines of this bus."""
+        """Open two ports: one for clients with the token, one for the machines of this bus."""
         swarm, pool = self._settings.swarm, self._settings.pool
         host = host_for(swarm.host, swarm.token)
         check_bind(host, swarm.token)
@@ -107,14 +107,14 @@ class Swarm(Service):
         self._door = SwarmDoor(host=told_host(pool.host), port=between, certificate=certificate)
 
     async def teardown(self) -> None:
-        """Stop fetching, hang up."""
+        """Stop all pulls, and close the ports."""
         await self._pulls.close()
         await self._peers.close()
         await self._seeder.close()
         self._library.close()
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Where this machine gives files, and which."""
+        """Return where this machine gives files, and which."""
         door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
         pulling = [one.manifest.filename for one in self._pulls.running]
         return {"url": self.url, "pulling": pulling, FILES_FACT: written(self._files()), **door}
@@ -142,7 +142,7 @@ class Swarm(Service):
         return [self._settings.home_dir / "models", *map(path_of, self._settings.agent.model_dirs)]
 
     async def _read_models(self) -> None:
-        """What this machine's agent lists, if it did so already."""
+        """Read the models of this machine from its agent's lease, if there is one already."""
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             entries = await leases.entries()
@@ -154,13 +154,13 @@ class Swarm(Service):
             await self._share(one.models)
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
-        """The agent here found other models."""
+        """The agent of this machine found other models."""
         if event.node != self.ctx.node:
             return None
         return [Do("share", lambda: self._share(event.facts.models))]
 
     async def _share(self, models: Sequence[ModelFile]) -> None:
-        """Files with a manifest at once; the others when somebody asks for them."""
+        """Share files with a manifest at once; the others when somebody asks for them."""
         known = {shared.path for shared in self._library}
         for model in models:
             path = Path(model.path)
@@ -184,7 +184,7 @@ class Swarm(Service):
         self.tell_seed(shared)
 
     def tell_seed(self, shared: Shared) -> None:
-        """Others hear what there is of a file."""
+        """Publish which units of a file are here."""
         self._unread.pop(shared.manifest.quick_hash, None)
         self.emit(
             SeedChanged(
@@ -197,7 +197,7 @@ class Swarm(Service):
         )
 
     async def _made(self, quick: str) -> Manifest:
-        """The manifest of a model that was not read yet; the first who asks waits for the reading."""
+        """Return the manifest of a model that was not read yet; the first request waits until it is read."""
         async with self._reading:
             for shared in self._library:
                 if shared.manifest.quick_hash == quick:
@@ -214,7 +214,7 @@ class Swarm(Service):
     # -- the others --------------------------------------------------------------------------------
 
     async def _look(self) -> None:
-        """Who is there: let them in, and ask them for what is on its way here."""
+        """Read which machines are there: admit their certificates, and use them as sources."""
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             self._machines = machines_of(await leases.entries(), self.instance)
@@ -229,7 +229,7 @@ class Swarm(Service):
             self.emit(progressed)
 
     def said(self, event: Event) -> None:
-        """A pull has something to tell."""
+        """Publish an event of a pull."""
         self.emit(event)
         if isinstance(event, PullFinished | PullFailed):
             self.tasks.start("renew", self.renew_lease())
@@ -242,17 +242,17 @@ class Swarm(Service):
     # -- wishes ------------------------------------------------------------------------------------
 
     def pattern(self, event_type: type[Event]) -> str:
-        """Only wishes for this machine."""
+        """Return the subject pattern for requests to this machine."""
         if event_type is NodeChanged:
             return super().pattern(event_type)
         return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
 
     def on_pull_wanted(self, event: PullWanted, reply: Reply) -> Effects:
-        """Begin, and answer when that is done, or why not."""
+        """Start a pull, and answer when it has begun, or why it has not."""
         return [Do(f"pull {event.file or event.root[:12]}", lambda: self._answer(event, reply))]
 
     def on_pull_unwanted(self, event: PullUnwanted, reply: Reply) -> Effects:
-        """Stop fetching."""
+        """Stop a pull."""
 
         async def stop() -> None:
             await self._pulls.stop(event.root)
@@ -274,7 +274,7 @@ class Swarm(Service):
         reply(answer)
 
     def _check(self, event: PullWanted) -> Path:
-        """Where the file goes; raises where this machine takes none, or none there."""
+        """Return the target path; raises TwdError if this machine takes no files, or none there."""
         told = path_of(event.dest) if event.dest else self._settings.home_dir / "models"
         if event.proof and proves(self._key, event.proof, event.root, event.file, event.dest):
             return told

@@ -1,4 +1,4 @@
-"""A file as this machine shares it: whole, or on its way; and who follows what arrives."""
+"""A file that this machine shares, complete or partial, and the clients that follow its new units."""
 
 import asyncio
 import os
@@ -21,9 +21,9 @@ from twd.pieces.tree import UNIT
 from twd.wire.failures import FailureCode, TwdError
 
 NEWS_S: Final = 0.05
-"""News of so long are told together."""
+"""News of so many seconds are sent together."""
 ALIVE_S: Final = 8.0
-"""Without news, an empty word says so often that this machine is there."""
+"""Without news, an empty message is sent this often (seconds) as a sign of life."""
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class _Follower:
     stirred: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self) -> News:
-        """All since the last time."""
+        """Return all news since the last call."""
         coming = self.coming - self.have
         news = News(have=sorted(self.have), coming=sorted(coming), lost=sorted(self.lost - self.have - coming))
         self.have, self.coming, self.lost = set(), set(), set()
@@ -43,7 +43,7 @@ class _Follower:
 
 
 class Shared:
-    """One file. `descriptor` stays open, so that a file that was renamed is still served."""
+    """One shared file. `descriptor` stays open, so that a renamed file is still served."""
 
     def __init__(self, manifest: Manifest, path: Path, descriptor: int, have: Bitmap) -> None:
         self.manifest, self.path, self.descriptor, self.have = manifest, path, descriptor, have
@@ -53,12 +53,12 @@ class Shared:
         self._users = 0
         self._followers: set[_Follower] = set()
         self._stat: tuple[int, int] | None = None
-        """Size and time of a whole file; None while it comes."""
+        """Size and mtime of a complete file; None while it is partial."""
         self._warm: Bitmap | None = None
 
     @classmethod
     def whole(cls, manifest: Manifest, path: Path) -> "Shared":
-        """A file that is all there."""
+        """Return a share of a complete file."""
         file = open_model(path)
         descriptor = os.dup(file.fileno())
         file.close()
@@ -72,17 +72,17 @@ class Shared:
 
     @classmethod
     def partial(cls, manifest: Manifest, file: PartialFile) -> "Shared":
-        """A file on its way."""
+        """Return a share of a partial file."""
         return cls(manifest, file.target, os.dup(file.descriptor), file.have)
 
     @property
     def name(self) -> str:
-        """Its root."""
+        """The root of the file."""
         return self.manifest.name
 
     @cached_property
     def manifest_bytes(self) -> bytes:
-        """The manifest as it is sent."""
+        """The manifest as JSON bytes."""
         return encode_manifest(self.manifest)
 
     def _look(self) -> tuple[int, int]:
@@ -90,15 +90,16 @@ class Shared:
         return found.st_size, found.st_mtime_ns
 
     def fit(self) -> bool:
-        """Whether the file is still what the manifest says; a whole file that changed is served no more."""
+        """Return whether the file is unchanged; a complete file that changed is not served any more."""
         if self._stat is not None and not self.closed and self._stat != self._look():
             self.changed = True
         return not self.changed
 
     def was_warm(self, begin: int) -> bool:
-        """Whether this part lay in memory before it was read for others: somebody here works with it then.
+        """Return whether this part was in the page cache before it was read for others: then this machine uses it.
 
-        Parts of a file that still comes stay: the next one to ask is not far. The first call looks at the whole file.
+        Parts of a partial file always count as used: other machines will soon ask for them. The first call checks the
+        whole file.
         """
         if not self.have.complete:
             return True
@@ -107,34 +108,34 @@ class Shared:
         return begin // UNIT in self._warm
 
     def let_go(self, begin: int, length: int) -> None:
-        """What was read for others leaves the memory."""
+        """Drop these bytes from the page cache."""
         if not self.closed:
             let_go(self.descriptor, begin, length)
 
     def settled(self, path: Path) -> None:
-        """It is whole now, and has its name."""
+        """Note that the file is complete and has its final name."""
         self.path, self._stat = path, self._look()
 
     def pieces(self) -> list[int]:
-        """The pieces of the manifest that are there whole."""
+        """Return the numbers of the pieces that are complete."""
         size, count = self.manifest.piece_size, -(-self.manifest.total_size // self.manifest.piece_size)
         return [index for index in range(count) if self.has_range(index * size, (index + 1) * size)]
 
     def has_range(self, begin: int, end: int) -> bool:
-        """Whether all of these bytes are there and checked."""
+        """Return whether all of these bytes are there and checked."""
         return self.have.complete or self.have.has_all(self.checks.of_range(begin, end))
 
     # -- news ------------------------------------------------------------------------------------
 
     def came(self, index: int) -> None:
-        """A unit is there."""
+        """Tell the followers that a unit is there."""
         self.coming.discard(index)
         for one in self._followers:
             one.have.add(index)
             one.stirred.set()
 
     def asked(self, indexes: Iterable[int]) -> None:
-        """Units are on their way."""
+        """Tell the followers that units are being fetched."""
         some = set(indexes)
         self.coming |= some
         for one in self._followers:
@@ -143,7 +144,7 @@ class Shared:
             one.stirred.set()
 
     def lost(self, indexes: Iterable[int]) -> None:
-        """Units were asked for and did not come."""
+        """Tell the followers that requested units did not come."""
         some = {index for index in indexes if index in self.coming}
         self.coming -= some
         for one in self._followers:
@@ -152,7 +153,7 @@ class Shared:
             one.stirred.set()
 
     async def follow(self) -> AsyncIterator[News]:
-        """What is there, then what arrives, until all is there."""
+        """Yield first the units that are there, then new ones, until the file is complete."""
         one = _Follower(set(self.have), set(self.coming))
         self._followers.add(one)
         try:
@@ -167,7 +168,7 @@ class Shared:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """While bytes are sent the descriptor stays what it is, even if the file is shared no more."""
+        """Keep the descriptor open inside this context, even if the share is closed meanwhile."""
         self._users += 1
         try:
             yield
@@ -176,7 +177,7 @@ class Shared:
             self._close_unused()
 
     def close(self) -> None:
-        """Serve it no more."""
+        """Stop to share this file."""
         if self.closed:
             return
         self.changed = self.closed = True

@@ -1,4 +1,4 @@
-"""One file from manifest to name: the partial file, the pull, and the share that others take from meanwhile."""
+"""One file from its manifest to its final name: the partial file, the pull, and the share for others meanwhile."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 
 def target_in(dest: Path, filename: str) -> Path:
-    """The file that is meant: DEST itself, or the manifest's name in the folder DEST; raises where it cannot be."""
+    """Return the target: DEST, or the manifest's file name in the folder DEST; raises if there is no such folder."""
     target = dest / filename if dest.is_dir() else dest
     if not target.parent.is_dir():
         text = f"there is no folder {target.parent}; make it, or name another DEST"
@@ -26,7 +26,7 @@ def target_in(dest: Path, filename: str) -> Path:
 
 
 def is_here(target: Path, manifest: Manifest) -> bool:
-    """Whether the file is there already; raises where another one has its name."""
+    """Return whether the file is there already; raises if another file has its name."""
     if not target.exists():
         return False
     if target.is_dir():
@@ -41,7 +41,7 @@ def is_here(target: Path, manifest: Manifest) -> bool:
 
 
 class Transfer:
-    """Begins where the partial file stands. Raises TwdError or OSError where it cannot begin."""
+    """Continues a partial file or begins a new one. Raises TwdError or OSError if it cannot begin."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Transfer:
         )
 
     async def run(self) -> None:
-        """Until the file has its name, or all ranges are there; raises why not."""
+        """Run until the file has its final name or all ranges are there; raises why not."""
         try:
             await self.pull.run()
         except BaseException:

@@ -1,1 +1,1 @@
-"""Measuring the product as users start it."""
+"""Benchmarks of the product as users start it."""

@@ -1,4 +1,4 @@
-"""Asks any OpenAI-compatible server over HTTP, as users do, and notes what came when."""
+"""Sends requests to any OpenAI-compatible server, and records when the parts of the answer arrive."""
 
 import asyncio
 import hashlib
@@ -16,39 +16,39 @@ _DONE = b"[DONE]"
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One conversation, and what kind it is of."""
+    """One conversation and its kind."""
 
     name: str
     messages: list[dict[str, str]]
 
 
 class Reply(msgspec.Struct):
-    """One answer as its client saw it."""
+    """One answer as the client received it."""
 
     question: str
     tokens: int = 0
     arrivals_ms: list[float] = []
-    """When each part of the text came, since the request was sent."""
+    """Arrival of each part of the text, in ms after the request."""
     text_hash: str = ""
 
     @property
     def first_ms(self) -> float:
-        """Time to the first token."""
+        """Milliseconds to the first token."""
         return self.arrivals_ms[0] if self.arrivals_ms else 0.0
 
     @property
     def decode_ms(self) -> float:
-        """From the first part of the text to the last."""
+        """Milliseconds from the first part of the text to the last."""
         return self.arrivals_ms[-1] - self.arrivals_ms[0] if self.arrivals_ms else 0.0
 
     @property
     def gaps_ms(self) -> list[float]:
-        """Pauses between parts."""
+        """Milliseconds between the parts."""
         return [later - earlier for earlier, later in zip(self.arrivals_ms, self.arrivals_ms[1:], strict=False)]
 
 
 class Server(msgspec.Struct, frozen=True):
-    """Where to ask, and with what besides the conversation."""
+    """The server's address, and the request fields besides the conversation."""
 
     url: str
     model: str = "default"
@@ -57,7 +57,7 @@ class Server(msgspec.Struct, frozen=True):
 
 
 async def ask(session: aiohttp.ClientSession, server: Server, question: Question, max_tokens: int) -> Reply:
-    """One streamed greedy answer; raises TwdError where the server refuses or breaks off."""
+    """Request one streamed greedy answer; raises TwdError if the server refuses or disconnects."""
     body = {
         "model": server.model,
         "messages": question.messages,
@@ -93,7 +93,7 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
 
 
 def _note(reply: Reply, event: dict[str, Any], at_ms: float, keep: Callable[[bytes], None]) -> None:
-    """Take what one event of the stream tells."""
+    """Add one event of the stream to the reply."""
     if event.get("error"):
         raise _broken(f"the stream failed: {event['error']}")
     for choice in event.get("choices") or ():
@@ -117,7 +117,7 @@ async def ask_all(
         for number, question in waiting:
             replies[number] = await ask(session, server, question, max_tokens)
 
-    connector = aiohttp.TCPConnector(force_close=True)  # servers hang up between requests when they like
+    connector = aiohttp.TCPConnector(force_close=True)  # servers may close idle connections
     async with aiohttp.ClientSession(connector=connector) as session:
         began = time.perf_counter()
         await asyncio.gather(*(client(session) for _ in range(clients)))
@@ -126,5 +126,5 @@ async def ask_all(
 
 
 def with_headers(server: Server, headers: Mapping[str, str]) -> Server:
-    """The same server, asked with further headers."""
+    """Return the same server with more headers."""
     return msgspec.structs.replace(server, headers={**server.headers, **headers})

@@ -1,4 +1,4 @@
-"""Figures of the product benchmark: from replies to rates, quartiles and ratios of the same start. Pure."""
+"""The figures of the product benchmark: rates, quartiles and ratios for each start. No I/O."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -11,13 +11,13 @@ from twd.bench.product.http_client import Reply
 from twd.bench.report import percentile
 
 PEER = "llama-server"
-"""Names of its settings begin with this."""
+"""The names of its settings begin with this."""
 WITHOUT = "plain"
 FIRST_TEN = 10
 
 
 class Phase(StrEnum):
-    """What a pass over the prompts stands for."""
+    """The kinds of passes over the prompts."""
 
     PLAIN = "plain"
     FIRST = "first"
@@ -27,7 +27,7 @@ class Phase(StrEnum):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One pass over the prompts after one fresh start of one contestant."""
+    """One pass over the prompts, after one fresh start of one contestant."""
 
     case: str
     contestant: str
@@ -39,20 +39,20 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct):
-    """All that was measured, as it is kept in a file."""
+    """All measurements, as stored in a file."""
 
     machine: dict[str, str] = {}
     settings: dict[str, str] = {}
     runs: list[Run] = []
 
     def has(self, case: str, contestant: str, start: int) -> bool:
-        """Whether this was measured."""
+        """Return whether this was measured."""
         return any((run.case, run.contestant, run.start) == (case, contestant, start) for run in self.runs)
 
 
 @dataclass(frozen=True, slots=True)
 class Quartiles:
-    """A middle value and the range in which half of all values lie."""
+    """The median, and the range of the middle half of the values."""
 
     low: float = 0.0
     middle: float = 0.0
@@ -60,7 +60,7 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Quartiles":
-        """Of any number of values; of none, zeros."""
+        """Return the quartiles; zeros without values."""
         known = sorted(values)
         if not known:
             return cls()
@@ -71,16 +71,16 @@ class Quartiles:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One contestant in one phase of one case, over all starts."""
+    """The results of one contestant in one phase of one case, over all starts."""
 
     rates: tuple[float, ...]
-    """Of each start: tokens per second of all answers together."""
+    """For each start, tokens per second over all answers."""
     answer_rates: Quartiles
-    """Of single answers."""
+    """Tokens per second of single answers."""
     first_ms: Quartiles
     gap_p95_ms: float
     totals: tuple[float, ...]
-    """Of each start: tokens per second of all clients together, from the first request to the last answer."""
+    """For each start, tokens per second of all clients, from the first request to the end of the last answer."""
 
     @property
     def rate(self) -> float:
@@ -94,29 +94,29 @@ class Summary:
 
 
 def rate_of(replies: Sequence[Reply]) -> float:
-    """Tokens per second after the first of each answer."""
+    """Return tokens per second after the first token of each answer."""
     spent = sum(reply.decode_ms for reply in replies)
     return 1000 * sum(max(0, reply.tokens - 1) for reply in replies) / spent if spent else 0.0
 
 
 def total_of(run: Run) -> float:
-    """Tokens per second of all clients, prompts included."""
+    """Return tokens per second of all clients, with the time for prompts."""
     return sum(reply.tokens for reply in run.replies) / run.seconds if run.seconds else 0.0
 
 
 def speed_of(run: Run) -> float:
-    """What counts for one client is its stream, for several what all get together."""
+    """Return the figure to compare: the stream's speed for one client, the total for several clients."""
     return total_of(run) if run.clients > 1 else rate_of(run.replies)
 
 
 def chosen(runs: Iterable[Run], case: str, contestant: str, phase: Phase) -> list[Run]:
-    """The runs of one contestant in one phase, by start."""
+    """Return the runs of one contestant in one phase, by start."""
     found = [run for run in runs if (run.case, run.contestant, run.phase) == (case, contestant, phase)]
     return sorted(found, key=lambda run: run.start)
 
 
 def summarize(runs: Sequence[Run]) -> Summary:
-    """The figures of some runs of the same kind."""
+    """Return the figures of several runs of the same kind."""
     replies = [reply for run in runs for reply in run.replies]
     return Summary(
         rates=tuple(rate_of(run.replies) for run in runs),
@@ -128,7 +128,7 @@ def summarize(runs: Sequence[Run]) -> Summary:
 
 
 def best_peer(runs: Iterable[Run], case: str) -> str:
-    """The setting of the other server that was quickest at the median of all starts; empty where none was measured."""
+    """Return the fastest setting of the other server by the median of all starts; empty if none was measured."""
     speeds: dict[str, list[float]] = {}
     for run in runs:
         if run.case == case and run.contestant.startswith(PEER):
@@ -137,13 +137,13 @@ def best_peer(runs: Iterable[Run], case: str) -> str:
 
 
 def ratios(ours: Sequence[Run], theirs: Sequence[Run], figure: Callable[[Run], float] = speed_of) -> list[float]:
-    """Ours to theirs, start by start: what the machine does otherwise in another hour divides out."""
+    """Return our speed divided by theirs for each start, so that changes of the machine over time cancel out."""
     other = {run.start: figure(run) for run in theirs}
     return [figure(run) / other[run.start] for run in ours if other.get(run.start)]
 
 
 def first_ten(first: Sequence[Run], repeated: Sequence[Run]) -> list[float]:
-    """The speed of the first ten answers after a start to that of the same prompts asked again later."""
+    """Return the speed of the first ten answers after a start, relative to the same prompts asked again later."""
     return ratios(_cut(first), _cut(repeated), lambda run: rate_of(run.replies))
 
 
@@ -152,7 +152,7 @@ def _cut(runs: Sequence[Run]) -> list[Run]:
 
 
 def equal_texts(ours: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
-    """Of the same prompts after the same start: how many texts are equal, and how many were compared."""
+    """Return how many texts are equal, and how many were compared, for the same prompts after the same start."""
     told = {(run.start, reply.question): reply.text_hash for run in others for reply in run.replies}
     pairs = [
         (reply.text_hash, told[run.start, reply.question])

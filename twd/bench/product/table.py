@@ -31,7 +31,7 @@ LATENCY_HEAD = (
 
 
 def tables(results: Results) -> str:
-    """Everything that was measured."""
+    """Return the tables of all measurements."""
     cases = list(dict.fromkeys(run.case for run in results.runs))
     about = [f"{name}: {value}" for name, value in {**results.machine, **results.settings}.items()]
     speeds = [_speeds(results.runs, case) for case in cases]

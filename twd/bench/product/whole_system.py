@@ -1,4 +1,4 @@
-"""A whole installation as a user starts it, `twd up`, with a state folder of its own."""
+"""A whole installation, started with `twd up` as a user does, with its own state folder."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _END_S: Final = 60.0
 
 
 class WholeSystem:
-    """One `twd up -d`; `more` are further words of that command."""
+    """One `twd up -d`; `more` are further arguments of that command."""
 
     def __init__(self, home: Path, settings: dict[str, Any], more: Sequence[str] = ()) -> None:
         self.home, self._more = home, more
@@ -31,7 +31,7 @@ class WholeSystem:
         self.told: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Return when everything is ready."""
+        """Start, and return when everything is ready."""
         command = [*TWD, "-c", str(self.file), "up", "-d", "--json", *self._more]
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, timeout=_READY_S
@@ -42,24 +42,24 @@ class WholeSystem:
 
     @property
     def url(self) -> str:
-        """Where its API is."""
+        """The URL of its API."""
         return str(self.told["addresses"]["api"])
 
     def pid(self, prefix: str) -> int:
-        """The process whose name begins so."""
+        """Return the pid of the process whose name begins with this."""
         return next(pid for name, pid in self.processes().items() if name.startswith(prefix))
 
     def processes(self) -> dict[str, int]:
-        """The processes that were started here, by name."""
+        """Return the pids of the started processes by name."""
         return {name: int(one["pid"]) for name, one in self.told["processes"].items()}
 
     def stop(self) -> None:
-        """End everything that was started."""
+        """Stop all started processes."""
         command = [*TWD, "down"]
         subprocess.run(command, env=self.environment, capture_output=True, check=False, timeout=_END_S)
 
 
 def give_cores(pid: int, cores: set[int]) -> None:
-    """Keep all threads of a process on these cores."""
+    """Restrict all threads of a process to these cores."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(task.name), cores)

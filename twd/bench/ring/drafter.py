@@ -1,4 +1,4 @@
-"""A draft model beside a ring, without a bus: computed here and now, or played as if on a machine of its own."""
+"""A draft model beside a ring, without a bus: computed in this process, or replayed as if on its own machine."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ _NAME: Final = InstanceId("drafter.bench")
 
 @dataclass(frozen=True, slots=True)
 class DraftPlan:
-    """Which draft model, on how many threads."""
+    """The draft model and its number of threads."""
 
     path: Path
     threads: int = 1
@@ -32,25 +32,25 @@ class DraftPlan:
 
 
 class Guesser(Protocol):
-    """What makes the guesses."""
+    """The interface of what makes the drafts."""
 
     @property
     def target(self) -> Target:
-        """Computes them."""
+        """The model that computes the drafts."""
         ...
 
     @property
     def judge(self) -> Judge:
-        """Says how sure they are."""
+        """Returns the confidence of a draft."""
         ...
 
     @property
     def token_ms(self) -> float:
-        """Time of one guess."""
+        """Milliseconds for one draft."""
         ...
 
     def sampler(self, prompt_len: int) -> Sampler:
-        """Chooses one."""
+        """Return the sampler that chooses a draft."""
         ...
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Guesser(Protocol):
 
 
 class LocalDraftModel:
-    """A draft model in this process: it shares the processor with everything else."""
+    """A draft model in this process; it shares the CPU with everything else."""
 
     judge = staticmethod(judge)
 
@@ -72,7 +72,7 @@ class LocalDraftModel:
         self.token_ms = self.native.cost.ms(1)
 
     def sampler(self, prompt_len: int) -> Sampler:
-        """Greedy, past the end of an answer."""
+        """Return a greedy sampler that goes on after the end of an answer."""
         return self.native.samplers.sampler(Sampling(), 0, prompt_len=prompt_len, ignore_eos=True)
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class LocalDraftModel:
 
 
 class RecordedModel:
-    """What a draft model guessed beforehand, at the pace that it was measured at: it costs this machine nothing."""
+    """A recorded draft model, replayed at its measured speed; it uses no CPU time."""
 
     judge = staticmethod(confidence)
 
@@ -90,7 +90,7 @@ class RecordedModel:
         self.token_ms = recording.cost(1)
 
     def sampler(self, prompt_len: int) -> Sampler:
-        """What was written down is chosen already."""
+        """Return a sampler that is not used: the drafts are chosen already."""
         return self.target
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class RecordedModel:
 
 
 class RingDrafter:
-    """Hears what a desk tells and guesses on a thread of its own."""
+    """Receives the events of a RingClient and drafts on its own thread."""
 
     def __init__(self, guesser: Guesser, desk: RingClient) -> None:
         self._guesser = guesser
@@ -111,14 +111,14 @@ class RingDrafter:
         )
 
     def start(self) -> None:
-        """Offer to draft; the desk works already."""
+        """Attach to the client, which runs already."""
         drafter = AttachedDrafter(_NAME, NodeId("bench"), beside=False, model="draft", token_ms=self._guesser.token_ms)
         self._desk.hears = self._hear
         self._desk.post(lambda core, now: core.attach(drafter, now))
         self._runner.start()
 
     def stop(self) -> None:
-        """Draft no more, and give the memory back."""
+        """Stop, and free the memory."""
         self._desk.hears = lambda event: None
         self._runner.stop()
         self._guesser.close()

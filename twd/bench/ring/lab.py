@@ -1,4 +1,4 @@
-"""A ring of local processes with links as slow as one likes, and a desk that asks it for texts."""
+"""A ring of local processes with simulated link delays, and a client that runs texts on it."""
 
 import asyncio
 import itertools
@@ -42,26 +42,26 @@ _HOME: Final = InstanceId("speculator.bench")
 _CONNECT_S: Final = 30.0
 _TEXT_S: Final = 300.0
 Guess = Callable[[Sequence[int]], list[int]]
-"""From all tokens so far to what may follow."""
+"""From all tokens so far to the draft."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingPlan:
-    """Which model in how many stages."""
+    """The model and its stages."""
 
     source: Path
     folder: Path
     cuts: tuple[int, ...]
-    """Where stages begin; the last is the number of layers."""
+    """The first layer of each stage; the last number is the number of layers."""
     ctx_size: int = 1024
     parallel: int = 8
     threads: int = 1
     plain: bool = False
-    """Leave out encryption."""
+    """Without encryption."""
 
 
 class RingLab:
-    """The stages; each `ring` wires them anew, over links with another delay."""
+    """The stages; each call of `ring` connects them anew, with another delay."""
 
     def __init__(self, plan: RingPlan) -> None:
         self.plan = plan
@@ -74,7 +74,7 @@ class RingLab:
     def __enter__(self) -> Self:
         cuts = self.plan.cuts
         for timed in self.plan.folder.glob("stage-*.json"):
-            timed.unlink(missing_ok=True)  # what a busy machine made of passes once would spoil every run after it
+            timed.unlink(missing_ok=True)  # times that were measured on a busy machine would falsify all later runs
         try:
             for first, end in itertools.pairwise(cuts):
                 self._processes.append(self._start(first, end))
@@ -112,7 +112,7 @@ class RingLab:
         return line
 
     def close(self) -> None:
-        """End all stages."""
+        """Stop all stages."""
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.close()
@@ -126,7 +126,7 @@ class RingLab:
 
     @contextmanager
     def ring(self, rtt_ms: float, in_flight: int, vocabulary: int) -> Iterator["RingClient"]:
-        """A ring whose links each take half of `rtt_ms` one way, and a desk before it; so many windows may fly."""
+        """Yield a client of a ring whose links take half of `rtt_ms` each way, with at most `in_flight` windows."""
         with _delayed(self.stages, rtt_ms) as (seen_by_stages, seen_by_home):
             desk = RingClient(self._wire(seen_by_stages, seen_by_home), self.stages, in_flight, vocabulary)
             try:
@@ -135,7 +135,7 @@ class RingLab:
                 desk.close()
 
     def wire(self) -> RingDriver:
-        """A ring without delay."""
+        """Return a ring without delay."""
         return self._wire(self.stages, self.stages)
 
     def _wire(self, seen_by_stages: Sequence[StageReady], seen_by_home: Sequence[StageReady]) -> RingDriver:
@@ -148,11 +148,11 @@ class RingLab:
         return RingDriver.connect(seen_by_home, trust, self._identity, _HOME, deadline, ProbePace())
 
     def strike(self, number: int, signal: int) -> None:
-        """Send a stage a signal that it cannot answer."""
+        """Send a signal to a stage that it cannot handle."""
         self._processes[number].send_signal(signal)
 
     def replace(self, number: int) -> None:
-        """Another process in the place of one that was lost."""
+        """Start a new process for a lost stage."""
         lost = self._processes[number]
         lost.kill()
         lost.wait()
@@ -161,7 +161,7 @@ class RingLab:
         self.stages[number] = msgspec.json.decode(self._line(number), type=StageReady)
 
     def computed(self) -> float:
-        """Rows that the stages computed so far, on average."""
+        """Return the rows that the stages have computed, on average."""
         return sum(self._tell(number, b"") for number in range(len(self.stages))) / len(self.stages)
 
     def _tell(self, number: int, line: bytes) -> int:
@@ -180,7 +180,7 @@ def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def _delayed(stages: Sequence[StageReady], rtt_ms: float) -> Iterator[tuple[list[StageReady], list[StageReady]]]:
-    """The stages as seen through proxies: by the stage before, and by home."""
+    """Yield the stages through delay proxies: as the previous stage and as the driver see them."""
     if not rtt_ms:
         yield list(stages), list(stages)
         return
@@ -198,13 +198,13 @@ def _delayed(stages: Sequence[StageReady], rtt_ms: float) -> Iterator[tuple[list
 
 @dataclass(slots=True)
 class MeasuredText:
-    """One text and what it cost."""
+    """One answer with its times."""
 
     tokens: list[int]
     decode_ms: float
     first_ms: float
     times: list[float]
-    """When each token was there, in seconds."""
+    """The time of each token in seconds."""
 
 
 @dataclass
@@ -218,12 +218,12 @@ class _Job:
 
 
 class RingClient:
-    """Hands jobs to the real core and runner over a ring, and guesses as it is told."""
+    """Runs jobs with the real core and runner over a ring, with drafts from `Guess`."""
 
     def __init__(self, home: RingDriver, stages: Sequence[StageReady], in_flight: int, vocabulary: int) -> None:
         self.home = home
         self.hears: Callable[[Event], None] = lambda event: None
-        """Told of every event, on the engine's thread."""
+        """Called with every event, on the engine's thread."""
         self._jobs: dict[SessionId, _Job] = {}
         self._count = 0
         self._failures: list[BaseException] = []
@@ -247,7 +247,7 @@ class RingClient:
     def speak(
         self, prompts: Sequence[Sequence[int]], count: int, guess: Sequence[Guess | None], window: int = 0
     ) -> list[MeasuredText]:
-        """All these texts at once."""
+        """Run all prompts at the same time."""
         jobs = [self._submit(prompt, count, one, window) for prompt, one in zip(prompts, guess, strict=True)]
         return [self._spoken(job) for job in jobs]
 
@@ -304,10 +304,10 @@ class RingClient:
         self.post(lambda core, now: core.draft(event, tokens, now))
 
     def post(self, command: Command) -> None:
-        """Have something done on the engine's thread."""
+        """Run a command on the engine's thread."""
         self._runner.post(command)
 
     def close(self) -> None:
-        """Leave the ring."""
+        """Disconnect from the ring."""
         self._runner.stop()
         self.home.join()

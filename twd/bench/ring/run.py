@@ -1,5 +1,4 @@
-"""What windows in flight bring on a ring: plain, one in flight, several, many sessions, at several distances, in one
-run."""
+"""Measures a ring at several delays in one run: plain, one window in flight, several windows, many sessions."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -37,63 +36,63 @@ class RingBench:
     rtts: tuple[float, ...] = (0.0, 2.0, 10.0, 20.0)
     wrong: tuple[float, ...] = (0.0, 0.1, 0.25)
     windows: tuple[int, ...] = (3, 7, 11, 15)
-    """Guesses a window of the fixed settings that one window in flight is tried with, besides the own choice."""
+    """Fixed numbers of drafts in a window to try with one window in flight, besides the automatic choice."""
     sessions: tuple[int, ...] = (1, 2, 4, 8)
     texts: int = 2
     tokens: int = 128
     draft: Path | None = None
     draft_away: bool = False
-    """Whether the draft model is played as on another machine like this one: it takes nothing from the stages."""
+    """Whether the draft model is replayed as if on another machine: it takes no CPU time from the stages."""
     plain_links: bool = False
     threads: int = 1
     beside_rpc: bool = False
-    """Also decode over as many of llama.cpp's own RPC workers."""
+    """Also measure llama.cpp's own RPC with as many workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftedFigures:
-    """One kind of guesses at one distance, in tokens per second."""
+    """The results for one kind of drafts at one delay, in tokens per second."""
 
     wrong: float
     name: str
     one: float
     one_window: int
-    """Of the best setting; 0: as many as pay."""
+    """Drafts in a window of the best setting; 0: as many as pay."""
     several: float = 0.0
     waste: float = 0.0
-    """Positions that a stage computed for each token kept."""
+    """Positions that a stage computed per accepted token."""
 
 
 @dataclass(slots=True)
 class DistanceFigures:
-    """All that was measured at one round trip time."""
+    """All results at one round trip time."""
 
     rtt_ms: float
     plain: float = 0.0
     rpc: float = 0.0
-    """Plain decoding over llama.cpp's RPC; 0 where it was not measured."""
+    """Tokens per second of plain decoding over llama.cpp's RPC; 0: not measured."""
     drafted: list[DraftedFigures] = field(default_factory=list)
     together: dict[int, float] = field(default_factory=dict)
-    """Sessions at once -> tokens per second of all."""
+    """Number of parallel sessions -> tokens per second of all."""
     equal: bool = True
-    """Whether all texts are those of plain decoding."""
+    """Whether all texts equal those of plain decoding."""
 
 
 @dataclass(slots=True)
 class RingFigures:
-    """Everything that a run found."""
+    """All results of a run."""
 
     plan: RingBench
     distances: list[DistanceFigures] = field(default_factory=list)
 
     @property
     def equal(self) -> bool:
-        """Whether guesses changed no text."""
+        """Whether drafts changed no text."""
         return all(one.equal for one in self.distances)
 
     @property
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the results for JSON."""
         return {
             "file": self.plan.source.name,
             "stages": self.plan.stages,
@@ -124,13 +123,13 @@ class RingFigures:
 
 
 def even_cuts(layers: int, stages: int) -> tuple[int, ...]:
-    """Where stages of about the same work begin: the head counts as two layers."""
+    """Return the first layers of stages with about equal work; the output head counts as two layers."""
     share = (layers + 2) / stages
     return (*(min(round(share * number), layers - stages + number) for number in range(stages)), layers)
 
 
 class RingBenchRun:
-    """One run over one lab."""
+    """One run on one RingLab."""
 
     def __init__(self, plan: RingBench, tell: Callable[[str], None]) -> None:
         self._plan = plan
@@ -142,7 +141,7 @@ class RingBenchRun:
             self._prompts = rendered_prompts(model, max(plan.texts, *plan.sessions))
 
     def run(self) -> RingFigures:
-        """Measure everything."""
+        """Run all measurements."""
         plan, figures = self._plan, RingFigures(self._plan)
         layers = inspect(plan.source).layers
         cuts = even_cuts(layers, plan.stages)
@@ -238,7 +237,7 @@ class RingBenchRun:
     def _speak(
         self, desk: RingClient, wrong: float | None, window: int = 0, *, tell: bool = True
     ) -> list[MeasuredText]:
-        """The texts one after the other; `wrong` None: without guesses; not `tell`: others guess."""
+        """Run the texts one after the other; `wrong` None: without drafts; not `tell`: another drafter drafts."""
         spoken = []
         for number, prompt in enumerate(self._prompts[: self._plan.texts]):
             guess: Guess | None = None
@@ -258,7 +257,7 @@ class RingBenchRun:
 
 
 class _Waste:
-    """Counts what was computed and what was kept of it."""
+    """Counts computed positions and accepted tokens."""
 
     def __init__(self, lab: RingLab, desk: RingClient) -> None:
         self.value = 0.0
@@ -274,14 +273,14 @@ class _Waste:
 
 
 def rendered_prompts(model: LoadedGguf, count: int) -> list[list[int]]:
-    """The first prompts of the bench, as this model reads them."""
+    """Return the first prompts of the benchmark as tokens of this model."""
     template = ChatTemplate.of(model.chat_template, model.vocab)
     asked = [Prompt(messages=list(one.messages)) for one in PROMPTS[:count]]
     return [render_tokens(template, one, model.vocab.tokenize, _DAY) for one in asked]
 
 
 def knowing(text: Sequence[int], prompt: int, wrong: float, number: int = 0) -> Guess:
-    """Guesses from a recorded text; each is wrong with this chance, the same ones of this text every time."""
+    """Return drafts from a recorded text; each is wrong with this chance, always the same ones."""
     dice = random.Random(_SEED + number)
     told = [token + 1 if dice.random() < wrong else token for token in text]
 
@@ -301,5 +300,5 @@ def _count(spoken: Sequence[MeasuredText]) -> int:
 
 
 def _rate(spoken: Sequence[MeasuredText]) -> float:
-    """Tokens per second after the first ones, over texts that were made one after the other."""
+    """Return tokens per second after the first token of each text; the texts ran one after the other."""
     return 1000 * _count(spoken) / sum(one.decode_ms for one in spoken)

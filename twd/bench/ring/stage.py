@@ -1,4 +1,4 @@
-"""A stage as a process of its own, without a bus: it says what it is on stdout and is wired by lines on stdin."""
+"""A stage as a separate process, without a bus: it describes itself on stdout and is wired by lines on stdin."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def main() -> None:
 
     Each line on stdin is a wiring, or empty; the answer is the number of rows computed so far.
     """
-    logging.basicConfig(level=logging.CRITICAL)  # the engine calls every pass that was aborted an error
+    logging.basicConfig(level=logging.CRITICAL)  # the engine logs every aborted pass as an error
     sys.setswitchinterval(SWITCH_S)
     wanted = json.loads(sys.argv[1])
     plan = StagePlan(

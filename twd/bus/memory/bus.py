@@ -1,7 +1,7 @@
-"""A bus inside one process: NATS' semantics, always through bytes, with faults on demand.
+"""An in-memory bus with the semantics of NATS; payloads are always bytes, and it can simulate network faults.
 
-`MemoryBroker` is the network; each `connect` is one client on it. Delivery goes through the event
-loop, so a virtual loop makes a whole world run in no time and in the same order for the same seed.
+`MemoryBroker` is the network; each `connect` returns one client. Delivery goes through the event loop, so a loop with
+virtual time runs a whole simulation at once, in the same order for the same seed.
 """
 
 import asyncio
@@ -34,22 +34,22 @@ from twd.bus.memory.leases import ClientLeases, MemoryLeases
 from twd.wire.routes import WhenFull, origin_in
 
 OVERTAKEN_S: Final = 0.1
-"""A reordered message comes up to so much later than the ones behind it."""
+"""A reordered message comes up to this many seconds later than those behind it."""
 
 
 @dataclass
 class NetworkFaults:
-    """What the network does to messages: chances per message, and a range of delays in seconds."""
+    """Simulated faults: probabilities for each message, and a range of delays in seconds."""
 
     drop: float = 0.0
     repeat: float = 0.0
     reorder: float = 0.0
     delay_s: tuple[float, float] = (0.0, 0.0)
     cut: set[frozenset[str]] = field(default_factory=set)
-    """Pairs of node names between which nothing passes."""
+    """Pairs of nodes that cannot reach each other."""
 
     def parted(self, one: str, other: str) -> bool:
-        """Whether a partition lies between two nodes."""
+        """Return whether two nodes cannot reach each other."""
         return frozenset((one, other)) in self.cut
 
 
@@ -69,19 +69,19 @@ class MemoryBroker:
         self._context = contextvars.copy_context()
 
     def connect(self, node: str = "node") -> "MemoryBus":
-        """A new client, on a named node."""
+        """Return a new client on a node."""
         self._connects += 1
         client = MemoryBus(self, node, self._connects)
         self.clients.append(client)
         return client
 
     def inbox(self, subject: str) -> str:
-        """A fresh subject for answers to a question on `subject`, below the name of who asks."""
+        """Return a new subject for answers to a request on `subject`, with the name of its sender."""
         self._inboxes += 1
         return ".".join(filter(None, (INBOX_PREFIX, *origin_in(subject), str(self._inboxes))))
 
     def route(self, sender: "MemoryBus", message: BusMessage) -> int:
-        """Hand a message to every matching subscription, one of each queue group; returns how many."""
+        """Send a message to all matching subscriptions, one of each queue group; returns their number."""
         for observer in self.observers:
             observer(sender.node, message)
         wanted = self.interest.in_subject(message.subject)
@@ -122,13 +122,13 @@ class MemoryBroker:
 
 @dataclass(slots=True)
 class _Path:
-    """What is on its way from one client to another; it arrives in the order of sending."""
+    """Messages on their way from one client to another; they arrive in the order of sending."""
 
     under_way: "deque[tuple[MemorySubscription, BusMessage]]" = field(default_factory=deque)
     due: float = 0.0
 
     def arrive(self) -> None:
-        """The first message arrives; timers that end at one time may run in any order."""
+        """Deliver the first message; timers that end at the same time may run in any order."""
         sub, message = self.under_way.popleft()
         sub.client.accept(sub, message)
 
@@ -140,7 +140,7 @@ class MemorySubscription(Listener):
     client: "MemoryBus" = field(kw_only=True)
 
     async def close(self) -> None:
-        """Hear nothing more."""
+        """Unsubscribe."""
         self.client._unsubscribe(self)
 
 
@@ -163,7 +163,7 @@ class MemoryBus:
         return not self._closed and not self.cut_off
 
     def reachable_from(self, sender: "MemoryBus") -> bool:
-        """Whether the network lets a message through from `sender`."""
+        """Return whether a message from `sender` can reach this client."""
         if self._closed or self.cut_off:
             return False
         faults = self.broker.faults
@@ -180,7 +180,7 @@ class MemoryBus:
         self.broker.route(self, BusMessage(subject, bytes(data), reply))
 
     def push(self) -> None:
-        """Nothing waits here."""
+        """Does nothing: messages are sent at once."""
 
     def _check(self, subject: str, data: bytes) -> None:
         check_subject(subject)
@@ -197,12 +197,12 @@ class MemoryBus:
         limit: int = 65536,
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
-        """Listen; see the Bus protocol."""
+        """Subscribe; see the Bus protocol."""
         (subscription,) = await self.subscribe_all([SubscriptionOptions(pattern, handler, queue, limit, when_full)])
         return subscription
 
     async def subscribe_all(self, hearings: Sequence[SubscriptionOptions]) -> list[Subscription]:
-        """Listen to several things; see the Bus protocol."""
+        """Subscribe to several patterns; see the Bus protocol."""
         for one in hearings:
             check_pattern(one.pattern, one.queue)
         if self._closed:
@@ -244,7 +244,7 @@ class MemoryBus:
     def _inquire(
         self, subject: str, data: bytes, answered: Callable[[bytes | BusError], None], timeout_s: float
     ) -> Callable[[], None]:
-        """Ask; returns what withdraws the question."""
+        """Send a request; returns a function that withdraws it."""
         self._check(subject, data)
         loop, inbox = asyncio.get_running_loop(), self.broker.inbox(subject)
         waiting = True
@@ -268,7 +268,7 @@ class MemoryBus:
         return withdraw
 
     async def flush(self, timeout_s: float = 5.0) -> None:
-        """Everything sent is already with the broker, unless the network is away."""
+        """Returns at once, as sent messages are with the broker already; raises BusError while cut off."""
         if not self.connected:
             raise BusError("the bus is away")
 
@@ -278,13 +278,13 @@ class MemoryBus:
         return ClientLeases(registry, lambda: self.connected)
 
     async def close(self) -> None:
-        """Deliver what is queued, then hang up."""
+        """Handle the queued messages, then disconnect."""
         if not self._closed:
             self.inbox.handle_all()
             self.kill()
 
     def kill(self) -> None:
-        """Vanish as a killed process does: nothing queued is delivered."""
+        """Disconnect like a killed process: queued messages are not handled."""
         self._closed = True
         self.inbox.clear()
         for subscription in self.subscriptions:
@@ -294,13 +294,13 @@ class MemoryBus:
             self.broker.clients.remove(self)
 
     def accept(self, subscription: MemorySubscription, message: BusMessage) -> None:
-        """A message arrives; handlers run on a later turn of the loop, in order."""
+        """Queue a message that arrives; handlers run in a later turn of the loop, in order."""
         if not self._closed:
             self.inbox.put(subscription, message)
 
     @property
     def paused(self) -> bool:
-        """Whether this client handles nothing, as a stopped process."""
+        """Whether this client handles no messages, like a stopped process."""
         return self.inbox.paused
 
     @paused.setter

@@ -1,4 +1,4 @@
-"""The lease registry of the in-memory bus: keys that vanish when nobody renews them."""
+"""The lease registry of the in-memory bus: keys that expire when they are not renewed."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,12 +15,12 @@ class MemoryLeases:
         self.keys: dict[str, tuple[bytes, int, float]] = {}
 
     def live(self, now: float) -> dict[str, tuple[bytes, int, float]]:
-        """Drop what has expired; return the rest."""
+        """Remove expired keys; return the rest."""
         self.keys = {k: v for k, v in self.keys.items() if now - v[2] < self.ttl_s}
         return self.keys
 
     def write(self, key: str, value: bytes, now: float) -> int:
-        """Set a key."""
+        """Set a key; returns its revision."""
         self.revision += 1
         self.keys[key] = (bytes(value), self.revision, now)
         return self.revision
@@ -45,14 +45,14 @@ class ClientLeases:
         return self._registry.write(key, value, self._now(key))
 
     async def create(self, key: str, value: bytes) -> int | None:
-        """Claim a key that must not exist."""
+        """Write a key that must not exist; returns its revision, or None."""
         now = self._now(key)
         if key in self._registry.live(now):
             return None
         return self._registry.write(key, value, now)
 
     async def update(self, key: str, value: bytes, revision: int) -> int | None:
-        """Renew a claim."""
+        """Renew a claim; returns its revision, or None."""
         now = self._now(key)
         held = self._registry.live(now).get(key)
         if held is None or held[1] != revision:
@@ -60,7 +60,7 @@ class ClientLeases:
         return self._registry.write(key, value, now)
 
     async def delete(self, key: str) -> None:
-        """Give a key up."""
+        """Delete a key."""
         self._registry.live(self._now(key)).pop(key, None)
 
     async def get(self, key: str) -> LeaseEntry | None:

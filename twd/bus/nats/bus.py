@@ -1,4 +1,4 @@
-"""The bus over NATS: one connection that is replaced whenever it is lost, and an outbox for the time between."""
+"""The bus over NATS: one connection that is replaced when it is lost, and an outbox that keeps messages until then."""
 
 import asyncio
 import enum
@@ -43,13 +43,13 @@ OUTBOX_BYTES: Final = 32 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 5.0
 CANCEL_AGAIN_S: Final = 0.2
 _ANSWERS: Final = 1
-"""Number of the subscription on which answers to our own requests arrive."""
+"""The number of the subscription for answers to our own requests."""
 
 log = logging.getLogger("twd.bus")
 
 
 class BusState(enum.StrEnum):
-    """What can become of a connection."""
+    """The states of a connection that are reported."""
 
     CONNECTED = "connected"
     LOST = "lost"
@@ -59,17 +59,17 @@ class BusState(enum.StrEnum):
 
 
 OnEvent = Callable[[BusState, str], None]
-"""Told at every change, with the reason in words."""
+"""Called at every change of the state, with the reason in words."""
 
 
 def log_event(state: BusState, detail: str) -> None:
-    """The callback of those who bring none."""
+    """The default for `on_event`: writes to the log."""
     quiet = state in (BusState.CONNECTED, BusState.CLOSED)
     log.log(logging.INFO if quiet else logging.WARNING, "bus %s: %s", state, detail)
 
 
 class _Asked:
-    """A subscription of which the broker has not said yet whether it may be; its denials are in small letters."""
+    """A subscription that the broker has not confirmed yet. NATS writes its denials in lower case."""
 
     def __init__(self, pattern: str, queue: str) -> None:
         self.what = (pattern.lower(), queue.lower())
@@ -83,7 +83,7 @@ class NatsSubscription:
         self._close = close
 
     async def close(self) -> None:
-        """Hear nothing more from now on."""
+        """Unsubscribe."""
         self._close()
 
 
@@ -132,11 +132,11 @@ class NatsBus:
         outbox_bytes: int = OUTBOX_BYTES,
         gather_s: float = 0.0,
     ) -> "NatsBus":
-        """Connect within `wait_s`, or raise a BusError that says why not; later losses are mended for ever.
+        """Connect within `wait_s` seconds, or raise a BusError; a connection that is lost later is always replaced.
 
-        `name` is `<role>.<machine>`: answers arrive under `_INBOX.<role>.<machine>.`, so that a broker can
-        keep them apart. A dead peer is noticed after three ping intervals. Who listens to much and is in
-        no hurry lets messages gather for `gather_s`: waking up for each of them costs more than handling it.
+        `name` is `<role>.<machine>`: answers arrive below `_INBOX.<role>.<machine>.`, so that a broker can keep them
+        apart. A dead peer is noticed after three ping intervals. A client with many messages and no hurry can let them
+        gather for `gather_s` seconds: to wake up for each of them costs more than to handle it.
         """
         check_subject(name)
         address.check_files()
@@ -162,7 +162,7 @@ class NatsBus:
 
     @property
     def clustered(self) -> bool:
-        """Whether the broker is one of several."""
+        """Whether the broker is part of a cluster."""
         return self._link is not None and self._link.clustered
 
     def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
@@ -187,7 +187,7 @@ class NatsBus:
             link.write(frame)
 
     def push(self) -> None:
-        """Let go now what was published in this turn of the loop."""
+        """Write now what was published in this turn of the event loop."""
         if self._link is not None:
             self._link.push()
 
@@ -226,12 +226,12 @@ class NatsBus:
         limit: int = 65536,
         when_full: WhenFull = WhenFull.DROP_NEWEST,
     ) -> Subscription:
-        """Listen; on return the broker knows of it, unless it is away."""
+        """Subscribe; on return the broker knows the subscription, unless it is away."""
         (subscription,) = await self.subscribe_all([SubscriptionOptions(pattern, handler, queue, limit, when_full)])
         return subscription
 
     async def subscribe_all(self, hearings: Sequence[SubscriptionOptions]) -> list[Subscription]:
-        """Listen to several things; see the Bus protocol."""
+        """Subscribe to several patterns; see the Bus protocol."""
         for one in hearings:
             check_pattern(one.pattern, one.queue)
         if self._closing:
@@ -246,7 +246,7 @@ class NatsBus:
         try:
             if self._link is not None:
                 await self._announce(self._link, new)
-        except BaseException:  # refused, or its caller left: nobody could ever close them
+        except BaseException:  # refused or cancelled: the caller gets no subscription that it could close
             for number in new:
                 self._unsubscribe(number)
             raise
@@ -266,7 +266,7 @@ class NatsBus:
                 raise BusError(one.denial.text, FailureCode.FORBIDDEN)
 
     async def _greet(self, link: NatsLink) -> None:
-        """Tell a fresh connection everything, and make sure that answers will arrive on it."""
+        """Send all subscriptions to a new connection, and check that answers may arrive on it."""
         with self._asking(f"{self._questions.prefix}*") as asked:
             self._announce_all(link)
             await link.round_trip()
@@ -275,7 +275,7 @@ class NatsBus:
 
     @contextmanager
     def _asking(self, pattern: str, queue: str = "") -> Iterator[_Asked]:
-        """While this lasts, a denial of such a subscription is somebody's answer."""
+        """Inside this context, a denial of this subscription is stored in the yielded object."""
         asked = _Asked(pattern, queue)
         self._asked.add(asked)
         try:
@@ -284,7 +284,7 @@ class NatsBus:
             self._asked.remove(asked)
 
     def _announce_all(self, link: NatsLink) -> None:
-        """Tell a connection everything that is listened to and that it does not know yet."""
+        """Send all subscriptions that this connection does not have yet."""
         link.listen(_ANSWERS, subscribe_frame(f"{self._questions.prefix}*", "", _ANSWERS))
         self._tell(link, self._listeners)
 
@@ -320,7 +320,10 @@ class NatsBus:
     async def ask(
         self, subject: str, data: bytes, *, headers: dict[str, str] | None = None, timeout_s: float = 5.0
     ) -> StatusReply:
-        """`request` with headers both ways. While the broker is away it waits, and asks only if it is back in time."""
+        """Like `request`, with headers both ways;
+
+        returns the answer. While the broker is away, it waits up to `timeout_s`.
+        """
         self._check(subject, data)
         coming: asyncio.Future[StatusReply] = asyncio.get_running_loop().create_future()
         question = self._questions.put(subject, partial(_settle, coming))
@@ -373,7 +376,7 @@ class NatsBus:
         self.stats.last_error = denial.text
         if denial.action == "subscription":
             concerned = [asked for asked in self._asked if asked.what == (denial.subject, denial.queue)]
-            for asked in concerned:  # all that ask for the same now: the broker says the same to each
+            for asked in concerned:  # all that wait for this subscription: the broker answers each the same
                 asked.denial = denial
             if concerned:
                 return
@@ -382,9 +385,10 @@ class NatsBus:
             self._questions.fail(BusError(denial.text, FailureCode.FORBIDDEN), denial.subject)
 
     async def leases(self, bucket: str, ttl_s: float) -> Leases:
-        """Open a lease registry: a key-value bucket in the broker's memory, made when it is first written.
+        """Open a lease registry: a key-value bucket in the broker's memory, made at the first write.
 
-        Where we sign in by a key, a broker gives rights by role, and nobody may make or read a bucket.
+        With an nkey or credentials file, the broker gives permissions by role, and no role may make or read a bucket;
+        then leases are followed as messages.
         """
         if not (self.address.nkey_file or self.address.creds_file):
             return NatsLeases(self, bucket, ttl_s)
@@ -395,14 +399,14 @@ class NatsBus:
     # -- the connection ------------------------------------------------------------------------
 
     def _adopt(self, link: NatsLink) -> None:
-        self._announce_all(link)  # again: something may have been listened to while the connection was made
+        self._announce_all(link)  # again: there may be new subscriptions since the connection was made
         self._link = link
         self._payload_max = min(PAYLOAD_BYTES_MAX, link.payload_bytes_max)
         self._up.set()
         self._on_event(BusState.CONNECTED, self.address.shown)
 
     async def _keep(self, link: NatsLink) -> None:
-        """Send what waits; whenever the connection is lost, make another."""
+        """Send the outbox; whenever the connection is lost, make another one."""
         while True:
             sender = self._spawn("send", self._send_outbox(link))
             reason = await asyncio.shield(link.lost)
@@ -422,12 +426,12 @@ class NatsBus:
 
     def _not_yet(self, error: LinkError) -> None:
         self.stats.errors += 1
-        if str(error) != self.stats.last_error:  # a broker that is long away is told once
+        if str(error) != self.stats.last_error:  # the same error is reported once
             self.stats.last_error = str(error)
             self._on_event(BusState.REFUSED if error.final else BusState.LOST, str(error))
 
     def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """The bus lies below the kit's task groups, so it holds its two tasks itself."""
+        """Start a task of this bus. The kit's task groups cannot be used here: the kit imports the bus."""
         task = asyncio.get_running_loop().create_task(work, name=f"bus:{self.name}:{name}")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -441,7 +445,7 @@ class NatsBus:
     # -- the end -------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Drain: hear nothing new, handle what is queued, send what waits, then hang up."""
+        """Drain: unsubscribe, handle the queued messages, send the outbox, then disconnect."""
         if self._closing:
             await self._closed.wait()
             return
@@ -462,7 +466,7 @@ class NatsBus:
         await self.flush(DRAIN_TIMEOUT_S)
 
     async def _end_tasks(self) -> None:
-        """Cancel them until they end: a cancellation that comes just as a connection stands can get lost in it."""
+        """Cancel the tasks until they end: one cancellation may get lost while a connection is being made."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""Getting a connection: every URL in turn, with pauses that grow, for a while or for ever."""
+"""Makes a connection: tries each URL in turn, with growing pauses, for some seconds or for ever."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ GREETING_TIMEOUT_S: Final = 2.0
 
 @dataclass(frozen=True)
 class Dialer:
-    """What it takes to connect to one broker; `greet` says what a fresh connection must be told first."""
+    """What is needed to connect to one broker; `greet` sends what each new connection must send first."""
 
     address: BusAddress
     name: str
@@ -29,7 +29,7 @@ class Dialer:
     greet: Callable[[NatsLink], Coroutine[Any, Any, None]]
 
     async def within(self, wait_s: float) -> NatsLink:
-        """A connection, or the reason why there is none after `wait_s`; what cannot get better ends it at once."""
+        """Return a connection; raises LinkError after `wait_s` seconds, or at once if another try cannot help."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         for pause in backoff():
@@ -42,7 +42,7 @@ class Dialer:
         raise AssertionError("the backoff never ends")
 
     async def for_ever(self, failed: Callable[[LinkError], None]) -> NatsLink:
-        """A connection, however long it takes; each failure is told."""
+        """Return a connection, however long it takes; each failure is passed to `failed`."""
         for pause in backoff():
             await asyncio.sleep(pause)
             try:
@@ -74,7 +74,7 @@ class Dialer:
 
 
 def backoff() -> Iterator[float]:
-    """Pauses that double, each up to a half shorter by chance, so that many clients do not come back at once."""
+    """Yield pauses in seconds: they double, and each is up to a half shorter at random, to spread the clients."""
     pause = BACKOFF_FIRST_S
     while True:
         yield pause * random.uniform(0.5, 1.0)

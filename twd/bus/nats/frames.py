@@ -1,4 +1,4 @@
-"""The few lines of NATS' protocol that the bus writes and reads itself."""
+"""The frames of the NATS protocol that the bus writes and reads itself."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ _HEADER_LINE = "NATS/1.0"
 
 @dataclass(frozen=True, slots=True)
 class StatusReply:
-    """An answer with its status (`503`: nobody listens) and headers, if it has any."""
+    """An answer with its status (`503`: nobody listens) and headers, if any."""
 
     data: bytes
     status: str = ""
@@ -16,7 +16,7 @@ class StatusReply:
 
     @classmethod
     def read(cls, data: bytes, raw_headers: bytes | None) -> "StatusReply":
-        """Take the headers apart; what is no header is left out."""
+        """Return the answer with parsed headers; lines that are no headers are ignored."""
         if not raw_headers:
             return cls(data)
         first, *lines = raw_headers.decode(errors="replace").split("\r\n")
@@ -26,7 +26,7 @@ class StatusReply:
 
 
 def publish_frame(subject: str, reply: str, data: bytes, headers: dict[str, str] | None = None) -> bytes:
-    """PUB, or HPUB when there are headers."""
+    """Return a PUB frame, or HPUB if there are headers."""
     if not headers:
         return b"%b%b\r\n" % (f"PUB {subject} {reply} {len(data)}\r\n".encode(), data)
     block = "".join([f"{_HEADER_LINE}\r\n", *(f"{name}: {value}\r\n" for name, value in headers.items()), "\r\n"])
@@ -36,17 +36,17 @@ def publish_frame(subject: str, reply: str, data: bytes, headers: dict[str, str]
 
 
 def subscribe_frame(pattern: str, queue: str, number: int) -> bytes:
-    """SUB."""
+    """Return a SUB frame."""
     return f"SUB {pattern} {queue} {number}\r\n".encode()
 
 
 def unsubscribe_frame(number: int) -> bytes:
-    """UNSUB."""
+    """Return an UNSUB frame."""
     return f"UNSUB {number}\r\n".encode()
 
 
 def read_time(text: str) -> float:
-    """A stamp of the server, which has nine decimals, as seconds since 1970."""
+    """Return a time stamp of the server, with nine decimals, as seconds since 1970."""
     whole, _, rest = text.rstrip("Z").partition(".")
     seconds = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
     return seconds + (float(f"0.{rest}") if rest.isdigit() else 0.0)

@@ -1,8 +1,8 @@
-"""The lease registry on NATS: a key-value bucket in the broker's memory, whose keys age away.
+"""The lease registry on NATS: a key-value bucket in the broker's memory, whose keys expire.
 
-The bucket is a JetStream stream `KV_<bucket>` over `$KV.<bucket>.>`, so that `nats kv ls` shows it. It holds
-nothing that its owners do not write again, so a broker that lost it gets a new one with the next write.
-Ages are measured by the broker's clock alone: the clocks of the machines need not agree.
+The bucket is a JetStream stream `KV_<bucket>` over `$KV.<bucket>.>`, so that `nats kv ls` shows it. Its owners write
+everything again, so a broker that lost it gets a new one with the next write. Ages are measured with the broker's clock
+only: the clocks of the machines need not agree.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 3.0
 LEASE_BYTES_MAX: Final = 512 * 1024
-"""Of one value; a machine with many files of models tells the most."""
+"""The most bytes of one value; a machine with many model files needs the most."""
 BUCKET_BYTES_MAX: Final = 16 * 1024 * 1024
 REPLICAS_IN_CLUSTER: Final = 3
 MORE_COPIES_EVERY_S: Final = 5.0
@@ -42,8 +42,8 @@ class NatsLeases:
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
         self._ttl_s = ttl_s
-        self._broker_clock: float | None = None  # its time minus our monotonic one
-        self.copies = 0  # of the bucket in the cluster, once known
+        self._broker_clock: float | None = None  # the broker's time minus our monotonic time, in seconds
+        self.copies = 0  # number of copies of the bucket in the cluster, once known
         self._makes_it = False
         self._storage = "memory"
         self._next_try = 0.0
@@ -55,7 +55,7 @@ class NatsLeases:
         return revision
 
     async def create(self, key: str, value: bytes) -> int | None:
-        """Claim a key that must not exist; one that was given up or has aged away may be claimed."""
+        """Claim a key that does not exist, was given up or has expired; returns its revision, or None."""
         revision = await self._write_after(key, value, 0)
         if revision is not None:
             return revision
@@ -69,7 +69,7 @@ class NatsLeases:
         return await self._write_after(key, value, revision) if revision > 0 else None
 
     async def delete(self, key: str) -> None:
-        """Give a key up."""
+        """Delete a key."""
         await self._write(key, b"", {"KV-Operation": "DEL"})
 
     async def get(self, key: str) -> LeaseEntry | None:
@@ -95,7 +95,7 @@ class NatsLeases:
         return await self._write(key, value, {"Nats-Expected-Last-Subject-Sequence": str(revision)})
 
     async def _write(self, key: str, value: bytes, headers: dict[str, str]) -> int | None:
-        """The new revision, or None when the expected one is not the last."""
+        """Return the new revision, or None when the expected one is not the last."""
         subject = self._subject(key)
         try:
             answer = await self._bus.ask(subject, value, headers=headers, timeout_s=TIMEOUT_S)
@@ -112,7 +112,7 @@ class NatsLeases:
         raise self._error(error)
 
     async def make(self, storage: str) -> int:
-        """Make the bucket, or bring it up to date, with the admin's key; returns how many copies of it there are."""
+        """Make or update the bucket, with the admin's key; returns the number of its copies."""
         self._storage = storage
         await self._make_bucket()
         with contextlib.suppress(BusError):  # fewer than three are up
@@ -125,14 +125,14 @@ class NatsLeases:
         try:
             await self._set_up("CREATE", wanted)
         except RequestTimeout:
-            raise  # the cluster has no leader yet: that says nothing of how many copies it can hold
+            raise  # the cluster has no leader yet; it may still be able to hold all copies
         except BusError:
             if wanted == 1:
                 raise
-            await self._set_up("CREATE", 1)  # fewer than three are up, or ever will be
+            await self._set_up("CREATE", 1)  # fewer than three servers are up
 
     async def _add_copies(self) -> None:
-        """A bucket made while the cluster was still gathering gets its copies later, or it dies with its one holder."""
+        """Add copies later to a bucket that was made with one copy, before all servers of the cluster were up."""
         full = self.copies >= REPLICAS_IN_CLUSTER or not self._bus.clustered
         if full or not self._makes_it or time.monotonic() < self._next_try:
             return
@@ -167,7 +167,7 @@ class NatsLeases:
     # -- reading -------------------------------------------------------------------------------
 
     async def _last(self, key: str) -> StatusReply | None:
-        """The newest message of a key, which may be a mark that it was given up."""
+        """Return the newest message of a key; it may be the mark of a deletion."""
         subject = f"$JS.API.DIRECT.GET.{self._stream}.{self._subject(key)}"
         try:
             answer = await self._bus.ask(subject, b"", timeout_s=TIMEOUT_S)
@@ -193,7 +193,7 @@ class NatsLeases:
         return f"{self._prefix}{key}"
 
     async def _api(self, verb: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
-        """One question to JetStream; None when the bucket is not there."""
+        """Send one request to JetStream; returns its reply, or None when there is no such bucket."""
         body = json.dumps(wanted).encode()
         try:
             answer = await self._bus.ask(f"$JS.API.{verb}.{self._stream}", body, timeout_s=TIMEOUT_S)

@@ -1,9 +1,8 @@
-"""One connection to one nats-server, from handshake to loss. A lost one is thrown away, never repaired.
+"""One connection to one nats-server, from handshake to loss. A lost connection is replaced, never repaired.
 
-nats-py does the handshake, the signing in, TLS and pings. Around it, three things differ from its own
-client: what arrives is taken apart where it arrives and goes straight to one receiver, without a task that must
-first wake up; commands are written at once; and every error that ends a connection ends this object, so that
-nothing can get stuck in a half-open state.
+nats-py does the handshake, signing in, TLS and pings. Three things differ from its own client: received data is parsed
+where it arrives and goes to one receiver without a task in between; commands are written without a flusher task; and
+each error that ends a connection ends this object, so that nothing stays in a half-open state.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from twd.bus.urls import shown_url
 from twd.lean_import import without
 from twd.wire.failures import FailureCode
 
-with without("aiohttp"):  # it is for web sockets, and half of what nats would import
+with without("aiohttp"):  # only needed for web sockets, and half of the import time of nats
     from nats import errors
     from nats.aio.client import Client
 
@@ -32,7 +31,7 @@ _CLOSED: Final = "the connection was closed"
 
 
 class LinkError(BusError):
-    """No connection could be made; `final` says that trying again changes nothing."""
+    """The connection failed; `final`: another try would fail in the same way."""
 
     def __init__(self, message: str, code: FailureCode = FailureCode.BUS_DOWN, *, final: bool = False) -> None:
         super().__init__(message, code)
@@ -41,7 +40,7 @@ class LinkError(BusError):
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """The broker refused something to this user; the connection goes on."""
+    """The broker denied this user a publish or a subscription; the connection goes on."""
 
     action: str
     subject: str
@@ -72,24 +71,24 @@ class NatsLink:
 
     @property
     def clustered(self) -> bool:
-        """Whether the server is one of several."""
+        """Whether the server is part of a cluster."""
         return bool(self._client.server_facts.get("cluster"))
 
     @property
     def congested(self) -> bool:
-        """Whether more waits to be sent than is sensible: exactly then `relieved` waits for room."""
+        """Whether the write buffer is full; exactly then `relieved` waits for room."""
         return self._buffered() + self._client.gathered > WRITE_BUFFER_BYTES
 
     def listen(self, number: int, frame: bytes) -> None:
-        """Announce a subscription, once."""
+        """Send a subscription, if this connection does not have it yet."""
         if number not in self._listened:
             self._listened.add(number)
             self.write(frame)
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for a while: what comes meanwhile is then read in one go, which costs far less.
+        """Pause reading for some seconds: what comes meanwhile is read in one go, which costs far less.
 
-        Where much has come, more is waiting, and who rested each time would never catch up.
+        Does nothing if the last read was large: then more data waits, and a pause each time would fall behind.
         """
         if not self._resting and self._client.came < MUCH_BYTES and not self._reading.is_closing():
             self._resting = True
@@ -102,7 +101,7 @@ class NatsLink:
             self._reading.resume_reading()
 
     async def relieved(self) -> None:
-        """Return when there is room to write again, or the connection is gone."""
+        """Return when there is room to write again, or the connection is lost."""
         self._client.send_gathered()
         try:
             await self._writer.drain()
@@ -110,11 +109,11 @@ class NatsLink:
             self._client.lose(str(error))
 
     async def round_trip(self) -> None:
-        """Return when the server has worked through everything written so far."""
+        """Return when the server has processed everything that was written so far."""
         await self._client.round_trip()
 
     async def abort(self) -> None:
-        """Hang up at once, without waiting for a peer that may never read again."""
+        """Close the connection at once, without waiting for the peer."""
         await self._client.abort()
 
 
@@ -157,14 +156,14 @@ def _sign_in(address: BusAddress) -> dict[str, Any]:
 
 
 async def _ignore(error: Exception) -> None:
-    """nats-py tells every error twice; those that end the connection arrive by `_process_op_err`."""
+    """Ignore: nats-py reports errors twice; those that end the connection also come by `_process_op_err`."""
 
 
 _REFUSED = re.compile(r"authori[sz]ation violation|authentication|user not found|account", re.IGNORECASE)
 
 
 def _explained(error: Exception, url: str) -> LinkError:
-    """Say what went wrong in the handshake, and whether it would go wrong again."""
+    """Return the error of a failed handshake in words, and whether it would fail again."""
     where, text = shown_url(url), str(error) or type(error).__name__
     if isinstance(error, LinkError):
         return error
@@ -194,16 +193,16 @@ _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"
 
 
 class _Client(Client):  # type: ignore[misc]
-    """nats-py's client cut down to what NatsLink needs; the names with an underscore override its own."""
+    """nats-py's client, reduced to what NatsLink needs; methods with an underscore override those of nats-py."""
 
     def __init__(self, deliver: Deliver, denied: Callable[[Denial], None], address: BusAddress) -> None:
         super().__init__()
         self._frames = NatsFrameReader(deliver, self._told)
         self._gathered: list[bytes] = []
         self.gathered = 0
-        """Bytes that go out at the end of this turn of the loop."""
+        """Bytes that will be written at the end of this turn of the event loop."""
         self.came = 0
-        """Bytes that were read last."""
+        """Number of bytes of the last read."""
         self._denied = denied
         self._address = address
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -219,21 +218,21 @@ class _Client(Client):  # type: ignore[misc]
         return facts
 
     def send(self, frame: bytes) -> None:
-        """Write with what else is written in this turn of the loop: one call, for which the broker wakes up once."""
+        """Write at the end of this turn of the event loop, together with other frames: one system call."""
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self.send_gathered)
         self._gathered.append(frame)
         self.gathered += len(frame)
 
     def send_gathered(self) -> None:
-        """Write now."""
+        """Write the gathered frames now."""
         if self._gathered:
             frames, self._gathered, self.gathered = self._gathered, [], 0
-            if not self.stream_writer.is_closing():  # a lost connection is thrown away, with what was to go out on it
+            if not self.stream_writer.is_closing():  # frames for a lost connection are dropped
                 self.stream_writer.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def lose(self, reason: str) -> None:
-        """End this connection; whoever waits for a pong is told."""
+        """Mark this connection as lost; whoever waits for a pong gets an error."""
         if not self.lost.done():
             self.lost.set_result(reason)
         for pong in self._pongs:
@@ -241,7 +240,7 @@ class _Client(Client):  # type: ignore[misc]
                 pong.cancel()
 
     def take(self, data: bytes) -> None:
-        """Handle what came, and send what that led to; nonsense ends the connection."""
+        """Parse received data and write the results; invalid data ends the connection."""
         if self.lost.done():
             return
         self.came = len(data)
@@ -307,13 +306,13 @@ class _Client(Client):  # type: ignore[misc]
         return command
 
     def _distrust(self) -> str:
-        """Why what answers there may not see our secrets; empty where it may."""
+        """Return why the server must not see our credentials; empty if it may."""
         where = self._address.shown
         if self._address.wants_tls and not self._server_info.get("tls_required"):
             return f"the broker at {where} offers no TLS, but bus.url, bus.tls or bus.join asks for it"
         protocol = self.stream_writer.transport.get_protocol()
         if self._address.wants_tls and isinstance(protocol, asyncio.StreamReaderProtocol):
-            setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not tell it, and then it warns at a refusal
+            setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not set it, and warns at a refusal
         if not self._address.is_trusted(self.stream_writer.get_extra_info("ssl_object")):
             return (
                 f"what answers at {where} is not the broker that was named: its certificate is another one. Where that "
@@ -322,7 +321,7 @@ class _Client(Client):  # type: ignore[misc]
         return ""
 
     async def _read_loop(self) -> None:
-        """Take over from nats-py's reader as soon as it has handed out all that it holds."""
+        """Replace nats-py's reader as soon as its buffer is empty."""
         try:
             data = await self._transport.read(_EVERYTHING)
         except OSError as error:
@@ -339,7 +338,7 @@ class _Client(Client):  # type: ignore[misc]
 
 
 class _Reading(asyncio.Protocol):
-    """Hands what arrives to the client at once; the rest stays with the protocol that the writer knows."""
+    """Passes received data to the client at once; all other callbacks go to the protocol from before."""
 
     def __init__(self, client: _Client, before: asyncio.BaseProtocol) -> None:
         self._before = before

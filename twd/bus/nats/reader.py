@@ -1,33 +1,33 @@
-"""What a broker sends, taken apart as it comes: messages, and the few words around them. No I/O."""
+"""Parses what a broker sends: messages, and the protocol lines between them. No I/O."""
 
 from collections.abc import Callable
 from typing import Final
 
 LINE_BYTES_MAX: Final = 1024 * 1024
-"""A cluster of many servers tells them all in one line."""
+"""The INFO line of a cluster names all its servers."""
 FRAME_BYTES_MAX: Final = 65 * 1024 * 1024
-"""No server can be set to take more in one message."""
+"""No server can be configured to accept more bytes in one message."""
 
 Deliver = Callable[[int, bytes, bytes, bytes, bytes | None], None]
 """Called with subscription number, subject, reply, payload and raw headers of each message."""
 
 
 class BadFrame(ValueError):
-    """What came is not NATS' protocol."""
+    """Received data that does not follow the NATS protocol."""
 
 
 class NatsFrameReader:
-    """Cuts a stream of bytes into messages and other lines, and hands them on in order."""
+    """Splits a stream of bytes into messages and other lines, and passes them on in order."""
 
     def __init__(self, deliver: Deliver, told: Callable[[bytes], None]) -> None:
         self._deliver = deliver
         self._told = told
         self._rest = bytearray()
         self._needed = 0
-        """How much must be there before it is worth another look."""
+        """Bytes that must be there before the next try to parse."""
 
     def feed(self, data: bytes) -> None:
-        """Take what came, however it is cut; raises BadFrame where it makes no sense."""
+        """Parse received bytes, however they are split; raises BadFrame for invalid data."""
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
@@ -43,7 +43,7 @@ class NatsFrameReader:
             at = after
 
     def _frame(self, data: bytes, at: int) -> int:
-        """Hand on what begins here; returns where the next begins, or 0 when this one is not whole yet."""
+        """Pass on the frame at `at`; returns where the next one begins, or 0 if this one is not complete yet."""
         end = data.find(b"\r\n", at)
         if end < 0:
             if len(data) - at > LINE_BYTES_MAX:

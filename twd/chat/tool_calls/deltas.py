@@ -1,30 +1,30 @@
-"""What a model's answer is made of, as it is told piece by piece: text, calls, thoughts."""
+"""The parts of a model's answer, as they are streamed: text, calls, thoughts."""
 
 import msgspec
 
 
 class ContentDelta(msgspec.Struct, frozen=True):
-    """Text that is no call."""
+    """Text that is not part of a call."""
 
     text: str
 
 
 class ToolCallStart(msgspec.Struct, frozen=True):
-    """A call begins; calls count from 0."""
+    """The start of a call; calls are numbered from 0."""
 
     index: int
     name: str
 
 
 class ToolCallArguments(msgspec.Struct, frozen=True):
-    """The next part of a call's arguments; together they are JSON."""
+    """The next part of a call's arguments; all parts together are JSON."""
 
     index: int
     text: str
 
 
 class ThoughtDelta(msgspec.Struct, frozen=True):
-    """What the model thinks before it answers."""
+    """A part of the thoughts before the answer."""
 
     text: str
 

@@ -33,7 +33,7 @@ _KIMI_NAME = re.compile(r"(?:functions\.)?([\w.\-]{1,128}?)(?::\d+)?")
 
 
 def json_calls(telling: CallParser, *, offered_only: bool = False) -> Steps:
-    """One call, or several: in a list, or one after the other."""
+    """Parse one call, or several: in a list, or one after the other."""
     listed = yield from telling.reader.take("[")
     while True:
         yield from telling.reader.skip_space()
@@ -63,7 +63,7 @@ def fenced_calls(telling: CallParser) -> Steps:
 
 
 def mistral_calls(telling: CallParser) -> Steps:
-    """A list, or a name and its arguments."""
+    """Parse a list of calls, or a name and its arguments."""
     reader = telling.reader
     yield from reader.skip_space()
     if (yield from reader.peek()) in "[{":

@@ -1,4 +1,4 @@
-"""Objects as Gemma writes them in calls: keys are bare, and strings have quotes of their own."""
+"""Parses objects in Gemma's notation: keys without quotes, and its own quotes around strings."""
 
 import re
 from collections.abc import Generator
@@ -14,7 +14,7 @@ _DEPTH_MAX = 32
 
 
 def loose_object(reader: TextReader, depth: int = 1) -> Generator[None, None, dict[str, Any]]:
-    """What stands behind an opening brace."""
+    """Parse an object behind its opening brace."""
     members = dict[str, Any]()
     while not (yield from reader.object_ends()):
         quoted = yield from reader.take(_QUOTE)

@@ -17,7 +17,7 @@ _VALUE = "loose value"
 
 
 def any_call(rules: SchemaRules, names: list[str], schemas: list[object], mark: Mark) -> Expr:
-    """A call of any of the tools."""
+    """Return the rule for a call of any of the tools."""
     free = chain(Terminal(b"{"), without(rules, _END, others=[mark(_QUOTE)]))
     objects = _Objects(rules, mark)
     rules.add("room", EMPTY)
@@ -48,7 +48,7 @@ class _Objects:
         )
 
     def arguments(self, schema: object, at: str) -> Expr:
-        """The arguments of a tool."""
+        """Return the rule for the arguments of a tool."""
         if types_of(checked(schema, at), at) != ["object"]:
             raise Inexpressible
         return self._value(schema, at)

@@ -8,7 +8,7 @@ from twd.chat.tool_calls.deltas import ContentDelta, Delta, ToolCallArguments, T
 from twd.chat.tool_calls.reader import Deciding, NotACall, Steps, TextEnded, TextReader
 
 NAME = re.compile(r"[\w.\-]{1,128}")
-"""What a name must be to be found without quotes."""
+"""The pattern of a name that is written without quotes."""
 
 
 class CallParser:
@@ -23,7 +23,7 @@ class CallParser:
         self._deltas: list[Delta] = []
 
     def certain(self) -> list[Delta]:
-        """What was told since this was last asked."""
+        """Return the parts that became certain since the last call."""
         deltas, self._deltas = self._deltas, []
         return deltas
 
@@ -46,11 +46,11 @@ class CallParser:
             self._after_call = False
 
     def drop(self) -> None:
-        """What was read since the mark is layout."""
+        """Drop the text since the mark as layout."""
         self.reader.mark = self.reader.at
 
     def begin(self, name: str) -> None:
-        """From here on it is a call."""
+        """Begin a call."""
         self._deltas.append(ToolCallStart(self.calls, name))
         self.calls += 1
         self._space = ""
@@ -58,18 +58,18 @@ class CallParser:
         self.reader.mark = self.reader.at
 
     def add(self, arguments: str) -> None:
-        """The call's arguments go on."""
+        """Add arguments to the call."""
         if arguments:
             self._deltas.append(ToolCallArguments(self.calls - 1, arguments))
 
     def close(self) -> None:
-        """The call is whole; what follows is undecided again."""
+        """End the call."""
         self.reader.committed = False
         self.reader.mark = self.reader.at
         self._after_call = True
 
     def whole(self, name: str, arguments: str) -> None:
-        """A call all at once."""
+        """Add a complete call."""
         self.begin(name)
         self.add(arguments)
         self.close()

@@ -1,4 +1,4 @@
-"""Reads text that comes in pieces as if it were all there: steps that wait where the next piece is needed."""
+"""Reads streamed text as if it were complete: generators that pause where the next piece is needed."""
 
 import re
 from collections.abc import Callable, Generator
@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from twd.wire.reading import read_as
 
 UNDECIDED_MAX = 65_536
-"""A call that is not recognised within so many characters is none."""
+"""Text that is not recognised as a call within so many characters is not a call."""
 
 Steps = Generator[None, None, None]
 Finding = Generator[None, None, str]
@@ -18,24 +18,24 @@ _SCALAR_END = re.compile(r"[\s,;}\]]")
 
 
 class MarkFinder:
-    """Finds what may be the start of one of some marks at the end of a text that is still being written."""
+    """Finds whether a text that is still being written ends with the beginning of a mark."""
 
     def __init__(self, *marks: str) -> None:
         self._starts = {mark[:length] for mark in marks for length in range(1, len(mark))}
         self._longest = max(map(len, self._starts), default=0)
 
     def at_end(self, text: str) -> int:
-        """So many letters at its end may be one."""
+        """Return the number of characters at its end that may be one."""
         longest = min(self._longest, len(text))
         return next((length for length in range(longest, 0, -1) if text[-length:] in self._starts), 0)
 
 
 class NotACall(Exception):
-    """What looked like a call is none."""
+    """Raised when the text is not a call."""
 
 
 class TextEnded(Exception):
-    """A step waited for text and none will come."""
+    """Raised when more text is needed but the text has ended."""
 
 
 class TextReader:
@@ -52,13 +52,13 @@ class TextReader:
         self.committed = False
 
     def forget(self) -> None:
-        """Drop what is dealt with."""
+        """Drop the text before `mark`."""
         self.text = self.text[self.mark :]
         self.at -= self.mark
         self.mark = 0
 
     def more(self) -> Steps:
-        """Wait for the next piece."""
+        """Wait for the next piece of text."""
         if self.ended:
             raise TextEnded
         if not self.committed and len(self.text) - self.mark > UNDECIDED_MAX:
@@ -66,18 +66,18 @@ class TextReader:
         yield
 
     def peek(self) -> Finding:
-        """The next character."""
+        """Return the next character."""
         while self.at >= len(self.text):
             yield from self.more()
         return self.text[self.at]
 
     def skip_space(self) -> Steps:
-        """Go to the next character that is no white space."""
+        """Skip white space."""
         while (yield from self.peek()).isspace():
             self.at += 1
 
     def take(self, literal: str) -> Deciding:
-        """Go past the literal if it comes next."""
+        """Skip the literal if it comes next; returns whether it did."""
         while not self.text.startswith(literal, self.at):
             here = self.text[self.at : self.at + len(literal)]
             if not literal.startswith(here):
@@ -87,12 +87,12 @@ class TextReader:
         return True
 
     def require(self, literal: str) -> Steps:
-        """Go past the literal, which must come next."""
+        """Skip the literal, which must come next."""
         if not (yield from self.take(literal)):
             raise NotACall
 
     def until(self, literal: str) -> Finding:
-        """The text up to the literal; goes past both."""
+        """Return the text up to the literal; skips both."""
         start = searched = self.at
         while (found := self.text.find(literal, searched)) < 0:
             searched = max(start, len(self.text) - len(literal))
@@ -101,7 +101,7 @@ class TextReader:
         return self.text[start:found]
 
     def word(self, pattern: re.Pattern[str]) -> Finding:
-        """The longest text here that matches; none is an error."""
+        """Return the longest match of the pattern here; raises NotACall if there is none."""
         while True:
             found = pattern.match(self.text, self.at)
             if self.at < len(self.text) and (found is None or found.end() < len(self.text)):

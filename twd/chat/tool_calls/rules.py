@@ -1,4 +1,4 @@
-"""Calls that are more than JSON, as rules: a tool's name and marks around arguments that fit a schema."""
+"""Rules for calls that are not only JSON: a tool's name and marks around arguments that fit a schema."""
 
 from collections.abc import Callable
 
@@ -18,11 +18,11 @@ _ID = CharClass(((0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A)))
 _ID_LENGTH_MAX = 40
 _NUMBER_DIGITS_MAX = 4
 _ONE_BY_ONE = tagged_rules.FORMATS | {ToolFormat.LOOSE}
-"""Formats whose arguments are no JSON as a whole."""
+"""Formats whose arguments are not one JSON value."""
 
 
 def parse(text: str, mark: Mark) -> dict[str, Expr]:
-    """The rules of one call of any of the tools."""
+    """Return the rules for one call of any of the tools."""
     calls = read_as(ToolSchemas, text)
     if calls is None or calls.format not in {*_LAYOUTS, *_ONE_BY_ONE}:
         raise bad_grammar("The grammar holds no calls.")

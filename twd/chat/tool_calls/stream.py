@@ -1,4 +1,4 @@
-"""Finds tool calls in what a model writes, as it writes, in whichever of the known formats."""
+"""Finds tool calls in a streamed answer, in any of the known formats."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ def _next_message(telling: CallParser) -> Steps:
 
 
 def _layout(telling: CallParser) -> Steps:
-    """What stands around an answer is no text."""
+    """Skip layout around an answer."""
     telling.drop()
     yield from ()
 
@@ -146,17 +146,17 @@ class ToolCallStream:
 
     @property
     def calls(self) -> int:
-        """How many there are so far."""
+        """The number of calls so far."""
         return self._telling.calls
 
     def feed(self, text: str) -> list[Delta]:
-        """Take more text; returns what is certain by now."""
+        """Add text; returns the parts that are certain by now."""
         self._reader.text += text
         next(self._steps)
         return self._telling.certain()
 
     def finish(self) -> list[Delta]:
-        """No more text will come; returns the rest."""
+        """End the text; returns the remaining parts."""
         self._reader.ended = True
         next(self._steps, None)
         return self._telling.last()

@@ -1,5 +1,7 @@
-"""Calls whose arguments stand in tags of their own, as rules: a tool's name, then its arguments in their order, each as
-the tool's schema has it and as it is read back."""
+"""Rules for calls whose arguments are in tags of their own: the tool's name, then its arguments in order.
+
+Each argument follows the tool's schema, and is written as it is parsed back.
+"""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,38 +19,38 @@ from twd.grammar.rules import EMPTY, Alternation, Concatenation, Expr, OneToken,
 from twd.wire.failures import TwdError
 
 Mark = Callable[[str], Expr]
-"""How a mark is written: as a control token, or letter by letter."""
+"""How a mark is written: as a control token, or as plain text."""
 
 KEY = re.compile(r"[\w.\-$]{1,128}")
-"""What a key must be to be found in any tag."""
+"""The pattern that a key must match to be found in a tag."""
 _DEPTH_MAX = 16
 _LINE = maybe(Terminal(b"\n"))
 _NUMBER = Repeat(DIGIT, 1, 4)
 _UNKEPT = frozenset(["$ref", "anyOf", "oneOf", "allOf", "enum", "const", "minProperties", "maxProperties"])
 ANYTHING: Final[Schema] = {"type": "object"}
-"""What is asked of the arguments of a tool that is not strict."""
+"""The schema for the arguments of a tool that is not strict."""
 
 
 class CallTags(NamedTuple):
-    """How a format writes calls."""
+    """The tags with which a format writes calls."""
 
     opened: tuple[str, ...]
-    """What stands before the arguments; numbers stand between these parts."""
+    """The text before the arguments; numbers are between these parts."""
     head: tuple[str, ...]
-    """What stands before a value; space stands between these parts."""
+    """The text before a value; white space is between these parts."""
     tail: str
     end: str
-    """What no argument reaches beyond."""
+    """The mark that ends the arguments; no argument contains it."""
     closed: str = ""
-    """What stands behind each of several calls."""
+    """The text behind each of several calls."""
     trimmed: bool = False
-    """Whether a line break around a value is layout."""
+    """Whether a line break around a value is not part of it."""
     text: str = ""
-    """What an attribute says of a text; empty: only the tool's schema tells."""
+    """The attribute value for a string; empty: only the tool's schema tells the type."""
     other: dict[str, str] = {}
-    """What it says of other values, by their types."""
+    """The attribute values for other types."""
     json: bool = False
-    """Whether JSON may stand instead of all arguments."""
+    """Whether all arguments may be written as one JSON object."""
     inside: bool = False
     """Whether the mark before a call ends within a tag, so that no space may stand there."""
 
@@ -103,7 +105,7 @@ FORMATS: Final = frozenset(_TAGS)
 
 
 class LeafType(NamedTuple):
-    """One of a value's types, or `any`, with all that is asked of values of it."""
+    """One type of a value, or `any`, with its schema."""
 
     kind: str
     schema: Schema
@@ -111,7 +113,7 @@ class LeafType(NamedTuple):
 
 
 def any_call(rules: SchemaRules, names: list[str], schemas: list[object], found: ToolFormat, mark: Mark) -> Expr:
-    """A call of any of the tools; or several, where the format has them stand together."""
+    """Return the rule for a call of any tool; or for several calls, if the format groups them."""
     tags = _TAGS[found]
     free = _free(rules, tags, found, mark)
     if tags.inside:
@@ -141,7 +143,7 @@ def can_be_kept(schemas: list[object], make: Callable[[SchemaRules], Expr]) -> b
 
 
 def _free(rules: SchemaRules, tags: CallTags, found: ToolFormat, mark: Mark) -> Expr:
-    """Whatever a call may hold."""
+    """Return the rule for any arguments."""
     end = mark(tags.end)
     markers = [one for one in map(mark, found.markers) if _is_token(one) and one != end]
     free = without(rules, tags.end, others=markers)
@@ -177,7 +179,7 @@ class _Arguments:
         self._whole = {str(index): schema for index, schema in enumerate(schemas)}
 
     def of(self, index: int) -> Expr:
-        """The arguments of this tool."""
+        """Return the rule for the arguments of this tool."""
         at = f"#/{index}"
         schema = checked(self._schemas[index], at)
         properties, required = schema.get("properties", {}), schema.get("required", ())
@@ -203,12 +205,12 @@ class _Arguments:
         if texts is None:
             return self._tagged(key, self._raw.any)
         kinds = {leaf.kind for leaf in leaves}
-        if kinds - {"string", "null"}:  # they would be read as texts
+        if kinds - {"string", "null"}:  # the parser would read them as strings
             raise Inexpressible
         return self._tagged(key, Alternation((*texts, Terminal(b"null"))) if "null" in kinds else Alternation(texts))
 
     def _told(self, key: str, leaves: list[LeafType]) -> Iterator[Expr]:
-        """The argument as a text, and as each of its other types."""
+        """Yield the rules for an argument as a string, and as each of its other types."""
         if any(leaf.kind in ("string", "any") for leaf in leaves):
             texts = self._texts(leaves)
             yield self._tagged(key, self._raw.any if texts is None else Alternation(texts), self._tags.text)
@@ -226,7 +228,7 @@ class _Arguments:
     # -- texts --------------------------------------------------------------------------------------
 
     def _texts(self, leaves: list[LeafType]) -> tuple[Expr, ...] | None:
-        """The texts that a value may be; None where it may be any."""
+        """Return the rules for the allowed strings; None if every string is allowed."""
         texts = [self._text(leaf) for leaf in leaves if leaf.kind in ("string", "any")]
         if not texts:
             raise Inexpressible
@@ -283,7 +285,7 @@ class _Arguments:
 
 
 def _listed(schema: Schema, said: frozenset[str], at: str) -> Iterator[LeafType]:
-    """The values of `enum` or `const`, by their types."""
+    """Yield the values of `enum` or `const`, by type."""
     if said - {"enum", "const", "type"} or {"enum", "const"} <= said:
         raise Inexpressible
     values = schema["enum"] if "enum" in schema else [schema["const"]]

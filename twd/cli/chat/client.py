@@ -17,7 +17,7 @@ from twd.wire.reading import NONSENSE
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 300.0
-"""A server that says nothing for so long hangs; ours shows life every few seconds."""
+"""A server without a byte for so many seconds hangs; ours sends a sign of life every few seconds."""
 BODY_BYTES_MAX: Final = 1024 * 1024
 
 OnText = Callable[[str], None]
@@ -40,7 +40,7 @@ class ChatClient:
         self.job = ""
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._session is not None:
             await self._session.close()
 
@@ -56,7 +56,7 @@ class ChatClient:
     async def ask(
         self, body: dict[str, Any], on_text: OnText, on_thought: OnText = lambda text: None
     ) -> StreamedAnswer:
-        """One answer, told piece by piece; a cancelled call hangs up, which cancels the job."""
+        """Stream one answer; a cancelled call disconnects, which cancels the job."""
         self.reader, self.job = AnswerReader(on_thought), ""
         began = time.monotonic()
         async with self._call("POST", "/v1/chat/completions", body) as response:
@@ -118,7 +118,7 @@ class ChatClient:
 
 
 def refusal(server: ApiAddress, status: int, message: str, code: str, location: str = "") -> CommandError:
-    """What a status means to somebody at a terminal."""
+    """Return the error for a status, in words for a user."""
     if status == 401:
         wrong = "refuses this key" if server.key else "wants a key"
         text = f"{server.url} {wrong}; give one with --key or TWD_TOKEN (`twd key add NAME` makes one)"

@@ -18,7 +18,7 @@ _ALSO: Final = {"/exit": "/quit", "/q": "/quit", "/?": "/help", "/h": "/help"}
 
 
 class ChatCommand(NamedTuple):
-    """A command with what stands after it."""
+    """A command and its argument."""
 
     name: str
     argument: str = ""
@@ -29,7 +29,7 @@ class UnknownCommand(Exception):
 
 
 def parse_command(line: str) -> ChatCommand | None:
-    """The command in a line, or None where it is a question; `//` begins a question with a slash."""
+    """Return the command in a line, or None for a question; `//` begins a question with a slash."""
     if not line.startswith("/") or line.startswith("//"):
         return None
     name, _, argument = line.strip().partition(" ")
@@ -42,12 +42,12 @@ def parse_command(line: str) -> ChatCommand | None:
 
 
 def question_of(line: str) -> str:
-    """A line that is no command, as the model gets it."""
+    """Return the question in a line, as the model gets it."""
     return line[1:] if line.startswith("//") else line
 
 
 def help_lines() -> list[str]:
-    """What `/help` prints."""
+    """Return the lines that `/help` prints."""
     rows = [(f"{name} {argument}".strip(), words) for name, (argument, words) in HELP.items()]
     rows += [('"""', "begins and ends several lines; \\ at an end goes on, too")]
     rows += [("Ctrl-C", "stops an answer; at the prompt, twice leaves")]

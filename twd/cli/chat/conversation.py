@@ -1,4 +1,4 @@
-"""A conversation and how to go on with it: what was said, and the request that asks for more."""
+"""A conversation: its messages, and the request for the next answer."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 
 class ChatTurn(msgspec.Struct, frozen=True):
-    """What one side said."""
+    """One message."""
 
     role: str
     content: str
@@ -32,24 +32,24 @@ class Conversation:
         return bool(self.turns) and self.turns[-1].role == "user"
 
     def ask(self, question: str) -> None:
-        """Say something."""
+        """Add a question."""
         if self.waits:
             self.turns.pop()
         self.turns.append(ChatTurn("user", question))
 
     def answered(self, text: str) -> None:
-        """Keep the answer to the question that waits, or as much as came of it."""
+        """Add the answer, or the part of it that came."""
         if text and self.waits:
             self.turns.append(ChatTurn("assistant", text))
 
     def take_back(self) -> bool:
-        """Forget the last answer, so that its question waits again; False when there is none."""
+        """Remove the last answer, so that its question is open again; returns False if there is none."""
         if self.turns and not self.waits:
             self.turns.pop()
         return self.waits
 
     def forget(self) -> None:
-        """Start anew, with the same model and instructions."""
+        """Remove all messages; model and instructions stay."""
         self.turns.clear()
 
     def request(self, direct: bool, seed: int | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Conversation:
         return {name: value for name, value in wanted.items() if value is not None}
 
     def document(self) -> dict[str, Any]:
-        """What `/save` writes."""
+        """Return what `/save` writes."""
         names = ("model", "system", "temperature", "max_tokens", "seed")
         given = {name: getattr(self, name) for name in names if getattr(self, name) not in (None, "")}
         return given | {"messages": msgspec.to_builtins(self.turns)}

@@ -1,4 +1,4 @@
-"""Where the HTTP API is that a command talks to, and the key that opens it."""
+"""The address and key of the HTTP API that a command uses."""
 
 import ssl
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ class ApiAddress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request brings to be let in."""
+        """The headers that authenticate a request."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 def find_api(ctx: CliContext, url: str = "", key: str = "") -> ApiAddress:
-    """The server at `url`, else the one of the instance that runs here, which tells its own user the token."""
+    """Return the server at `url`, else that of the instance that runs here, with its token."""
     key = key or ctx.environment.get("TWD_TOKEN", "")
     if any(not 32 < ord(letter) < 127 for letter in key):
         raise CommandError(ExitCode.USAGE, "the key holds a blank or a letter that no key has; copy it once more")
@@ -48,7 +48,7 @@ def find_api(ctx: CliContext, url: str = "", key: str = "") -> ApiAddress:
 
 
 def base_of(url: str) -> str:
-    """The address that people mean: with a scheme, without the API's own path."""
+    """Return the address with a scheme and without `/v1`."""
     from twd.net.url_guard import parse_base
 
     try:
@@ -59,8 +59,8 @@ def base_of(url: str) -> str:
 
 
 def running_settings(ctx: CliContext) -> Settings:
-    """The settings of the instance that runs here, which another terminal may have started with other variables."""
-    if not ctx.home.held():  # a supervisor that was killed leaves them behind
+    """Return the settings of the instance that runs here; it may have been started with other variables."""
+    if not ctx.home.held():  # a killed supervisor leaves its settings behind
         return ctx.settings
     try:
         return msgspec.json.decode(ctx.home.settings_file.read_bytes(), type=Settings)

@@ -1,4 +1,4 @@
-"""What every command stands on: the settings, the state folder, the way to the running system."""
+"""What every command uses: the settings, the state folder, the connection to the running system."""
 
 import os
 import socket
@@ -36,11 +36,11 @@ class CliContext:
         self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
         self._resolved = environment.get(RESOLVED_VARIABLE)
         self.guard = NOBODY
-        """The process that guards this one."""
+        """The process that restarts this one if it is killed."""
 
     @cached_property
     def loaded(self) -> "Loaded":
-        """The settings and where they come from."""
+        """The settings and the source of each."""
         from twd.settings.load import load_settings
 
         return load_settings(self.config, self.environment, Path.cwd(), Path.home())
@@ -64,19 +64,19 @@ class CliContext:
 
     @property
     def here(self) -> NodeId:
-        """The same, as what runs here says it: another terminal may have started that with other settings."""
+        """The machine's name in the running instance, which may have other settings than this terminal."""
         instance = self.instance()
         return NodeId(instance.node) if instance else self.node
 
     def instance(self) -> RunningInstance | None:
-        """What runs here now."""
+        """Return the instance that runs here now, or None."""
         try:
             return self.home.running()
         except Unrecorded as error:
             raise CommandError(ExitCode.FAULT, str(error)) from None
 
     def with_bus(self) -> Settings:
-        """The settings with a bus to go to: the configured one, else that of the instance which runs here."""
+        """Return the settings with a bus: the configured one, else that of the instance that runs here."""
         settings = self.settings
         if settings.bus.url:
             return settings

@@ -1,4 +1,4 @@
-"""Who shares processors with whom, in words: for `twd status`, `top`, `plan` and `doctor`."""
+"""Describes which processes share cores: for `twd status`, `top`, `plan` and `doctor`."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,11 +10,11 @@ from twd.process.core_plan import CoreShare
 from twd.wire.service import ServiceLease
 
 SLOWED: Final = 2.0
-"""From here on a drafter loses more to the others than it is likely to bring."""
+"""From this slowdown on, a drafter probably brings less than it loses by sharing cores."""
 
 
 def share_of(lease: ServiceLease) -> CoreShare | None:
-    """What a process says of its cores; None where it computes nothing, or tells nothing that makes sense."""
+    """Return the core share in a lease; None if there is none or it is invalid."""
     threads, beside, yields = (lease.facts.get(key) for key in ("threads", "cores_with", "yields"))
     if not isinstance(threads, int) or not isinstance(beside, list):
         return None
@@ -32,7 +32,7 @@ def shared_lines(leases: Iterable[ServiceLease]) -> list[str]:
 
 
 def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
-    """Whether drafters that share cores with texts still draft quickly."""
+    """Check whether drafters that share cores are still fast."""
     found = []
     for lease in leases:
         share = share_of(lease)
@@ -49,7 +49,7 @@ def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
 
 
 def in_words(share: CoreShare) -> str:
-    """A share as people say it."""
+    """Return a core share in words."""
     with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
     return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
 
@@ -68,6 +68,6 @@ def _cost(lease: ServiceLease) -> str:
 
 
 def _paces(lease: ServiceLease) -> tuple[float, float]:
-    """Milliseconds of a guess where a drafter was alone, and now; zeros are not known."""
+    """Return the ms per draft of a drafter alone, and now; 0: not known."""
     alone, now = lease.facts.get("alone_ms"), lease.facts.get("token_ms")
     return (float(alone), float(now)) if isinstance(alone, int | float) and isinstance(now, int | float) else (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""What a running model was measured to do, beside what was foretold of it."""
+"""The measured speed of a running model, beside the planned one."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def measured_tok_s(entries: "Iterable[LeaseEntry]", model: str) -> float:
-    """Tokens a second without drafts, of the process that serves the model; 0 where nobody does."""
+    """Return the tokens per second without drafts of the process that serves the model; 0 if none does."""
     from twd.wire.model import single_step_ms
     from twd.wire.service import read_lease
 
@@ -25,7 +25,7 @@ def measured_tok_s(entries: "Iterable[LeaseEntry]", model: str) -> float:
 
 
 def beside_measured(decision: "PlacementDecided", measured: float) -> Iterator[str]:
-    """Both in one line, where both are known."""
+    """Yield one line with both speeds, if both are known."""
     if measured and decision.plain_tok_s:
         share = measured / decision.plain_tok_s
         yield f"measured while it serves: {figure(measured)} tokens/s plain, {figure(share)} of the estimate"

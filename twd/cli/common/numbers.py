@@ -9,7 +9,7 @@ SECONDS_MAX: Final = 86_400.0
 
 
 class NumberRange(click.FloatRange):
-    """A number within bounds, which NaN is not."""
+    """A number within bounds; NaN is refused."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """As click does, and one thing more."""

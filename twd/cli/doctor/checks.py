@@ -113,7 +113,7 @@ def check_disk(path: Path, free: int) -> Finding:
 
 
 def check_clock(wall_ms: int, code_ms: int) -> Finding:
-    """Whether it can be as late as this machine says: not before its own program was written."""
+    """Check the clock: the time must not be before this program was written."""
     if wall_ms < code_ms:
         return bad(
             "clock", "this machine's clock is older than the program that reads it", "sudo timedatectl set-ntp true"

@@ -1,4 +1,4 @@
-"""What a check found: a verdict, the facts in words, and the exact command that mends it."""
+"""The result of a check: a severity, the facts in words, and the command that repairs it."""
 
 import enum
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ Fix = Callable[[], None]
 
 
 class Severity(enum.StrEnum):
-    """How bad it is. Only `fail` makes the whole fail."""
+    """The severity of a finding. Only `fail` makes the whole result fail."""
 
     PASS = "pass"
     WARN = "warn"
@@ -19,7 +19,7 @@ class Severity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `fix` mends it without asking; only safe things have one."""
+    """The result of one check. `fix` repairs it without a question; only safe repairs have one."""
 
     name: str
     verdict: Severity
@@ -37,37 +37,37 @@ class FindingSection:
 
 
 def good(name: str, detail: str) -> Finding:
-    """All is well."""
+    """Return a finding without a problem."""
     return Finding(name, Severity.PASS, detail)
 
 
 def odd(name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
-    """It works, but not as it could."""
+    """Return a finding that works, but could be better."""
     return Finding(name, Severity.WARN, detail, mend, fix)
 
 
 def bad(name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
-    """It does not work, or will not."""
+    """Return a finding that does not work or will not."""
     return Finding(name, Severity.FAIL, detail, mend, fix)
 
 
 def skipped(name: str, detail: str, mend: str = "") -> Finding:
-    """It could not be looked at now."""
+    """Return a finding that could not be checked now."""
     return Finding(name, Severity.SKIP, detail, mend)
 
 
 def passed(sections: Iterable[FindingSection]) -> bool:
-    """Whether nothing failed."""
+    """Return whether no finding failed."""
     return all(finding.verdict is not Severity.FAIL for section in sections for finding in section.findings)
 
 
 def fixable(sections: Iterable[FindingSection]) -> list[Finding]:
-    """Findings that can be mended here and now."""
+    """Return the findings that can be repaired automatically."""
     return [finding for section in sections for finding in section.findings if finding.fix is not None]
 
 
 def document(sections: Sequence[FindingSection], mended: Sequence[str]) -> dict[str, Any]:
-    """For JSON."""
+    """Return the findings for JSON."""
     return {
         "passed": passed(sections),
         "mended": list(mended),

@@ -13,12 +13,12 @@ from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
 RTT_SLOW_MS: Final = 10.0
-"""Above this a link is probably Wi-Fi, and drafts over it come late."""
+"""Above this round trip time a link is probably Wi-Fi, and drafts over it come late."""
 SKEW_S: Final = 2.0
 AGREEMENT_LOW: Final = 0.3
 COMPARED_ENOUGH: Final = 50
 DRAFT_COST_HIGH: Final = 0.8
-"""A guess that costs this share of a token of the target brings little at best."""
+"""A draft that costs this share of a target token brings little at best."""
 
 Aged = tuple[ServiceLease, float]
 """A lease and how many seconds ago it was renewed."""
@@ -26,7 +26,7 @@ Aged = tuple[ServiceLease, float]
 
 @dataclass(frozen=True, slots=True)
 class BusProbe:
-    """What a visit to the bus found; `problem` where nobody let us in."""
+    """What a connection to the bus showed; `problem` if there was none."""
 
     rtt_ms: float = 0.0
     leases: Sequence[Aged] = ()
@@ -37,11 +37,11 @@ class BusProbe:
 
 @dataclass(frozen=True, slots=True)
 class ApiProbe:
-    """What the API said of itself."""
+    """What the API reported."""
 
     url: str
     reasons: Sequence[str] = ()
-    """Why it would not answer now."""
+    """Why it cannot answer requests now."""
     problem: str = ""
 
 
@@ -63,7 +63,7 @@ class ServerProbe:
 
 
 def check_bus(look: BusProbe | None, address: str, outside: bool) -> Finding:
-    """Whether messages travel, and how fast. None: there is no bus to look at."""
+    """Check whether messages arrive, and how fast. None: there is no bus to check."""
     if look is None:
         return skipped("bus", "nothing runs here", "twd up")
     if look.problem:
@@ -110,14 +110,14 @@ def _leaseless(name: str) -> Finding:
 
 
 def _hung(lease: ServiceLease) -> list[Finding]:
-    """Processes that were ended because they showed no life, as whoever ended them tells."""
+    """Return findings on processes that were killed because they were hung."""
     told = lease.facts.get(HUNG_FACT)
     lines = told if isinstance(told, list) else []
     return [odd(f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}") for line in lines]
 
 
 def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:
-    """Whether the machines agree on the time; stamps of stories and rules of templates need it."""
+    """Check whether the machines' clocks agree; traces and templates need it."""
     skews: dict[str, float] = {}
     for lease, age_s in leases:
         skew = (now_ms - lease.renewed_ms) / 1000 - age_s
@@ -143,7 +143,7 @@ def check_api(look: ApiProbe | None) -> Finding:
 
 
 def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
-    """Whether drafts leave texts alone, as measured, and which drafters do not pay."""
+    """Check whether drafts left texts unchanged, as measured, and which drafters do not pay."""
     found: list[Finding] = []
     for lease, _ in leases:
         if lease.service == "speculator" and lease.facts.get("ready"):

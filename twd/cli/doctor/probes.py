@@ -1,4 +1,4 @@
-"""Looking: asks programs, ports, the bus, the API and servers elsewhere; every wait has an end."""
+"""Collects the facts for the checks from programs, ports, the bus, the API and other servers, with timeouts."""
 
 import asyncio
 import importlib.metadata
@@ -41,7 +41,7 @@ print(json.dumps({"devices": named, "accelerated": accelerated, **told}))
 
 
 def nats_version() -> str:
-    """What the embedded broker's program says of itself, or why it cannot be asked."""
+    """Return the version of the broker's program, or why it cannot be asked."""
     from twd.bus.broker import server_binary
 
     try:
@@ -53,7 +53,7 @@ def nats_version() -> str:
 
 
 def llama_build() -> EngineBuild:
-    """What llama.cpp can do, asked in a process of its own: a build for another CPU would end ours."""
+    """Return what llama.cpp can do; asked in another process, as a build for another CPU would crash this one."""
     try:
         version = importlib.metadata.version("llama-cpp-python")
         argv = [sys.executable, "-P", "-c", ASK_LLAMA]
@@ -127,7 +127,7 @@ def _bindable(host: str, number: int) -> int:
 
 
 def owner_of(port: int) -> tuple[int, str]:
-    """Who listens on a port, as far as the system tells us."""
+    """Return pid and name of the process that listens on a port, if the system tells it."""
     import psutil
 
     try:
@@ -143,7 +143,7 @@ def owner_of(port: int) -> tuple[int, str]:
 
 
 async def look_at_bus(settings: Settings, node: str) -> BusProbe:
-    """Visit the bus: how long a message takes there and back, and who is there."""
+    """Connect to the bus; returns the round trip time and the services there."""
     from twd.kit.connect import connect
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
     from twd.wire.node import read_node

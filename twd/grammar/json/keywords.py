@@ -1,4 +1,4 @@
-"""What a JSON schema may say: its keywords, checked one by one."""
+"""Checks the keywords of a JSON schema one by one."""
 
 from decimal import Decimal
 from types import UnionType
@@ -11,11 +11,11 @@ from twd.wire.failures import FailureCode, TwdError
 Schema = dict[str, Any]
 
 NEVER: Schema = {"enum": []}
-"""A schema that nothing fits."""
+"""A schema that no value fits."""
 
 _COUNT_MAX = 100_000
 _NEVER_REACHED = 1_000_000_000
-"""So long no answer gets: generators write the largest number they know for 'no limit'."""
+"""Larger limits count as no limit: generators of schemas write a very large number for 'no limit'."""
 _NUMBER_DIGITS_MAX = 18
 _NUMERIC = frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"])
 _OF_TYPE: dict[str, frozenset[str]] = {
@@ -37,7 +37,7 @@ _REFUSED = frozenset(
     ]
 )
 _HARMLESS = {"uniqueItems": False, "unevaluatedProperties": True, "unevaluatedItems": True, "multipleOf": 1}
-"""What of these can be enforced: a multiple of 1 is a whole number."""
+"""The supported values of these keywords: a multiple of 1 is a whole number."""
 
 _SHAPES: dict[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(["properties", "$defs", "definitions"], (dict, "an object")),
@@ -51,19 +51,19 @@ _SHAPES: dict[str, tuple[type | UnionType, str]] = {
 
 
 class NothingFits(TwdError):
-    """No value fits a part of the schema; where another will do in its place, that is no mistake."""
+    """Raised when no value fits a part of the schema; no mistake if there is an alternative."""
 
     def __init__(self, at: str, message: str) -> None:
         super().__init__(FailureCode.BAD_GRAMMAR, f"JSON schema, {at}: {message}.", "grammar")
 
 
 def schema_error(at: str, message: str) -> TwdError:
-    """The failure that a mistake at a place of the schema becomes."""
+    """Return the error for a mistake at a place of the schema."""
     return bad_grammar(f"JSON schema, {at}: {message}.")
 
 
 def checked(schema: object, at: str) -> Schema:
-    """The schema as an object that holds nothing we cannot enforce."""
+    """Return the schema as an object; raises if it contains what we cannot enforce."""
     if isinstance(schema, bool):
         return {} if schema else NEVER
     if not isinstance(schema, dict):
@@ -81,7 +81,7 @@ def checked(schema: object, at: str) -> Schema:
 
 
 def types_of(schema: Schema, at: str) -> list[str]:
-    """The types that the schema allows; where it names none, what its other keywords are about."""
+    """Return the types that the schema allows; without `type`, those that its other keywords apply to."""
     named = schema.get("type")
     if named is None:
         return [kind for kind, keys in _OF_TYPE.items() if keys & schema.keys() and kind != "integer"] or ["any"]
@@ -95,7 +95,7 @@ def types_of(schema: Schema, at: str) -> list[str]:
 
 
 def constrains(schema: Schema) -> bool:
-    """Whether the schema says anything about which values fit."""
+    """Return whether the schema restricts its values."""
     return not CONSTRAINTS.isdisjoint(schema)
 
 
@@ -141,7 +141,7 @@ def decimal_of(schema: Schema, key: str, at: str) -> Decimal | None:
 
 
 def is_of_type(value: object, kind: str) -> bool:
-    """Whether a JSON value has this type."""
+    """Return whether a JSON value has this type."""
     match value:
         case bool():
             return kind == "boolean"
@@ -159,7 +159,7 @@ def is_of_type(value: object, kind: str) -> bool:
 
 
 def plain(value: object) -> object:
-    """A JSON value without Decimals."""
+    """Return a JSON value without Decimals."""
     match value:
         case Decimal():
             return float(value)

@@ -8,7 +8,7 @@ _OPENING, _CLOSING, _BETWEEN = b"{[", b"}]", b",:"
 _QUOTE, _BACKSLASH, _COLON, _COMMA = b'"\\:,'
 _BRACES = (b"{"[0], b"["[0])
 _FIRST, _LAST = 1, 2
-"""The places before all JSON, and behind it."""
+"""The places before and behind all JSON."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class JsonLayout:
         )
 
     def extend(self, data: bytes) -> None:
-        """The text goes on."""
+        """Add text."""
         for byte in data:
             if self.in_string:
                 self._inside(byte)

@@ -1,4 +1,4 @@
-"""Two JSON schemas as one that demands what both demand."""
+"""Merges two JSON schemas into one that demands what both demand."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _ANNOTATIONS = frozenset(
         "discriminator",
     ]
 )
-"""What says nothing about which values fit."""
+"""Keywords that do not restrict values."""
 
 _HIGHER = frozenset(["minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"])
 _LOWER = frozenset(["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"])
 _ARRAY = frozenset(["prefixItems", "items"])
 _MERGED_TOGETHER = _ARRAY | {"const", "properties", "additionalProperties"}
-"""What must be looked at together."""
+"""Keywords that must be merged together."""
 
 
 def weight(schema: Schema) -> int:
@@ -29,7 +29,7 @@ def weight(schema: Schema) -> int:
 
 
 class SchemaMerger:
-    """Merges the schemas of one document."""
+    """Merges schemas of one document."""
 
     def __init__(self) -> None:
         self._joined: dict[tuple[int, ...], Schema] = {}

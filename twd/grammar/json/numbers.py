@@ -1,4 +1,4 @@
-"""Numbers between bounds, as rules over their digits."""
+"""Turns number ranges into rules over their digits."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,7 +11,7 @@ _DIGITS_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class NumberBound:
-    """An end of a range; None is no end."""
+    """A bound of a range; None: no bound."""
 
     value: Decimal | None = None
     open: bool = False

@@ -1,4 +1,4 @@
-"""Regular expressions as rules for what stands between the quotes of a JSON string."""
+"""Turns regular expressions into rules for the content of a JSON string."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from twd.grammar.utf8_ranges import LAST_CODE_POINT, inverted
 
 Ranges = tuple[tuple[int, int], ...]
 Write = Callable[[Ranges], Expr]
-"""How one character of these is written."""
+"""How one of these characters is written."""
 
 ALL = inverted(())
 _DEPTH_MAX = 32
@@ -21,7 +21,7 @@ _BLANK: Ranges = (
     *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)),
 )
 _DISPUTED_BLANK = (0xFEFF, 0xFEFF)
-"""A blank in JavaScript, and none in Python: it is neither written for \\s nor for \\S."""
+"""White space in JavaScript but not in Python: allowed neither for \\s nor for \\S."""
 _CLASSES: dict[str, Ranges] = {
     "d": _DIGITS,
     "w": _WORD,
@@ -36,7 +36,7 @@ _NOT_A_NEWLINE = inverted(_NEWLINES)
 
 
 def pattern_rule(pattern: str, fail: Callable[[str], Exception], write: Write = character) -> Expr:
-    """The strings in which the pattern is found, as JSON Schema means it: anywhere, unless it is anchored."""
+    """Return the rule for strings with a match; as in JSON Schema, a pattern matches anywhere unless anchored."""
     return _Parser(pattern, fail, write).whole()
 
 

@@ -8,7 +8,7 @@ from twd.grammar.rules import EMPTY, Alternation, CharClass, Concatenation, Expr
 from twd.grammar.utf8_ranges import inverted
 
 NOTHING = Alternation(())
-"""What no text can match."""
+"""Matches no text."""
 
 DIGIT = CharClass(((0x30, 0x39),))
 _DIGIT_1_TO_9 = CharClass(((0x31, 0x39),))
@@ -18,7 +18,7 @@ _UNPRINTED = ((0x00, 0x1F), (0x7F, 0x7F))
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 _ESCAPED = {0x22: b'\\"', 0x5C: b"\\\\", 0x08: b"\\b", 0x0C: b"\\f", 0x0A: b"\\n", 0x0D: b"\\r", 0x09: b"\\t"}
 PLAIN = inverted([*_UNPRINTED, (_QUOTE, _QUOTE), (_BACKSLASH, _BACKSLASH)])
-"""What stands in a string as it is."""
+"""Characters that need no escape in a string."""
 _DIGITS_MAX = 16
 _INDENT_MAX = 20
 _BRANCHES_MAX = 30
@@ -30,12 +30,12 @@ def rule(name: str) -> Ref:
 
 
 def chain(*items: Expr) -> Concatenation:
-    """One after the other."""
+    """A sequence."""
     return Concatenation(items)
 
 
 def maybe(item: Expr) -> Repeat:
-    """Once or not at all."""
+    """Optional."""
     return Repeat(item, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Whether a given value fits a schema; asked of those that `const` and `enum` list."""
+"""Checks whether a value of `const` or `enum` fits a schema."""
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -39,7 +39,7 @@ class ValueMatcher:
         )
 
     def distinct(self, values: Iterable[object]) -> list[object]:
-        """Each value once."""
+        """Return the values without repeats."""
         found: dict[str, object] = {}
         for value in values:
             found.setdefault(self._written(value), value)

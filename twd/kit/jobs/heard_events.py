@@ -1,4 +1,4 @@
-"""Messages as they came: their event, if its subject and it say the same of who sent it."""
+"""Decodes received messages, and checks that the event names the same sender as the subject does."""
 
 from typing import Final, TypeVar
 
@@ -11,13 +11,16 @@ from twd.wire.codec import Rejected, decode_as
 from twd.wire.routes import Route, origin_in, route_of_subject
 
 _MAY_ASK_FOR_OTHERS: Final = "admin"
-"""A person's tools sign in under this role, whatever their name is."""
+"""Command-line tools connect under this role, whatever their name is."""
 
 E = TypeVar("E", bound=Event)
 
 
 def decode_heard(route: Route, message: BusMessage) -> Event | Rejected:
-    """The event of a message on this route. A broker with rights by role vouches for its subject, not for its text."""
+    """Return the event of a message on this route, or why it is rejected.
+
+    A broker with permissions for each role checks the sender in the subject, but not in the payload.
+    """
     event = decode_as(route.event, message.data)
     if isinstance(event, Rejected):
         return event
@@ -26,13 +29,13 @@ def decode_heard(route: Route, message: BusMessage) -> Event | Rejected:
 
 
 def heard_event(message: BusMessage) -> Event | Rejected:
-    """The same for whoever listens to several kinds of events in one place."""
+    """Like `decode_heard`, for a handler that receives several kinds of events; the subject gives the route."""
     route = route_of_subject(message.subject)
     return Rejected("no event travels on this subject") if route is None else decode_heard(route, message)
 
 
 def inbox_of_asker(message: BusMessage) -> str:
-    """Where the answer to a request goes; nowhere, if that is not the inbox of who asked."""
+    """Return the subject for the answer to a request; empty if it is not an inbox of the one who asked."""
     role, machine = origin_in(message.subject)
     inbox = message.reply.split(".", 3)
     own = inbox[:3] == [INBOX_PREFIX, role, machine] or inbox[:2] == [INBOX_PREFIX, _MAY_ASK_FOR_OTHERS]
@@ -40,5 +43,5 @@ def inbox_of_asker(message: BusMessage) -> str:
 
 
 def stamp(event: E, name: str) -> E:
-    """What a person's tool says, signed with the name `<role>.<machine>` under which it is connected."""
+    """Return the event with a new id, and `<role>.<machine>.cli` as its source; `name` is `<role>.<machine>`."""
     return msgspec.structs.replace(event, id=Ids().event(), source=InstanceId(f"{name}.cli"))

@@ -1,4 +1,4 @@
-"""Which texts are still being made: a live one says something every second, and the word of an end may be lost."""
+"""Tells which jobs still run: a live job sends an event every second; the event of its end may be lost."""
 
 from typing import Final
 
@@ -9,22 +9,22 @@ GIVEN_UP_MAX: Final = 64
 
 
 class JobLiveness:
-    """When each followed job was heard of last."""
+    """Remembers when the last event of each followed job came."""
 
     def __init__(self) -> None:
         self._heard: dict[JobId, float] = {}
         self._given_up: dict[JobId, None] = {}
 
     def hear(self, job: JobId, now: float) -> None:
-        """A followed job lives."""
+        """Note that an event of this job came at `now`."""
         self._heard[job] = now
 
     def forget(self, job: JobId) -> None:
-        """It is followed no more."""
+        """Stop following this job."""
         self._heard.pop(job, None)
 
     def give_up(self, now: float) -> list[JobId]:
-        """Those of which nothing was heard for too long."""
+        """Return the jobs without an event for more than SILENCE_S seconds, and stop following them."""
         silent = [job for job, heard in self._heard.items() if now - heard > SILENCE_S]
         for job in silent:
             self.forget(job)
@@ -34,7 +34,7 @@ class JobLiveness:
         return silent
 
     def returns(self, job: JobId) -> bool:
-        """Whether one that is heard again had been given up: a part of its text is missing then."""
+        """Return whether this job was given up before and is heard again; then a part of its text is missing here."""
         if job not in self._given_up:
             return False
         del self._given_up[job]

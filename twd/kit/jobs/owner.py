@@ -1,17 +1,16 @@
-"""What the owner of a job does until the job has ended: a state machine without I/O.
+"""What the owner of a job does until the job ends: a state machine without I/O.
 
-The owner submits, collects tokens by their place in the text, and when its worker falls silent or
-leaves a hole, submits again from the tokens it has. The target's choice is a pure function, so
-another worker goes on with the very text that the first would have made. Whatever the network
-does, the owner sees exactly one end.
+The owner submits the job and collects its tokens by their index. When the worker is silent or a part of the text does
+not arrive, the owner submits the job again, with the tokens that it has. The target's choice is a pure function, so
+another worker continues with the same text. The owner always reports exactly one end.
 
-What it relies on: `index` counts from the first token of the whole text, `resume` included, and so
-do `max_tokens` and `stats.completion_tokens`; a worker without news says so every second by
-TokensAccepted without tokens; an event of an earlier attempt, or of another session of the same
-attempt, is not for this text. What a token brings is a function of the tokens up to it, and what a
-worker held back to the very end comes with JobFinished; so another worker repeats and omits nothing.
-A text without tokens takes one place: a chunk of a target that gives no tokens, and so cannot be
-taken over by another.
+Assumptions: `index`, `max_tokens` and `stats.completion_tokens` count from the first token of the whole text, `resume`
+included. A worker without new tokens sends TokensAccepted without tokens every second. Events of an earlier attempt, or
+of another session of the same attempt, are ignored. What a token adds to the text depends only on the tokens up to it,
+and text that the worker held back comes with JobFinished; so another worker repeats and omits nothing.
+
+A text without tokens counts as one index. It comes from a target that gives no tokens; no other worker can continue
+such a job.
 """
 
 from dataclasses import dataclass
@@ -34,38 +33,41 @@ from twd.wire.job import (
 EARLY_MAX: Final = 256
 _HEARD: Final = (TokensAccepted, JobQueued, JobStarted, JobFinished, JobFailed)
 LOSSES: Final = frozenset({FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED})
-"""Failures after which another worker goes on. Whoever cancels a job that its owner wants took the owner for dead."""
+"""Failures after which another worker continues.
+
+CANCELLED is one of them: if the owner did not cancel the job, somebody thought that the owner was dead.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerPolicy:
-    """How patient an owner is. Budgets are in seconds, and in workers lost in a row."""
+    """The time limits of an owner, in seconds, and how many workers may be lost in a row."""
 
     answer_s: float = 1.0
-    """How long one submission waits for its JobQueued."""
+    """How long to wait for the JobQueued of one submission."""
     silence_s: float = 4.0
-    """A worker that says nothing for so long is lost."""
+    """A worker without an event for this long is lost."""
     gap_s: float = 0.5
-    """How long a hole in the text may be filled by messages that are merely late."""
+    """How long to wait for a missing part of the text that may only be late."""
     patience_s: float = 3.0
-    """How long a job that nobody took yet is offered again."""
+    """How long to submit a job again that no worker has taken yet."""
     recovery_s: float = 60.0
-    """The same for a job that a worker had taken."""
+    """How long to submit a job again that a worker had taken before."""
     losses: int = 5
-    """So many workers may be lost in a row without a new token in between."""
+    """How many workers may be lost in a row without a new token in between."""
     backoff_s: float = 0.25
     backoff_max_s: float = 2.0
 
 
 class Submit(msgspec.Struct, frozen=True):
-    """Request this; hand the answer to `handle`, or tell `unanswered` why none came."""
+    """Send this request; pass its answer to `handle`, or the reason why none came to `unanswered`."""
 
     job: JobSubmitted
     timeout_s: float
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Publish this: workers that still hold the job, or old attempts of it, let go."""
+    """Publish this, so that workers that still hold the job, or old attempts of it, drop it."""
 
     event: JobCancelled
 
@@ -77,13 +79,13 @@ class Deliver(msgspec.Struct, frozen=True):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """The one end: everything has been delivered."""
+    """The job ended well: the whole text has been delivered."""
 
     event: JobFinished
 
 
 class Fail(msgspec.Struct, frozen=True):
-    """The one end: the text stays as it is, and this is why."""
+    """The job failed; the text that was delivered stays as it is."""
 
     failure: Failure
 
@@ -102,7 +104,7 @@ class JobOwner:
         self.attempt = job.attempt
         self.tokens: list[Token] = list(job.resume)
         self.place = len(self.tokens)
-        """How much of the text is here: the index that comes next."""
+        """The index of the next expected token."""
         self.worker = InstanceId("")
         self.ended = False
         self.started: JobStarted | None = None
@@ -112,7 +114,7 @@ class JobOwner:
         self._deadline = now + job.deadline_ms / 1000
         self._session = SessionId("")
         self._held_by = 0
-        """The last attempt that a worker took; 0 before the first."""
+        """The number of the last attempt that a worker took; 0: none yet."""
         self._alive = False
         self._heard = now
         self._trouble_since: float | None = None
@@ -124,7 +126,7 @@ class JobOwner:
         self._finished: JobFinished | None = None
         self._untokened = False
         self._unvouched: list[Event] = []
-        """What came before it was known who has the job."""
+        """Events that came before the owner knew which worker has the job."""
 
     # -- what happens --------------------------------------------------------------------------
 
@@ -133,7 +135,7 @@ class JobOwner:
         return self._submit(now)
 
     def answer(self, event: Event, now: float) -> list[OwnerAction]:
-        """A reply to Submit: it came to where only who took the job could send it, and says who that is."""
+        """Handle a reply to Submit, which only the worker that took the job can send; JobQueued names that worker."""
         if self.ended or not self._is_current(event):
             return []
         actions = self._take(event, now)
@@ -146,12 +148,12 @@ class JobOwner:
         return actions
 
     def handle(self, event: Event, now: float) -> list[OwnerAction]:
-        """An event of this job from the bus; what does not fit, or is not from its worker, is ignored."""
+        """Handle an event from the bus; ignored if it is of another job or attempt, or not from its worker."""
         if isinstance(event, JobQueued):  # only ever a reply
             return self.answer(event, now)
         if self.ended or not self._is_current(event):
             return []
-        if event.source and not self.worker:  # the reply that says who the worker is was overtaken
+        if event.source and not self.worker:  # the event came before the JobQueued that names the worker
             self._unvouched = [*self._unvouched, event][-EARLY_MAX:]
             return []
         if event.source and event.source != self.worker:
@@ -183,7 +185,7 @@ class JobOwner:
         self._held_by, self._trouble_since = self.attempt, None
 
     def unanswered(self, attempt: int, failure: Failure, now: float) -> list[OwnerAction]:
-        """The request of Submit had no answer: nobody home, bus away, too late; or it is one that cannot be asked."""
+        """Handle a Submit without an answer: no worker, the bus away, too late, or a request that is not valid."""
         if self.ended or attempt != self.attempt or self._alive or self._retry_at is not None:
             return []
         if failure.retry or failure.code is FailureCode.DEADLINE:  # of this one submission, not of the job
@@ -191,27 +193,27 @@ class JobOwner:
         return self._fail(failure.code, failure.message, release=True, field=failure.field)
 
     def worker_gone(self, instance: InstanceId, now: float) -> list[OwnerAction]:
-        """A service stopped, faulted or exited; if it was this job's worker, somebody else goes on."""
+        """Note that a service ended; if it was this job's worker, the job is submitted again."""
         if self.ended or self._retry_at is not None or not instance or instance != self.worker:
             return []
         return self._lost("its worker is gone", now)
 
     def somebody_home(self, now: float) -> list[OwnerAction]:
-        """A worker for this job's model has come: what waits for its next try is offered at once."""
+        """A worker for this job's model has appeared: submit now if the job waits for its next try."""
         if self.ended or self._retry_at is None:
             return []
         self._retry_at = min(self._retry_at, now)
         return self.tick(now)
 
     def cancel(self, reason: str, now: float) -> list[OwnerAction]:
-        """The client no longer wants it. This is the end; late answers are ignored."""
+        """Cancel the job for the client. This is its end; later events are ignored."""
         return self._fail(FailureCode.CANCELLED, reason, release=True)
 
     # -- time ----------------------------------------------------------------------------------
 
     @property
     def due(self) -> float:
-        """When `tick` has something to do if nothing else happens."""
+        """The time at which `tick` must be called if no event comes before."""
         if self.ended:
             return float("inf")
         if self._retry_at is not None:
@@ -220,7 +222,7 @@ class JobOwner:
         return due if self._hole_since is None else min(due, self._hole_since + self.policy.gap_s)
 
     def tick(self, now: float) -> list[OwnerAction]:
-        """Deadline, next try, a hole that stayed, a worker that fell silent."""
+        """Check the deadline, the time of the next try, a missing part of the text, and a silent worker."""
         if self.ended or now < self.due:
             return []
         if now >= self._deadline:
@@ -252,7 +254,7 @@ class JobOwner:
         return self._catch_up(now)
 
     def _catch_up(self, now: float) -> list[OwnerAction]:
-        """Deliver what fits, in order; end when the end is here and nothing is missing before it."""
+        """Deliver all tokens that follow without a gap; finish if the end is known and no token is missing."""
         actions: list[OwnerAction] = []
         while (piece := self._early.pop(self.place, None)) is not None:
             self._untokened = self._untokened or not piece.tokens
@@ -281,14 +283,14 @@ class JobOwner:
         return self._fail(failure.code, failure.message, field=failure.field)
 
     def _refused(self, failure: Failure, now: float) -> list[OwnerAction]:
-        """Nobody takes the job now: offer it again, for a while."""
+        """No worker takes the job now: submit it again until the patience is over, then fail."""
         patience = self.policy.recovery_s if self._held_by else self.policy.patience_s
         if self._trouble_since is not None and now - self._trouble_since >= patience:
             return self._fail(failure.code, failure.message, release=True, field=failure.field)
         return self._retry(now)
 
     def _lost(self, why: str, now: float, code: FailureCode = FailureCode.WORKER_LOST) -> list[OwnerAction]:
-        """Somebody had the job and does not bring it to an end: another goes on from here."""
+        """The worker of this job is lost: another worker continues from the tokens that are here."""
         self._losses += 1
         if self._untokened:
             text = f"{why}; this target gives no tokens, so no other worker can go on with the same text"
@@ -310,7 +312,7 @@ class JobOwner:
         return [release, *self._submit(now)]
 
     def _backoff(self) -> float:
-        """None after the first loss of a job that ran; then more from try to try."""
+        """Return the seconds before the next try: 0 after the first loss of a job that ran, then more each time."""
         if self._tries == 0 and self._losses:
             return 0.0
         return min(self.policy.backoff_s * 2.0 ** min(self._tries, 16), self.policy.backoff_max_s)
