@@ -69,12 +69,12 @@ class LoadPlan:
 
     @property
     def on_cpus(self) -> bool:
-        """Whether the layers on other machines are computed on CPUs, too."""
+        """Whether there is a pool, and all its layers are computed on CPUs."""
         return self.pool is not None and self.pool.on_cpus
 
     @property
     def away(self) -> bool:
-        """Whether some layers are computed elsewhere."""
+        """Whether a pool gives some layers to other devices or machines."""
         return self.pool is not None and bool(self.pool.away)
 
 
@@ -96,7 +96,7 @@ class NativeModel:
 
     @property
     def device(self) -> DeviceKind:
-        """The kind of device it computes on."""
+        """The kind of device it computes on: GPU if any of its layers go to one."""
         return DeviceKind.GPU if self.model.offloads else DeviceKind.CPU
 
     def tokenize(self, text: str) -> list[int]:
