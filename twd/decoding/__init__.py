@@ -1,1 +1,1 @@
-"""What happens in and around one forward pass: windows, batches, sampling, verification. No llama.cpp."""
+"""The parts of one forward pass: windows, batches, sampling, verification. Does not use llama.cpp."""

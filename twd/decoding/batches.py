@@ -1,7 +1,8 @@
-"""Which windows share a forward pass.
+"""Groups windows into forward passes.
 
-Over separate KV streams llama.cpp computes together only neighbouring sequences with equally many rows, and makes a
-pass of its own for every remainder. So windows are grouped and padded here, by what rows and passes cost.
+With separate KV streams, llama.cpp computes only neighbouring sequences with the same number of tokens together. The
+rest gets passes of its own. So this module groups and pads windows by the cost of tokens and passes. "Rows" are the
+tokens of a batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +13,14 @@ from operator import attrgetter
 from twd.wire.model import CostPoint
 
 Shape = tuple[tuple[int, int], ...]
-"""(slot, rows) of each window, by rising slot."""
+"""(slot, n_tokens) of each window, in the order of the slots."""
 _CHEAPER = 0.9
-"""Throw-away rows must make a pass that much cheaper: less may be noise."""
+"""Padding is used only if the padded pass costs less than this share of the cost without padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPart:
-    """One slot's share of a pass: its window's rows and throw-away rows behind them (no window: only those)."""
+    """The part of a pass for one slot: `rows` tokens of its window (0: no window), then `padding` unused tokens."""
 
     slot: int
     rows: int
@@ -28,21 +29,23 @@ class BatchPart:
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """Slots that are computed together."""
+    """The parts of one forward pass."""
 
     parts: tuple[BatchPart, ...]
 
     @property
     def rows(self) -> int:
-        """Rows computed, padding included."""
+        """n_tokens of the pass, padding included."""
         return sum(part.rows + part.padding for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRules:
-    """What a context can do: `streams` as in Layout, and whether rows can be taken back after a pass.
+    """The limits of a context, in tokens of a pass.
 
-    `rows_fixed`: every pass has so many rows and one window, so that a device takes the same kernels for all of them.
+    `capacity`: most tokens. `streams`: each sequence has its own KV buffer. `can_pad`: padding can be removed after a
+    pass. `rows_min`: fewest tokens. `rows_fixed` (0: none): every pass has one window and exactly this many tokens, so
+    that a device uses the same kernels for all passes.
     """
 
     capacity: int
@@ -54,16 +57,16 @@ class BatchRules:
 
 @dataclass(frozen=True, slots=True)
 class WidthPadding:
-    """Where more rows than asked for are computed sooner: some devices change kernels at some widths, and over RPC each
-    width that was never used before costs a dozen ways there and back.
+    """Finds batch sizes that are faster than smaller ones. Some devices change kernels at some sizes. Over RPC, the
+    first pass of each new size costs about twelve round trips.
     """
 
     points: tuple[CostPoint, ...] = ()
     widest: int = 0
-    """Over RPC: lone windows have one of the measured widths, or else this one."""
+    """Over RPC: a pass with one window is padded to a measured size, or else to this one. 0: not over RPC."""
 
     def rows(self, rows: int, unit: int = 1) -> int:
-        """The number of rows, a multiple of `unit`, at which so many are computed soonest."""
+        """The fastest n_tokens that holds `rows` tokens; where padding is added it is a multiple of `unit`."""
         if self.widest and unit == 1 and rows <= self.widest:
             known = [point for point in self.points if point.width >= rows]
             return min(known, key=attrgetter("ms")).width if known else self.widest
@@ -74,7 +77,7 @@ class WidthPadding:
         return best if self._ms(best) < _CHEAPER * self._ms(rows) else rows
 
     def costs(self) -> list[CostPoint]:
-        """What passes cost, detours taken."""
+        """The cost of passes in ms, padding included."""
         return [CostPoint(width=point.width, ms=self._ms(self.rows(point.width))) for point in self.points]
 
     def _ms(self, rows: int) -> float:
@@ -87,13 +90,13 @@ class WidthPadding:
 
 
 def guessed_cost(rows: int) -> float:
-    """The cost of a pass before it was measured, in units of one more row."""
+    """An assumed cost of a pass before anything is measured. The unit is the cost of one more token."""
     return 3.0 + rows
 
 
 @dataclass(slots=True)
 class BatchPlanner:
-    """Groups windows into passes; remembers what it found for shapes that come again."""
+    """Groups windows into passes, and caches the plans by shape."""
 
     rules: BatchRules
     cost: Callable[[int], float] = guessed_cost
@@ -104,23 +107,23 @@ class BatchPlanner:
         self._plan = lru_cache(maxsize=512)(self._find)
 
     def use_cost(self, cost: Callable[[int], float], padding: WidthPadding | None = None) -> None:
-        """Plan by measured times from now on."""
+        """Use measured costs from now on."""
         self.cost, self.padding = cost, padding or WidthPadding()
         self._plan = lru_cache(maxsize=512)(self._find)
 
     def fix_rows(self, rows: int) -> None:
-        """Give every pass so many rows from now on."""
+        """From now on, every pass has this many tokens."""
         self.rules = replace(self.rules, rows_fixed=rows)
         self._plan = lru_cache(maxsize=512)(self._find)
 
     def missing(self, rows: int) -> int:
-        """How many throw-away rows a pass of one slot gets."""
+        """How many padding tokens a pass of `rows` tokens gets."""
         if not self.rules.can_pad:
             return 0
         return (self.rules.rows_fixed or max(self.rules.rows_min, self.padding.rows(rows))) - rows
 
     def plan(self, shape: Shape) -> list[ForwardBatch]:
-        """The cheapest passes found; every window lies whole in one of them."""
+        """The cheapest passes found for these windows. No window is split between passes."""
         return self._plan(shape)
 
     def _find(self, shape: Shape) -> list[ForwardBatch]:
@@ -136,7 +139,7 @@ class BatchPlanner:
         return min(plans, key=lambda passes: sum(self.cost(one.rows) for one in passes))
 
     def _intervals(self, shape: Shape) -> list[ForwardBatch]:
-        """The cheapest cut of the windows into runs of neighbours, each padded to its widest window."""
+        """The cheapest split of the windows into groups of neighbours. Each group is padded to its longest window."""
         best: list[tuple[float, int]] = [(0.0, 0)]
         for end in range(1, len(shape) + 1):
             best.append(min((best[start][0] + self._price(shape[start:end]), start) for start in range(end)))
@@ -183,7 +186,7 @@ class BatchPlanner:
 
 
 def _fill(shape: Sequence[tuple[int, int]], capacity: int) -> list[Shape]:
-    """Windows of any width, in order, as many to a pass as fit."""
+    """Fill passes with windows of any length, in order, up to `capacity` tokens each."""
     groups: list[list[tuple[int, int]]] = []
     free = 0
     for slot, rows in shape:

@@ -1,4 +1,4 @@
-"""What a pass over n rows costs: measured at load, corrected by every pass that follows."""
+"""The cost curve of passes by n_tokens: measured at load, corrected by every later pass."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -15,11 +15,12 @@ _SLOPE_KEPT = 0.5
 
 
 class CostCurve:
-    """Milliseconds of a pass by its rows: measured points, straight lines between them, never falling.
+    """Milliseconds of a pass by its n_tokens: measured points with straight lines between them, never falling.
 
-    An observed time moves the whole curve a little (the machine is busier now) and its own place a little more;
-    one hiccup counts as at most twice the expected time. What places learned of themselves fades, and they never bend
-    the curve so far that more rows seem to cost next to nothing: that would be found out only by computing them.
+    An observed time moves the whole curve a little (the machine may be busier now), and the points next to it a little
+    more. An outlier counts as at most twice, and at least half, the expected time. The correction of a single point
+    fades. Corrections keep at least half of the measured slope; otherwise more tokens could seem to cost nothing, and
+    only computing them would show the error.
     """
 
     def __init__(self, points: Iterable[CostPoint]) -> None:
@@ -31,19 +32,19 @@ class CostCurve:
         for point in ordered:
             self._measured.append(max(point.ms, 1e-3, *self._measured[-1:]))
         self._bends = [0.0] * len(ordered)
-        """Logarithms of what the points' times were found to be of those measured."""
+        """For each point, the logarithm of (learned time / measured time)."""
         self._times = list(self._measured)
         self._scale = 1.0
         self._places: dict[int, tuple[int, int, float]] = {}
 
     def ms(self, rows: int) -> float:
-        """The expected time of a pass over `rows` rows."""
+        """The expected time in ms of a pass of `rows` tokens."""
         left, right, share = self._places.get(rows) or self._place(rows)
         times = self._times
         return self._scale * (times[left] * (1.0 - share) + times[right] * share)
 
     def observe(self, rows: int, ms: float) -> None:
-        """Learn from a pass that took `ms`."""
+        """Learn from a pass of `rows` tokens that took `ms`."""
         ratio = min(max(ms / self.ms(rows), 1 / _OUTLIER), _OUTLIER)
         self._scale *= ratio**_SCALE_WEIGHT
         left, right, share = self._place(rows)

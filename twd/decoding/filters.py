@@ -1,4 +1,4 @@
-"""Which tokens may be sampled at all: top_k, typical_p, top_p and min_p, in llama.cpp's order."""
+"""The filters top_k, typical_p, top_p and min_p, in llama.cpp's order: they limit which tokens may be sampled."""
 
 import math
 from collections.abc import Callable
@@ -19,19 +19,20 @@ _BUCKETS = 1024
 _PER_NAT = 32.0
 _NO_MASS_FROM = 200.0
 _REACHES = (2.0, 6.0, 12.0)
-"""Most distributions have what counts this near to the likeliest, which spares the work on the long tail."""
+"""Distances of keys to try first. In most distributions the tokens that matter are within one of these, so that the
+many other tokens need no work."""
 _LOWEST = float(np.finfo(np.float32).min)
 
 
 class Candidates(NamedTuple):
-    """Tokens by ascending id, and their logits."""
+    """Token ids in ascending order, and their logits."""
 
     ids: Indices
     logits: Logits
 
 
 Filter = Callable[[Logits], Indices]
-"""Takes the logits of the candidates; returns the indices of those that stay, ascending."""
+"""Takes the logits of the candidates; returns the indices of those that stay, in ascending order."""
 
 
 def everything(logits: Logits) -> Candidates:
@@ -40,7 +41,7 @@ def everything(logits: Logits) -> Candidates:
 
 
 def filters_of(sampling: Sampling) -> tuple[Filter, ...]:
-    """The filters that these params ask for; none of them ever removes every token."""
+    """The filters for these sampling parameters. No filter ever removes all tokens."""
     wanted: list[Filter] = []
     if sampling.top_k > 0:
         wanted.append(lambda logits: top_k(logits, sampling.top_k))
@@ -54,7 +55,7 @@ def filters_of(sampling: Sampling) -> tuple[Filter, ...]:
 
 
 def narrowed(candidates: Candidates, filters: tuple[Filter, ...]) -> Candidates:
-    """What the filters leave, one after the other."""
+    """The candidates that remain after all filters, applied in order."""
     for keep in filters:
         kept = keep(candidates.logits)
         candidates = Candidates(candidates.ids[kept], candidates.logits[kept])
@@ -62,7 +63,7 @@ def narrowed(candidates: Candidates, filters: tuple[Filter, ...]) -> Candidates:
 
 
 def top_k(logits: Logits, k: int) -> Indices:
-    """The k highest; of equals at the border the lowest ids."""
+    """The indices of the k highest logits; of equal ones, the lowest indices."""
     if k >= len(logits):
         return _all_ids(len(logits))
     able = np.flatnonzero(logits >= max(_kth_highest_at_least(logits, k), _LOWEST))
@@ -71,19 +72,22 @@ def top_k(logits: Logits, k: int) -> Indices:
 
 
 def min_p(logits: Logits, share: float) -> Indices:
-    """Those at least `share` times as likely as the likeliest."""
+    """The indices of tokens at least `share` times as likely as the likeliest one."""
     return np.flatnonzero(logits >= logits.max() + np.float32(math.log(share)))
 
 
 def top_p(logits: Logits, share: float) -> Indices:
-    """The fewest of the likeliest that together reach `share` of the probability."""
+    """The indices of the fewest likeliest tokens whose probabilities together reach `share`."""
     distance = logits.max() - logits
     mass = np.exp(-distance)
     return _lowest_keys(distance, mass, share * _sum(mass), "left")
 
 
 def typical(logits: Logits, share: float) -> Indices:
-    """The fewest of those whose surprise is nearest to the expected surprise that together pass `share`."""
+    """The indices of the tokens whose surprise (-log p) is nearest to the expected surprise (the entropy).
+
+    It takes the fewest of them whose probabilities together exceed `share`.
+    """
     distance = logits.max() - logits
     mass = np.exp(-distance)
     total = _sum(mass)
@@ -96,7 +100,7 @@ def _sum(values: Logits) -> float:
 
 
 def _lowest_keys(keys: Logits, mass: Logits, goal: float, side: Side) -> Indices:
-    """Indices of the lowest keys whose mass together reaches the goal (passes it, with side "right")."""
+    """The indices of the lowest keys whose mass together reaches the goal, or exceeds it with side "right"."""
     for reach in _REACHES:
         near = np.flatnonzero(keys <= reach)
         if _sum(mass[near]) > goal:
@@ -105,7 +109,7 @@ def _lowest_keys(keys: Logits, mass: Logits, goal: float, side: Side) -> Indices
 
 
 def _lowest_of(keys: Logits, mass: Logits, goal: float, side: Side) -> Indices:
-    """The same by a histogram: it finds the bucket in which the goal is reached, and only that one is sorted."""
+    """The same with a histogram: it finds the bucket in which the goal is reached, and sorts only that bucket."""
     bucket = (np.minimum(keys, _BUCKETS / _PER_NAT) * _PER_NAT).astype(np.intp)
     filled = np.cumsum(np.bincount(bucket, weights=mass, minlength=_BUCKETS + 1))
     border = int(np.searchsorted(filled, goal, side=side))
@@ -119,7 +123,7 @@ def _lowest_of(keys: Logits, mass: Logits, goal: float, side: Side) -> Indices:
 
 
 def _kth_highest_at_least(logits: Logits, k: int) -> float:
-    """A lower bound of the k-th highest logit: the k-th highest of the maxima of many groups, or itself."""
+    """A lower bound of the k-th highest logit: the k-th highest of the maxima of many groups, or that logit itself."""
     per_group = len(logits) // _GROUPS
     if k * 4 > per_group:
         return float(np.partition(logits, -k)[-k])

@@ -1,4 +1,4 @@
-"""How likely the target held a token: its own distribution, before temperature, penalties and filters."""
+"""Log probabilities of tokens in the target's own distribution, before temperature, penalties and filters."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from twd.decoding.noise import Logits
 from twd.wire.job import TokenLogprob, TopToken
 
 _LEAST = -9999.0
-"""What stands for minus infinity, which JSON cannot say."""
+"""Used instead of minus infinity, which JSON does not have."""
 
 
 def token_logprob(logits: Logits, token: int, top: int, piece: Callable[[int], bytes]) -> TokenLogprob:
-    """The log probability of a picked token, and the `top` likeliest ones, the likeliest first."""
+    """The log probability of a picked token, and those of the `top` likeliest tokens, likeliest first."""
     highest = float(logits.max())
     level = highest + math.log(float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
     ids = top_k(logits, top) if top > 0 else np.empty(0, dtype=np.intp)

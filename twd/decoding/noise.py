@@ -1,4 +1,4 @@
-"""Counter-based Gumbel noise: a function of (seed, position, token), so that whoever knows the seed can foresee it."""
+"""Counter-based Gumbel noise: a function of (seed, position, token). Anyone who knows the seed can compute it."""
 
 import math
 import threading
@@ -20,7 +20,7 @@ _LN2 = math.log(2.0)
 
 
 class NoiseKeys(NamedTuple):
-    """The keys that a seed and a position stand for."""
+    """The hash keys made from a seed and a position."""
 
     first: np.uint32
     second: np.uint32
@@ -28,13 +28,13 @@ class NoiseKeys(NamedTuple):
 
 
 def draw(seed: int, position: int) -> NoiseKeys:
-    """The keys of all noise at one position of a text."""
+    """The keys for the noise of all tokens at one position of a text."""
     root = _mix64(_mix64(seed & _WORD) + position * 0x9E3779B97F4A7C15)
     return NoiseKeys(np.uint32(root & 0xFFFFFFFF), np.uint32(root >> 32), np.uint64(_mix64(root)))
 
 
 def gumbel(ids: Ids, key: NoiseKeys) -> NDArray[np.float64]:
-    """The noise of these tokens, finite and independent for each."""
+    """The Gumbel noise of these tokens: finite, and independent for each token."""
     coarse = _hash(ids.astype(np.uint32) * _SPREAD, key)
     return _gumbel_of(ids, coarse, key)
 
@@ -42,8 +42,9 @@ def gumbel(ids: Ids, key: NoiseKeys) -> NDArray[np.float64]:
 def strongest(logits: Logits, temperature: float, key: NoiseKeys) -> int:
     """The argmax of logit + temperature * noise over the whole vocabulary; the lowest id on a tie.
 
-    Every token gets a cheap upper bound of its score; logarithms are taken only of those whose bound
-    reaches the exact score of the most promising one, so the answer is that of the full computation.
+    It first computes a cheap upper bound of each token's score. Then it computes the exact score (with logarithms) only
+    of tokens whose bound reaches the exact score of the token with the best bound. The result is the same as that of
+    the full computation.
     """
     scratch = _scratch(len(logits))
     coarse = _hash_all(scratch, key)
@@ -58,12 +59,12 @@ def strongest(logits: Logits, temperature: float, key: NoiseKeys) -> int:
 
 
 def strongest_of(ids: Ids, logits: Logits, temperature: float, key: NoiseKeys) -> int:
-    """The same choice among a few tokens only: `logits` are those of `ids`, which ascend."""
+    """The same choice among a few tokens only. `logits` belong to `ids`, which are in ascending order."""
     return int(ids[(logits.astype(np.float64) + temperature * gumbel(ids, key)).argmax()])
 
 
 class _Scratch(NamedTuple):
-    """Buffers that spare each call its page faults."""
+    """Buffers that are reused, because new memory would cost page faults in each call."""
 
     spread: Hashes
     hashes: Hashes
@@ -111,7 +112,7 @@ def _hash_all(scratch: _Scratch, key: NoiseKeys) -> Hashes:
 
 
 def _stir(spread: Hashes, out: Hashes, spare: Hashes, key: NoiseKeys) -> Hashes:
-    """A bijective mix of each word under both keys; 32 bits, because that is what vector units multiply fast."""
+    """A bijective hash of each word with both keys. 32 bits, because vector units multiply these fast."""
     np.bitwise_xor(spread, key.first, out=out)
     _fold(out, 16, spare)
     np.multiply(out, _STIR, out=out)
@@ -128,9 +129,10 @@ def _fold(words: Hashes, shift: int, spare: Hashes) -> None:
 
 
 def _gumbel_of(ids: Ids, coarse: Hashes, key: NoiseKeys) -> NDArray[np.float64]:
-    """-log(-log(1-w)) for w in (0, 1): `coarse` gives its upper 32 bits, a second hash the lower 20.
+    """-log(-log(1-w)) for w in (0, 1). `coarse` gives the upper 32 bits of w, a second hash the lower 20.
 
-    Small w wins, and there a float is finest; 52 bits and a half keep w off both ends.
+    The smallest w has the largest noise, and floats are most precise near 0. Adding 0.5 to the 52 bits keeps w off 0
+    and 1.
     """
     fine = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ key.fine
     fine = (fine ^ (fine >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
@@ -143,7 +145,7 @@ def _scores(logits: Logits, ids: Ids, temperature: float, coarse: Hashes, key: N
 
 
 def _upper_bounds(logits: Logits, temperature: float, coarse: Hashes, scratch: _Scratch) -> Logits:
-    """logit - temperature * (a lower bound of log2 of the hash, which a float's own bits give for nothing)."""
+    """logit - temperature * (a lower bound of log(hash), up to a constant); a float's bits give its log2 cheaply."""
     np.copyto(scratch.floats, coarse, casting="unsafe")
     np.copyto(scratch.bounds, scratch.floats.view(np.int32), casting="unsafe")
     np.multiply(scratch.bounds, np.float32(-temperature * _LN2 / 2**23), out=scratch.bounds)

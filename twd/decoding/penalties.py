@@ -1,4 +1,4 @@
-"""What the text so far takes from a token's logit: bias, repetition penalties and DRY, in llama.cpp's order."""
+"""Changes of logits before sampling: bias, repetition penalties and DRY, in llama.cpp's order."""
 
 import math
 from collections import Counter
@@ -10,14 +10,14 @@ from twd.decoding.noise import Logits
 from twd.wire.job import Sampling
 
 Adjustment = Callable[[Logits, Sequence[int]], None]
-"""Changes a copy of the logits in place, by what the history says."""
+"""Changes logits in place, using the history. It gets a copy of the target's logits."""
 
 _DRY_BREAKERS = (b"\n", b":", b'"', b"*")
 _LOG_OF_HIGHEST_FLOAT = 88.72
 
 
 def adjustments_of(sampling: Sampling, piece: Callable[[int], bytes]) -> tuple[Adjustment, ...]:
-    """The adjustments that these params ask for."""
+    """The adjustments for these sampling parameters, in order."""
     wanted: list[Adjustment] = []
     if sampling.logit_bias:
         wanted.append(_bias(sampling.logit_bias))
@@ -29,7 +29,7 @@ def adjustments_of(sampling: Sampling, piece: Callable[[int], bytes]) -> tuple[A
 
 
 def penalise(logits: Logits, history: Sequence[int], sampling: Sampling) -> None:
-    """Repeat, frequency and presence penalties over the last `repeat_last_n` tokens; -1 means all of them."""
+    """Apply repeat, frequency and presence penalties for the last `repeat_last_n` tokens (-1: all tokens)."""
     counts = Counter(_recent(history, sampling.repeat_last_n))
     ids, times = _arrays(counts, len(logits))
     held = logits[ids]
@@ -40,9 +40,9 @@ def penalise(logits: Logits, history: Sequence[int], sampling: Sampling) -> None
 
 
 def discourage_loops(logits: Logits, history: Sequence[int], sampling: Sampling, piece: Callable[[int], bytes]) -> None:
-    """DRY: a token that would lengthen a repetition pays the more the longer it is.
+    """DRY: a token that would extend a repetition gets a penalty, which grows with the length of the repetition.
 
-    It looks at the last `repeat_last_n` tokens; no repetition reaches back over a line break, colon, quote or star.
+    It looks at the last `repeat_last_n` tokens. A repetition ends at a line break, colon, quote or star.
     """
     window = _recent(history, sampling.repeat_last_n)
     limit = _since_breaker(window[-_longest_that_counts(sampling) :], piece)
@@ -86,7 +86,7 @@ def _breaks(piece: bytes) -> bool:
 
 
 def _since_breaker(window: Sequence[int], piece: Callable[[int], bytes]) -> int:
-    """How many tokens at the end hold no breaker."""
+    """The number of tokens at the end without a DRY breaker."""
     for distance, token in enumerate(reversed(window)):
         if _breaks(piece(token)):
             return distance
@@ -94,14 +94,14 @@ def _since_breaker(window: Sequence[int], piece: Callable[[int], bytes]) -> int:
 
 
 def _longest_that_counts(sampling: Sampling) -> int:
-    """Beyond this length the penalty of a repetition would overflow, or no longer grow."""
+    """The longest repetition to look for, in tokens. Beyond it the penalty would overflow or no longer grow."""
     if sampling.dry_base <= 1.000001:
         return sampling.dry_allowed_length
     return sampling.dry_allowed_length + int(_LOG_OF_HIGHEST_FLOAT / math.log(sampling.dry_base))
 
 
 def _repeats(window: np.ndarray[tuple[int], np.dtype[np.int64]], shortest: int, limit: int) -> dict[int, float]:
-    """Tokens that followed an earlier copy of the window's end, with the length of the longest such copy."""
+    """Tokens that followed an earlier copy of the end of `window`, each with the length of the longest such copy."""
     found: dict[int, float] = {}
     last = len(window) - 1
     ends = np.arange(last)

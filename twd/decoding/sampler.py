@@ -1,4 +1,4 @@
-"""The pure choice of each token: pick(target logits, sampling params, seed, position)."""
+"""Samples each token. The choice depends only on the target's logits, the sampling parameters, seed and history."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, Sampling, TokenLogprob
 
 _FEW = 4096
-"""Up to so many tokens each gets its noise; for more the pruned search is faster."""
+"""Up to this number of candidates, the noise is computed for each; with more, the pruned search is faster."""
 
 
 class SamplerFactory:
-    """Makes the pickers of one model; they share the grammars that were compiled for its vocabulary."""
+    """Makes the samplers of one model. They share the grammars that are compiled for its vocabulary."""
 
     def __init__(self, vocab: WritingVocabulary) -> None:
         self._vocab = vocab
@@ -37,9 +37,9 @@ class SamplerFactory:
         grammar: Grammar | None = None,
         ignore_eos: bool = False,
     ) -> "TokenSampler":
-        """A picker for one text; raises BAD_REQUEST or BAD_GRAMMAR before any work begins.
+        """A sampler for one text; raises BAD_REQUEST or BAD_GRAMMAR before any decoding.
 
-        A model's first grammar takes a second here, so that it takes none in the engine's thread.
+        The first grammar of a model takes about a second here, so that the engine's thread need not spend it later.
         """
         if grammar is not None:
             self.grammars.prepare()
@@ -48,19 +48,19 @@ class SamplerFactory:
         return TokenSampler(sampling, seed, self._vocab, grammar=made, prompt_len=prompt_len, banned=banned)
 
     def ahead(self, grammar: Grammar, *, binding: bool = True) -> ForcedTokens:
-        """What tells of one text what its grammar leaves no choice about; or would, where it is not binding."""
+        """A predictor of forced tokens for one text; if not `binding`, the grammar is not enforced on the text."""
         return ForcedTokens(self.grammars.compiled(grammar), self._vocab.piece, self._continued, binding=binding)
 
     def reporter(self, top: int) -> Callable[[Logits, int], TokenLogprob]:
-        """What turns logits and a picked token into log probabilities with `top` alternatives."""
+        """A function that gives the log probability of a picked token, and of the `top` likeliest tokens."""
         return lambda logits, token: token_logprob(logits, token, top, self._vocab.piece)
 
 
 class TokenSampler:
-    """Chooses the tokens of one text; what it answers depends on the logits and the history alone.
+    """The sampler of one text. Its answers depend only on the logits and the history.
 
-    Penalties see the whole history, the grammar sees it from `prompt_len` on. Banned tokens come only where a grammar
-    leaves nothing else.
+    Penalties use the whole history; the grammar uses the history from `prompt_len` on. Banned tokens are chosen only if
+    the grammar allows no other token.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class TokenSampler:
         self._size = vocab.size
         self._banned = sorted(banned)
         self._adjustments = adjustments_of(sampling, vocab.piece)
-        # Only typical_p can remove the likeliest token, so only then does a filter matter to the greedy choice.
+        # At temperature 0 only typical_p can change the choice: no other filter removes the likeliest token.
         matters = self._temperature > 0.0 or sampling.typical_p < 1.0
         self._filters = filters_of(sampling) if matters else ()
         self._greedy = not self._filters and self._temperature <= 0.0
         self._walk = None if grammar is None else GrammarState(grammar)
         self._prompt_len = prompt_len
         self._able: Ids | None = None
-        """What the grammar left to the last choice, where it refused the first one."""
+        """The allowed tokens of the last choice, if the grammar refused the first pick; else None."""
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """The token that follows `history` (prompt and generated tokens); the logits stay untouched."""
+        """The token that follows `history` (prompt and generated tokens). Does not change the logits."""
         top = _checked_argmax(logits)
         self._able = None
         plain = self._greedy and not self._adjustments and not self._banned
@@ -119,7 +119,7 @@ class TokenSampler:
         return noise.strongest_of(ids, logits, self._temperature, key)
 
     def _conforming(self, token: int, logits: Logits, adjusted: Logits, history: Sequence[int]) -> int:
-        """The token itself where the grammar allows it; else the choice among those that it allows."""
+        """`token` if the grammar allows it; else the choice among the tokens that it allows."""
         if self._walk is None:
             return token
         generated = history[self._prompt_len :]
@@ -133,11 +133,11 @@ class TokenSampler:
         return self._choose(Candidates(able, adjusted[able]), len(history))
 
     def conformed(self, logits: Logits) -> Logits:
-        """The logits of the last choice; where the grammar refused what was chosen at first, of all it allows alone."""
+        """The logits of the last choice; if the grammar refused the first pick, -inf for tokens that it forbids."""
         return logits if self._able is None else self._spread(self._able, logits[self._able])
 
     def _spread(self, ids: Ids, logits: Logits) -> Logits:
-        """The candidates' logits where they stand in the vocabulary; all others are impossible."""
+        """Logits for the whole vocabulary: those of the candidates, and -inf for all other tokens."""
         if len(ids) == self._size:
             return logits
         whole = np.full(self._size, -np.inf, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Which slot serves a new prompt: the one that remembers most of it, at least loss to the others."""
+"""Chooses the slot for a new prompt: the one that holds most of it, without losing much of another text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from twd.wire.prefix import common_prefix
 
 _COPY_FROM = 64
 _CELLS_PER_TOKEN = 256
-"""A copy moves all cells of a slot, which takes about as long as feeding one token for so many of them."""
+"""Copying a slot moves all its KV cells. Moving this many cells takes about as long as computing one token."""
 
 
 @dataclass(slots=True)
@@ -23,24 +23,24 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class SlotChoice:
-    """Where a prompt goes: `common` of its tokens are there, or can be copied from slot `source`."""
+    """The slot for a prompt. `common` tokens of the prompt are in its cache, or can be copied from slot `source`."""
 
     slot: int
     common: int
     source: int | None = None
     alike: int = 0
-    """How many tokens a slot has in common with the prompt, whether or not it can go back to them."""
+    """The most tokens that any slot has in common with the prompt, also if the slot cannot roll back to them."""
 
 
 class Slots:
-    """Pure bookkeeping; the caller moves the KV cells accordingly."""
+    """Keeps track of slots and their tokens. The caller must move the KV cells accordingly."""
 
     def __init__(
         self, count: int, copy_from: int | None = None, reach: Callable[[int, int], int] = lambda slot, common: common
     ) -> None:
-        """`copy_from`: how many tokens a copy from another slot must save to be worth it; None: never copy.
+        """`copy_from`: copy from another slot only if it saves at least this many tokens; None: never copy.
 
-        `reach` tells to which token a slot can go back, at most the given one.
+        `reach(slot, position)`: the position to which a slot can roll back, at most the given one.
         """
         self._reach = reach
         self._slots = [Slot(number) for number in range(count)]
@@ -54,9 +54,10 @@ class Slots:
         return self._slots[number]
 
     def open(self, prompt: Sequence[int], whole_only: bool = False) -> SlotChoice:
-        """Take the best idle slot for a prompt; `whole_only` reuses a slot only if all its tokens begin the prompt.
+        """Take the best idle slot for a prompt. With `whole_only`, a slot is reused only if the prompt begins with all
+        its tokens.
 
-        The last token of a prompt is never taken from the cache: its logits are wanted.
+        The last token of a prompt is never taken from the cache, because its logits are needed.
         """
         place = self.choose(prompt, whole_only)
         slot = self._slots[place.slot]
@@ -66,13 +67,13 @@ class Slots:
         return place
 
     def close(self, number: int) -> None:
-        """The session is over; its tokens stay for the next one that begins alike."""
+        """End the session. Its tokens stay for the next prompt with the same beginning."""
         slot = self._slots[number]
         slot.busy = False
         self._touch(slot)
 
     def choose(self, prompt: Sequence[int], whole_only: bool = False) -> SlotChoice:
-        """Where `prompt` would go."""
+        """The choice for `prompt`, without taking the slot; raises BUSY if no slot is idle."""
         idle = [slot for slot in self._slots if not slot.busy]
         if not idle:
             raise TwdError(FailureCode.BUSY, f"all {len(self._slots)} sessions of this model are in use; try again")
@@ -87,7 +88,8 @@ class Slots:
         return SlotChoice(home.number, common[home.number], None, most)
 
     def _worth(self, slot: Slot, common: int) -> int:
-        """A shared beginning alone must not cost a long conversation: what would mostly be lost counts as nothing."""
+        """`common`, or 0 if the slot would lose more than half of its tokens. So a short shared beginning does not
+        overwrite a long conversation."""
         return common if 2 * common >= len(slot.tokens) else 0
 
     def _reusable(self, slot: Slot, alike: int, whole_only: bool) -> int:
@@ -99,5 +101,5 @@ class Slots:
 
 
 def worth_copying(ctx_size: int) -> int:
-    """How many tokens a copy from another slot must save."""
+    """The least number of tokens that a copy from another slot must save to be worth it."""
     return max(_COPY_FROM, ctx_size // _CELLS_PER_TOKEN)

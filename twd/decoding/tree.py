@@ -1,4 +1,4 @@
-"""How a token tree lies in one pass: which rows, in which order, in which sequences. Pure."""
+"""Arranges a draft tree for one pass: the order of its tokens in the batch, and the sequences of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from twd.wire.failures import FailureCode, TwdError
 
 @dataclass(frozen=True, slots=True)
 class TreeNode:
-    """One token of the tree: its index, its depth below the root, and the branches that go through it."""
+    """One token of the tree: its index in the window, its depth (root: 0), and the branches that contain it."""
 
     index: int
     depth: int
@@ -17,19 +17,20 @@ class TreeNode:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """Nodes in decode order, the likeliest branch (number 0) first, so that its cells lie as without a tree."""
+    """The nodes in decode order. The likeliest branch (number 0) comes first, so its KV cells are in the same places
+    as without a tree."""
 
     nodes: tuple[TreeNode, ...]
     branches: int
 
     @property
     def main(self) -> tuple[int, ...]:
-        """The indices of the likeliest branch, from the root on."""
+        """The token indices of the likeliest branch, from the root on."""
         return tuple(node.index for node in self.nodes if 0 in node.branches)
 
 
 def lay_out(parents: Sequence[int], branches_max: int) -> TreeLayout:
-    """Number the branches depth first, first child first; raises UNSUPPORTED where there are too many."""
+    """Make the layout; branches are numbered depth first, first child first. Raises UNSUPPORTED if too many."""
     children: list[list[int]] = [[] for _ in parents]
     depth = [0] * len(parents)
     for index, parent in enumerate(parents):
@@ -51,7 +52,7 @@ def lay_out(parents: Sequence[int], branches_max: int) -> TreeLayout:
 
 
 def _leaves(children: Sequence[Sequence[int]]) -> list[int]:
-    """Depth first, first child first."""
+    """The leaves of the tree, depth first, first child first."""
     leaves: list[int] = []
     stack = [0]
     while stack:

@@ -1,18 +1,18 @@
-"""What an engine's thread waits for between its turns: really in a thread, in played time in a simulation."""
+"""What an engine waits for between its steps. A thread really waits; a simulation advances its simulated time."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class WaitForPost:
-    """Until something is posted, at most for so many seconds."""
+    """Wait until something is posted, at most this many seconds (None: no limit)."""
 
     seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WaitForPass:
-    """Until the pass over `rows` rows that was submitted is done, or an earlier one for 0; `collect` waits for it."""
+    """Wait for the submitted pass of `rows` tokens, or for an earlier pass if 0. `collect` does the waiting."""
 
     rows: int
 

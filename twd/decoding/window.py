@@ -1,4 +1,4 @@
-"""What a target is asked and what it answers; the walk that decides which drafts stand. No llama.cpp in here."""
+"""Windows, verify results, the interface of a target, and the verification of drafts. Does not use llama.cpp."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from twd.wire.job import TokenLogprob
 
 Logits = npt.NDArray[np.float32]
 Report = Callable[[Logits, int], TokenLogprob]
-"""Log probabilities of a picked token, for those who asked for them."""
+"""Gives the log probabilities of a picked token, for requests that ask for them."""
 
 
 FIRST_EPOCH: Final = 64
-"""Epochs of sessions begin here; those below are for trials, before anybody is served."""
+"""The first epoch of a session. Smaller epochs are for tests before the first request."""
 
 
 class Sampler(Protocol):
-    """Chooses the next token; pure in its arguments, so that drafts can never change a text."""
+    """Chooses the next token. The choice depends only on the arguments, so drafts never change the text."""
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
         """The token that follows `history`."""
@@ -29,10 +29,10 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class ConformingSampler(Protocol):
-    """A picker that may have to choose among few tokens."""
+    """A sampler that may have to choose among a few allowed tokens only."""
 
     def conformed(self, logits: Logits) -> Logits:
-        """The logits of the last choice, tokens left out that could not be chosen."""
+        """The logits of the last choice; -inf for tokens that were not allowed."""
         ...
 
 
@@ -40,9 +40,10 @@ class ConformingSampler(Protocol):
 class Window:
     """Tokens to compute for one slot from position `at` on.
 
-    The first `committed` tokens are decided already, though not yet in the KV cache: the last token, or the rest of
-    a prompt. Those behind them are drafts. `parents` makes them a tree: the index of each token's parent in `tokens`,
-    -1 for the first; of two children, the likelier comes first. Without `picks` nothing is picked: a prefill chunk.
+    The first `committed` tokens are decided but not yet in the KV cache: the last token, or the rest of a prompt.
+    The tokens after them are drafts. `parents` makes a draft tree: it gives the index in `tokens` of each token's
+    parent, -1 for the first token; the likelier of two children comes first. Without `picks` no token is sampled and
+    the window is a prefill chunk.
     """
 
     slot: int
@@ -53,32 +54,32 @@ class Window:
     picks: bool = True
     committed: int = 1
     scores: bool = False
-    """All tokens stand, whatever the target would have picked; the verdict tells how well each fits."""
+    """Score given tokens: all of them count as accepted, and the verify result has a `Score` for each."""
     goes_on: bool = False
-    """With `scores`: what follows the last token is picked."""
+    """With `scores`: also sample the token after the last one."""
     ends: bool = False
-    """With `scores`: the text is to end behind the last token, and that is scored, too."""
+    """With `scores`: also score the end of the text after the last token."""
 
 
 class Score(NamedTuple):
-    """How well one given token fits."""
+    """How well one given token fits. `logprob` and `entropy` (in nats) are those of the target's distribution."""
 
     gap: float
-    """How much the logit of the target's own choice is above that of the token; 0 where they are the same."""
+    """The logit of the target's own choice minus the logit of the token; 0 if the token is that choice."""
     logprob: float
     entropy: float
 
 
 LEAST_GAP: Final = 1e-6
-"""The gap of a token that was not chosen is never less, even if noise or penalties decided against it."""
+"""The least gap of a token that was not chosen, also if only noise or penalties decided against it."""
 
 
 @dataclass(slots=True)
 class VerifyResult:
-    """What came of a window: the picked tokens in order (drafts that stand, then the target's own).
+    """The result of a window. `tokens` are the picked tokens: the accepted drafts, then the target's own token.
 
-    `path` holds the indices of the window's tokens that stand, the committed ones included. A window that failed
-    says why in `failure`, and nothing of it stands.
+    `path` holds the indices of the window's tokens that count: the committed ones and the accepted drafts. If the
+    window failed, `failure` says why and none of its tokens count.
     """
 
     slot: int
@@ -89,16 +90,16 @@ class VerifyResult:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     failure: Failure | None = None
     scores: list[Score] = field(default_factory=list)
-    """Of a window that is scored: of each token behind the committed ones, and of the end where that is scored."""
+    """For a window with `scores`: one for each token after the committed ones; with `ends`, one more for the end."""
     replay: int = 0
-    """How many tokens that stand must be computed again with the next window."""
+    """How many accepted tokens must be computed again with the next window."""
 
 
 class Target(Protocol):
-    """A model that checks windows: the one in this process, or a ring of stages. For one thread only.
+    """A model that verifies windows: the one in this process, or a ring of stages. For one thread only.
 
-    `in_flight` windows of one slot may be submitted before the first is collected. `window_max` tokens, drafts and
-    the last committed one, fit one window.
+    `in_flight`: how many windows of one slot may be submitted before the first is collected. `window_max`: the most
+    tokens of one window, counting its drafts and the last committed token.
     """
 
     in_flight: int
@@ -109,44 +110,44 @@ class Target(Protocol):
     can_rollback: bool
 
     def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        """Take a slot for a session that starts with `tokens`: (slot, how many of them are cached)."""
+        """Take a slot for a session that starts with `tokens`. Returns the slot and how many tokens are cached."""
         ...
 
     def submit(self, windows: Sequence[Window]) -> None:
-        """Hand in windows, at most one a slot and call."""
+        """Submit windows, at most one for each slot in one call."""
         ...
 
     def collect(self) -> list[VerifyResult]:
-        """The verdicts on windows submitted earlier; waits for them. Windows of closed slots get none.
+        """Wait for submitted windows and return their verify results. Windows of closed slots get none.
 
-        One that takes much longer than others may come from a later call.
+        A result that takes much longer than the others may come from a later call.
         """
         ...
 
     def close(self, slot: int) -> None:
-        """The session is over; its KV cells stay for the next prompt that begins alike."""
+        """End the session. Its KV cells stay for the next prompt with the same beginning."""
         ...
 
     def shutdown(self) -> None:
-        """Give back everything."""
+        """Free everything."""
         ...
 
 
 @runtime_checkable
 class ReportsPasses(Protocol):
-    """A target that says when each of its passes begins."""
+    """A target that reports the start of each pass."""
 
     def tell_passes(self, told: Callable[[int], None]) -> None:
-        """Call with the rows of each pass, before it begins."""
+        """Call `told` with n_tokens before each pass."""
         ...
 
 
 @runtime_checkable
 class UsesThreads(Protocol):
-    """A target that can compute with another number of threads while it lives."""
+    """A target whose number of threads can change."""
 
     def use_threads(self, threads: int) -> None:
-        """With so many from the next pass on; for the thread that owns the target."""
+        """Use this number of threads from the next pass on. Call it on the thread that owns the target."""
         ...
 
 
@@ -159,9 +160,9 @@ def verify_window(
     report: Report | None,
     end_tokens: frozenset[int],
 ) -> None:
-    """Pick from the last committed token on, as long as a draft carries what was picked; fills in the verdict.
+    """Sample after the last committed token, and go on while a draft equals the sampled token. Fills in `verdict`.
 
-    `history` ends with the committed tokens; drafts that stand are appended to it. Nothing follows an end token.
+    `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token.
     """
     child_of = _children(window)
     node: int | None = window.committed - 1
@@ -186,7 +187,7 @@ def score(
     sampler: Sampler,
     end_tokens: frozenset[int],
 ) -> None:
-    """Compare each token behind the committed ones with the target's own choice at its place; fills in the verdict.
+    """Compare each token after the committed ones with the target's own choice there. Fills in `verdict`.
 
     `history` ends with the committed tokens; all others are appended to it.
     """
@@ -204,7 +205,7 @@ def score(
 
 
 def _score_of(logits: Logits, sampler: Sampler, history: Sequence[int], given: Sequence[int]) -> Score:
-    """`given`: tokens any of which would do."""
+    """The score of the most likely token of `given`; any of these tokens is a match."""
     choice = sampler.pick(logits, history)
     best = max(given, key=lambda token: float(logits[token]), default=choice)
     gap = 0.0 if choice in given else max(LEAST_GAP, float(logits[choice]) - float(logits[best]))
@@ -212,7 +213,7 @@ def _score_of(logits: Logits, sampler: Sampler, history: Sequence[int], given: S
     weights = np.exp(shifted)
     total = float(weights.sum())
     level = float(np.log(total))
-    possible = np.maximum(shifted, np.float32(-1e4))  # an impossible token adds nothing, instead of 0 times infinity
+    possible = np.maximum(shifted, np.float32(-1e4))  # avoids 0 * infinity for tokens with logit -inf
     entropy = level - float(weights.dot(possible)) / total
     return Score(gap, max(-1e4, float(shifted[best]) - level), max(0.0, entropy))
 
@@ -226,7 +227,7 @@ def _children(window: Window) -> Callable[[int, int], int | None]:
 
 
 def check_prompt(tokens: Sequence[int], *, ctx_size: int) -> None:
-    """Refuse a prompt that cannot be served, before any work begins."""
+    """Raise TwdError if a prompt is empty or longer than the context."""
     if not tokens:
         raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; this model needs at least one token")
     if len(tokens) > ctx_size:
@@ -235,7 +236,7 @@ def check_prompt(tokens: Sequence[int], *, ctx_size: int) -> None:
 
 
 def check(window: Window, *, vocabulary: int, ctx_size: int, trees: bool) -> None:
-    """Refuse a window that makes no sense, before anything is computed."""
+    """Raise TwdError if a window is not valid, before anything is computed."""
     length = len(window.tokens)
     if not 1 <= window.committed <= length:
         raise TwdError(FailureCode.INTERNAL, f"a window of {length} tokens cannot have {window.committed} committed")
@@ -249,7 +250,7 @@ def check(window: Window, *, vocabulary: int, ctx_size: int, trees: bool) -> Non
 
 
 def _depth(parents: Sequence[int], committed: int, length: int) -> int:
-    """How many tokens the longest branch has; raises where `parents` is no tree."""
+    """The number of tokens of the longest branch. Raises TwdError if `parents` is not a valid tree."""
     depths: list[int] = []
     for index, parent in enumerate(parents):
         if not -1 <= parent < index or (parent != index - 1 and (parent < 0 or index < committed)):

@@ -1,1 +1,1 @@
-"""llama.cpp in this process: model, vocabulary, chat templates, decoding, pick."""
+"""llama.cpp in this process: models, vocabularies, contexts, the target."""

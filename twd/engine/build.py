@@ -1,4 +1,4 @@
-"""Which build of llama.cpp computes here: logits are equal bit for bit within one build and instruction set only."""
+"""Names the build of llama.cpp in use. Logits are equal bit for bit only with the same build and CPU instructions."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ from twd.engine.library import llama, version
 
 
 def engine_build() -> str:
-    """The build and what it makes use of, in one line."""
+    """The build and the CPU features that it uses, in one line."""
     told = llama.llama_print_system_info()
     uses = [part.strip().removesuffix(" = 1") for part in told.decode("utf-8", "replace").split("|")]
     ours = ["FEW_ROWS"] if any_kernels() else []
@@ -15,11 +15,11 @@ def engine_build() -> str:
 
 
 def lacks_kernels() -> bool:
-    """Whether it was built without our kernels, though for a processor that they are for."""
+    """Whether the build lacks our kernels, although they support its CPU instructions."""
     return {"AVX2", "FMA", "F16C"} <= set(engine_build().split()) and not any_kernels()
 
 
 @cache
 def has_amx() -> bool:
-    """Whether it has kernels for AMX: some compilers make them so that they end the process that uses them."""
+    """Whether the build has kernels for AMX. With some compilers, these kernels crash the process."""
     return "AMX_INT8" in engine_build()

@@ -1,4 +1,4 @@
-"""One llama.cpp context: rows of tokens in, logits out, and the KV cache behind them. For one thread only."""
+"""One llama.cpp context with its KV cache: it takes batches of tokens and gives logits. For one thread only."""
 
 import ctypes
 import enum
@@ -20,19 +20,20 @@ from twd.wire.failures import FailureCode, TwdError
 Logits = npt.NDArray[np.float32]
 SavedState = npt.NDArray[np.uint8]
 CTX_SIZE_MAX = 8192
-"""Where nobody asks for another size."""
+"""The default context size in tokens."""
 EXACT_ROWS, FAST_ROWS = 64, 512
-"""Of one pass: the same for a whole model and for its slices, so that the same text comes out."""
+"""The most tokens of one pass (ubatch). A whole model and its slices use the same value, so they give the same text."""
 _NO_ROOM, _ABORTED = 1, 2
 _PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
 class CacheLayout(enum.StrEnum):
-    """How sequences lie in the KV cache.
+    """How sequences are placed in the KV cache.
 
-    STREAMS gives each its own buffer: what others do never moves its cells, so logits stay bit-identical.
-    UNIFIED shares one buffer, so windows of unequal width fit one pass, at the price of exactness.
-    TREE is UNIFIED for one session and the branches of its token trees.
+    STREAMS: each sequence has its own buffer. Other sequences never move its cells, so logits stay bit-identical.
+    UNIFIED: all share one buffer (llama.cpp's `kv_unified`). One pass takes windows of unequal length, but the logits
+    are not exact.
+    TREE: UNIFIED for one session and the branches of its draft trees.
     """
 
     STREAMS = "streams"
@@ -42,7 +43,11 @@ class CacheLayout(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContextSettings:
-    """How much to hold and how to compute. `threads` 0 means one for each core this process may use."""
+    """Sizes and options of a context.
+
+    `ctx_size`: tokens of each session. `parallel`: number of sessions. `branches`: most further branches of a draft
+    tree. `ubatch`: most tokens of a pass. `threads` 0: one thread for each core that this process may use.
+    """
 
     ctx_size: int = 4096
     parallel: int = 1
@@ -54,24 +59,24 @@ class ContextSettings:
     threads: int = 0
     ubatch: int = 64
     embeddings: bool = False
-    """Whether passes give the last hidden states instead of logits."""
+    """True: passes give the last hidden states instead of logits."""
     snapshots: int = 0
-    """How many tokens back a recurrent state is kept for each sequence, where the architecture can do that."""
+    """How many tokens each sequence can go back by snapshots of its recurrent state, if the architecture has them."""
 
     @property
     def sequences(self) -> int:
-        """Sessions and the branches of their trees."""
+        """The number of sequences: sessions, and the branches of their draft trees."""
         return self.parallel + (self.branches if self.layout is CacheLayout.TREE else 0)
 
     @property
     def cells(self) -> int:
-        """KV cells: each session's share, and room for one pass of drafts or padding beyond its end."""
+        """The number of KV cells: for each session its context, and one more pass for drafts or padding at its end."""
         return (self.ctx_size + self.ubatch) * self.parallel
 
 
 @dataclass(slots=True)
 class BatchTokens:
-    """What one decode is fed, row by row. `shared` names further sequences of a row that several branches share."""
+    """The batch of one decode, token by token. `shared` maps a batch index to the further sequences of that token."""
 
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -83,7 +88,7 @@ class BatchTokens:
         return len(self.tokens)
 
     def add(self, sequence: int, at: int, tokens: Iterable[int], output_from: int = 0) -> None:
-        """A run of tokens from position `at`; those from `output_from` on give logits."""
+        """Add tokens at positions `at`, `at` + 1, ...; those from index `output_from` on give logits."""
         tokens = list(tokens)
         count = len(tokens)
         silent = min(max(output_from, 0), count)
@@ -93,14 +98,14 @@ class BatchTokens:
         self.outputs += [False] * silent + [True] * (count - silent)
 
     def add_shared(self, sequences: Sequence[int], at: int, token: int, *, output: bool) -> None:
-        """One token that stands in several sequences."""
+        """Add one token that belongs to several sequences."""
         if len(sequences) > 1:
             self.shared[len(self)] = tuple(sequences[1:])
         self.add(sequences[0], at, [token], output_from=0 if output else 1)
 
 
 class _Batch:
-    """llama.cpp's batch over numpy arrays: filling it costs microseconds, whatever its size."""
+    """A `llama_batch` over numpy arrays, so that filling it takes only microseconds."""
 
     def __init__(self, rows: int, sequences: int) -> None:
         self.tokens = np.zeros(rows, np.int32)
@@ -133,7 +138,7 @@ class _Batch:
 
 
 class Context:
-    """A KV cache for some sequences of one model, and the means to compute on it."""
+    """A llama.cpp context: the KV cache of some sequences of one model, and the passes that use it."""
 
     def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self.model = model
@@ -151,7 +156,7 @@ class Context:
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
         self.on_pass: Callable[[int], None] | None = None
-        """Told the rows of each pass before it begins."""
+        """Called with n_tokens before each pass."""
 
     def _parameters(self) -> ctypes.Structure:
         settings = self.settings
@@ -172,14 +177,14 @@ class Context:
         return parameters  # type: ignore[no-any-return]
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next pass on; not while one is under way."""
+        """Compute with this number of threads from the next pass on. Do not call it during a pass."""
         self.threads = threads
         llama.llama_set_n_threads(self.handle, threads, threads)
 
     def decode(self, rows: BatchTokens, states: Logits | None = None) -> None:
-        """One forward pass. Where it fails, no row of it stands in the KV cache that `rollback` cannot remove.
+        """Compute one forward pass. If it fails, `rollback` can remove everything it left in the KV cache.
 
-        `states` (contiguous, one row of `n_embd` floats for each row) take the place of the tokens' embeddings.
+        `states` (contiguous, `n_embd` floats for each token) are used instead of the tokens' embeddings.
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
@@ -188,7 +193,7 @@ class Context:
             raise _decode_error(code, len(rows))
 
     def logits(self, row: int) -> Logits:
-        """The logits of a row of the last pass: a view that the next pass overwrites."""
+        """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise TwdError(FailureCode.INTERNAL, f"row {row} of the last pass gave no logits")
@@ -199,47 +204,47 @@ class Context:
         return view
 
     def embedding(self, row: int) -> Logits:
-        """The last hidden state of a row of the last pass: a view that the next pass overwrites."""
+        """The last hidden state of the token at index `row` of the last batch: a view that the next pass overwrites."""
         pointer = llama.llama_get_embeddings_ith(self.handle, row)
         if not pointer:
             raise TwdError(FailureCode.INTERNAL, f"row {row} of the last pass gave no hidden state")
         return np.ctypeslib.as_array(pointer, (self.model.n_embd,))
 
     def rollback(self, sequence: int, position: int) -> bool:
-        """Forget everything of a sequence from `position` on; false where this model cannot do that."""
+        """Remove the tokens of a sequence from `position` on. Returns false if this model cannot do that."""
         return bool(llama.llama_memory_seq_rm(self._memory, sequence, position, -1))
 
     def clear(self, sequence: int) -> None:
-        """Forget a whole sequence."""
+        """Remove all tokens of a sequence."""
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def copy(self, source: int, target: int) -> None:
-        """Make one sequence equal to another; across streams this copies the whole buffer."""
+        """Copy sequence `source` to `target`. With the layout STREAMS this copies the whole buffer."""
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def end(self, sequence: int) -> int:
-        """The position after the last token of a sequence; 0 where it is empty."""
+        """The position after the last token of a sequence; 0 if it is empty."""
         return int(llama.llama_memory_seq_pos_max(self._memory, sequence)) + 1
 
     @property
     def snapshots(self) -> int:
-        """How many tokens back each recurrent state is really kept; 0 where the architecture cannot do that."""
+        """How many tokens a sequence can really go back by snapshots; 0 if the architecture has no snapshots."""
         return int(llama.llama_n_rs_seq(self.handle))
 
     @property
     def recurrent(self) -> bool:
-        """Whether some layers keep a running state instead of cells for each token."""
+        """Whether some layers keep a recurrent state instead of KV cells for each token."""
         model = self.model.handle
         return bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
 
     def state_bytes(self, sequence: int) -> int:
-        """The size of what `save_state` would save now."""
+        """The number of bytes that `save_state` would save now."""
         return int(llama.llama_state_seq_get_size_ext(self.handle, sequence, _PARTIAL))
 
     def save_state(self, sequence: int, into: SavedState | None = None) -> SavedState | None:
-        """The running state of a sequence, without its cells for single tokens; None where it cannot be saved.
+        """Save the recurrent state of a sequence, without KV cells of single tokens. None if it cannot be saved.
 
-        `into` is overwritten if it has the right size: new memory of that size costs as much as saving.
+        `into` is overwritten if its size fits, because allocating new memory takes as long as the saving.
         """
         size = self.state_bytes(sequence)
         saved = into if into is not None and into.size == size else np.empty(size, np.uint8)
@@ -248,17 +253,17 @@ class Context:
         return saved if saved.size and done == saved.size else None
 
     def load_state(self, sequence: int, saved: SavedState) -> bool:
-        """Give a sequence the running state that was saved; its cells for single tokens stay as they are."""
+        """Restore a saved recurrent state; the KV cells of single tokens do not change. Returns whether it worked."""
         pointer = saved.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
         done = llama.llama_state_seq_set_data_ext(self.handle, pointer, saved.size, sequence, _PARTIAL)
         return bool(done == saved.size)
 
     def synchronize(self) -> None:
-        """Wait until the last pass is computed."""
+        """Wait until the last pass is complete."""
         llama.llama_synchronize(self.handle)
 
     def close(self) -> None:
-        """Free the cache; harmless when repeated."""
+        """Free the context. A second call does nothing."""
         if self.handle:
             self._views.clear()
             llama.llama_free(self.handle)
@@ -272,7 +277,7 @@ class Context:
 
 
 def kv_type(name: str) -> int:
-    """ggml's number for a cell type such as `f16`."""
+    """ggml's type number for a KV cache type such as `f16`."""
     try:
         return int(GGMLQuantizationType[name.upper()])
     except KeyError:

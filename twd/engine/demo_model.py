@@ -26,8 +26,8 @@ def packaged_model() -> Path:
 def demo_model(cache: Path, kind: str = "q4_0") -> Path:
     """The demo model with weights of `kind` (q4_0, q8_0, f16, f32), written to `cache` on first use.
 
-    The package ships Q4_1, for which llama.cpp has no batched kernel on x86: a window would cost almost as much as
-    its tokens one by one.
+    The package contains Q4_1 weights. llama.cpp has no batched kernel for them on x86, so a window would cost almost as
+    much as its tokens one by one.
     """
     target = cache / f"{NAME}-{kind.upper()}.gguf"
     return target if target.exists() else quantize(packaged_model(), target, kind)

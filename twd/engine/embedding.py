@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of a model's last hidden states, by one more context over the loaded weights."""
+"""Embeddings: the mean of a model's last hidden states, computed in a second context over the loaded weights."""
 
 import threading
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Vector = npt.NDArray[np.float32]
 
 
 class Embedder:
-    """Makes vectors; callers from several threads take turns. Its context exists from the first call on."""
+    """Makes embeddings; calls from several threads run one after the other. The first call creates the context."""
 
     def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self._model = model
@@ -30,11 +30,11 @@ class Embedder:
 
     @property
     def dimensions(self) -> int:
-        """How long its vectors are."""
+        """The number of elements of an embedding."""
         return self._model.n_embd
 
     def embed(self, tokens: Sequence[int]) -> Vector:
-        """A text's vector, of length one."""
+        """The embedding of a text, normalized to length 1."""
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the input is empty; send at least one character", "input")
         if len(tokens) > self._settings.ctx_size:
@@ -45,7 +45,7 @@ class Embedder:
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
     def close(self) -> None:
-        """Free the context, after the pass that may run on it now."""
+        """Free the context, after waiting for a running call."""
         self._closed = True
         with self._turn:
             if self._context is not None:

@@ -1,4 +1,4 @@
-"""Settings under which a window's logits equal those of single steps, and the test that measures whether they do."""
+"""Settings that make the logits of a window equal to those of single steps, and a self-test that checks this."""
 
 import time
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ _TEXT = "In a small town by the sea there lived 3 clockmakers; each had a shop, 
 
 @dataclass(frozen=True, slots=True)
 class ExactPlan:
-    """How to set up a context, the fewest rows that a pass may have, and whether all passes have equally many."""
+    """How to set up a context. `rows_min`: fewest tokens of a pass. `fixed`: all passes have the same n_tokens."""
 
     settings: ContextSettings
     rows_min: int = 1
     fixed: bool = False
     ours: bool = False
-    """It holds with our kernels; where somebody else's build computes a part, another plan may be needed."""
+    """The plan relies on our kernels. If another build computes a part of the model, it may need another plan."""
 
     def describe(self, rows_fixed: int = 0) -> str:
         """The settings in words, for status and logs."""
@@ -55,16 +55,20 @@ def exact_plan(
     insist: bool = False,
     kernels: bool = True,
 ) -> ExactPlan:
-    """`wanted`, changed so that windows and single steps agree bit for bit where llama.cpp can do that.
+    """`wanted`, changed so that windows and single steps agree bit for bit, if llama.cpp can do that.
 
-    Our `kernels` compute one row as they compute many. Where the build lacks them, two things help. K and V of unlike
-    types keep all passes on one attention kernel (with equal ones llama.cpp takes another for single rows from 512
-    cells on, and a third for 64 rows and more); of the unlike pairs, K q8_0 with V f16 is the fastest. And float
-    weights need two rows, since a single one goes through another matrix kernel. Buffers of their own keep a session's
-    cells in order. That is the CPU. Other devices do not have attention for any pair of types, and over RPC one that
-    lacks it ends its worker. And they have kernels of their own for many widths: there, passes agree that all have
-    equally many rows and one window, whatever place a row has in them. That is dear for many sessions and for plain
-    steps, so it is done only where somebody insists. `on_cpus`: what this model gives away computes on CPUs.
+    On the CPU:
+    - Our `kernels` compute a batch of one token like a larger one. Without them, two settings help.
+    - K and V of different types: then all passes use one attention kernel. With equal types, llama.cpp uses another
+      kernel for single tokens from 512 cells on, and a third one from 64 tokens on. The fastest pair of different
+      types is K q8_0 and V f16.
+    - Float weights need at least two tokens in a pass, because one token uses another matrix kernel.
+    - Each session has its own KV buffer, which keeps its cells in order.
+
+    Other devices do not support every pair of K and V types; over RPC, an unsupported pair ends the worker. They also
+    use different kernels for many batch sizes. Passes agree there if all have one window and the same n_tokens, at
+    whatever place in the batch a token is. That is slow for many sessions and for single steps, so it is done only with
+    `insist`. `on_cpus`: the layers that are computed elsewhere are computed on CPUs, too.
     """
     if not exact:
         return ExactPlan(wanted)
@@ -89,7 +93,7 @@ def _on_devices(wanted: ContextSettings) -> ExactPlan:
 
 
 def fixed_rows(points: Sequence[CostPoint]) -> int:
-    """How many rows all passes should have: the fewest with which usual guesses bring about the best speed."""
+    """The n_tokens for all passes: the smallest that, with usual drafts, gives nearly the best speed."""
     fit = [point for point in points if _FIXED_MIN <= point.width <= _FIXED_MAX]
     rates = {point.width: (1.0 - _CHANCE**point.width) / point.ms for point in fit}
     best = max(rates.values(), default=0.0)
@@ -101,15 +105,16 @@ def _unlike_types(info: GgufInfo) -> tuple[str, str]:
 
 
 def shares_keys(info: GgufInfo) -> bool:
-    """Whether the values are a part of the cached keys, so that llama.cpp wants one type for both."""
+    """Whether the values are a part of the cached keys (MLA). Then llama.cpp needs one type for both."""
     return bool(info.metadata.get(f"{info.architecture}.attention.key_length_mla"))
 
 
 def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exactness:
-    """Compare single steps with windows on a fixed text, at a shallow place and (within the budget) a deep one.
+    """Compare the logits of single steps with those of windows on a fixed text, early in it and, if the budget in
+    seconds allows, at a late position.
 
-    The windows end in wrong drafts and, where there are slots, share their passes with another session, so taking
-    back and batching are tested too. The target must be idle; its slots remember the test's text afterwards.
+    The windows end in wrong drafts, and share passes with another session if there are slots. So rollback and batching
+    are tested, too. The target must be idle. Its slots hold the test's text afterwards.
     """
     if not target.can_rollback:
         return Exactness(exact=True, settings=f"{settings}; no drafts, since this model cannot roll back")
@@ -128,7 +133,7 @@ def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exac
 
 
 class _Forced:
-    """Picks what a given text says, and keeps the logits that it was shown."""
+    """A sampler that always picks the next token of a given text, and keeps the logits by position."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = tokens
@@ -140,7 +145,7 @@ class _Forced:
 
 
 class _Probe:
-    """Runs the same stretches of text through one slot of a target in several ways."""
+    """Computes the same parts of a text in several ways in one slot of a target."""
 
     def __init__(self, target: LocalTarget, tokens: list[int]) -> None:
         self._target = target
@@ -154,7 +159,7 @@ class _Probe:
             self._slots.append(target.open(tokens[:1], _Forced(tokens))[0])
 
     def compare(self, depth: int) -> None:
-        """Over the stretch at `depth`, where the slot stands: by steps, by steps beside another session, by windows."""
+        """Compute the tokens at `depth`, the slot's end: by single steps, by steps with another session, by windows."""
         slot, tokens = self._slots[0], self._tokens
         self._sampler.seen = self._singles
         for at in range(depth, depth + _RUN):
@@ -170,7 +175,7 @@ class _Probe:
             at += width
 
     def verdict(self, settings: str) -> Exactness:
-        """What the ways have in common."""
+        """The result: whether the logits were equal, and how much they differed."""
         ways = (self._windows, self._in_company)
         pairs = [(self._singles[at], way[at]) for way in ways for at in self._singles.keys() & way.keys()]
         difference = max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
@@ -185,7 +190,7 @@ class _Probe:
             self._target.close(slot)
 
     def feed(self, depth: int) -> None:
-        """Bring the slot to `depth` tokens."""
+        """Fill the slot up to `depth` tokens."""
         at = max(self._singles, default=0)
         self._run(Window(self._slots[0], 0, at, tuple(self._tokens[at:depth]), picks=False))
 
@@ -200,7 +205,7 @@ class _Probe:
 
 
 def _calibration(target: LocalTarget, count: int) -> list[int]:
-    """A fixed text of `count` tokens; of a model without a tokenizer, a fixed row of ids."""
+    """A fixed text of `count` tokens; for a model without a tokenizer, a fixed list of token ids."""
     vocab = target.context.model.vocab
     text = vocab.tokenize(_TEXT, parse_special=False, add_bos=True) if vocab.kind != "none" else []
     text = text or [number * 7919 % vocab.size for number in range(97)]

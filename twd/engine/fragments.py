@@ -1,4 +1,4 @@
-"""Tokens of prompts, remembered by the parts between control tokens: chats send the same turns again and again."""
+"""Caches the tokens of prompt parts between control tokens, because chats send the same turns again and again."""
 
 import re
 import threading
@@ -12,9 +12,9 @@ _LONGEST_KEPT: Final = KEPT_CHARACTERS // 8
 
 
 def lone_strings(strings: Collection[str]) -> set[str]:
-    """Those control strings that share no character with another one, wherever both stand in a text.
+    """The control strings that can never overlap another one (or a copy of themselves) in a text.
 
-    Whoever cuts a text beside one of them cuts no other, so the parts are tokenized as the whole would be.
+    A cut next to such a string never cuts another one, so the parts give the same tokens as the whole text.
     """
     written = set(strings) - {""}
     beginnings = {string[:length] for string in written for length in range(1, len(string))}
@@ -36,7 +36,7 @@ def _parts(string: str, lengths: Sequence[int]) -> Iterator[str]:
 
 
 class Fragments:
-    """Tokenizes what is new, and remembers the rest, the latest first to be kept."""
+    """Tokenizes new parts of texts, and takes known parts from a cache. The longest unused parts are dropped."""
 
     def __init__(self, separators: Mapping[str, int], tokenize: Callable[[str], list[int]]) -> None:
         self._separators = separators
@@ -48,7 +48,7 @@ class Fragments:
         self._lock = threading.Lock()
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text in which control strings mean their tokens."""
+        """The tokens of a text in which control strings become control tokens."""
         parts = self._cut.split(text) if self._cut is not None else [text]
         tokens: list[int] = []
         for index, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""The door to llama.cpp: started once, its messages routed to logging, its devices listed."""
+"""Access to the llama.cpp library: starts it once, sends its messages to logging, and lists its devices."""
 
 import ctypes
 import logging
@@ -37,9 +37,9 @@ __all__ = [
 ]
 
 FOLDER = Path(llama.__file__).parent
-"""Where the bindings are."""
+"""The folder of the Python bindings."""
 LIBRARIES = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or FOLDER / "lib")
-"""Where they load llama.cpp from."""
+"""The folder from which the bindings load llama.cpp."""
 _log = logging.getLogger("twd.engine.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.DEBUG, 4: logging.WARNING}
 _CONTINUATION = 5
@@ -48,11 +48,11 @@ _errors: deque[str] = deque(maxlen=8)
 
 
 _STOPPED = ("failed with error 1", "compute status: 1", "failed to decode, ret = 2")
-"""How llama.cpp complains of a pass that we stopped ourselves."""
+"""The ends of llama.cpp's messages about a pass that we aborted ourselves."""
 
 
 class _LogLine:
-    """llama.cpp logs in pieces; this joins them to lines."""
+    """Joins the pieces that llama.cpp logs into whole lines."""
 
     def __init__(self) -> None:
         self.level = logging.DEBUG
@@ -81,7 +81,7 @@ _listeners: list[Callable[[], None]] = []
 
 
 def listen(heard: Callable[[], None]) -> None:
-    """Call this after each message of llama.cpp, in the very thread that gave it, which waits meanwhile."""
+    """Call `heard` after each log message of llama.cpp. It runs on the thread that logs, which waits for it."""
     _listeners.append(heard)
 
 
@@ -94,7 +94,7 @@ def _on_log(level: int, text: bytes, _: object) -> None:
 
 @dataclass(slots=True)
 class _Abort:
-    """What this process does when llama.cpp gives up."""
+    """The exit code and the log level to use when llama.cpp aborts."""
 
     code: int = 70
     level: int = logging.CRITICAL
@@ -104,13 +104,13 @@ _abort = _Abort()
 
 
 def leave_on_abort_with(code: int) -> None:
-    """The exit code of this process when llama.cpp gives up: over a pool that means that a worker is gone, which is
-    nothing unheard of."""
+    """Set the exit code of this process for an abort of llama.cpp, and log it as a warning only. With RPC workers an
+    abort usually means that a worker is lost, which can happen at any time."""
     _abort.code, _abort.level = code, logging.WARNING
 
 
 def _leave_on_abort(reason: bytes) -> None:
-    """llama.cpp gives up: say why and leave at once, instead of waiting for a debugger."""
+    """Called when llama.cpp aborts: log the reason and exit at once, instead of waiting for a debugger."""
     _log.log(_abort.level, "llama.cpp gave up: %s", reason.decode("utf-8", "replace").strip())
     logging.shutdown()
     os._exit(_abort.code)
@@ -121,7 +121,7 @@ _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(_leave_on_abort)
 
 @cache
 def start() -> None:
-    """Bring llama.cpp up, once for this process; it may have been loaded in one of which this one was forked."""
+    """Initialize llama.cpp once for this process. The library may have been loaded before this process was forked."""
     set_variables()
     llama.llama_log_set(_on_log, None)
     llama.llama_backend_init()
@@ -130,25 +130,25 @@ def start() -> None:
 
 @cache
 def version() -> str:
-    """Of the bindings, by their own word; reading it is quicker than running them all."""
+    """The version of the bindings, read from their source file. This is faster than importing them."""
     found = _VERSION.search((FOLDER / "__init__.py").read_text("utf-8"))
     return found[1] if found else "unknown"
 
 
 def last_errors() -> str:
-    """What llama.cpp complained about most recently, newest last; reading empties it."""
+    """The latest warnings of llama.cpp, newest last. Reading them clears them."""
     text = "; ".join(_errors)
     _errors.clear()
     return text
 
 
 def supports_rpc() -> bool:
-    """Whether this build of llama.cpp can use workers on other machines."""
+    """Whether this build of llama.cpp can use RPC workers."""
     return bool(llama.llama_supports_rpc())
 
 
 def require_rpc() -> None:
-    """Fail with advice where llama.cpp was built without RPC (a cached wheel ignores build flags)."""
+    """Raise TwdError with advice if llama.cpp was built without RPC (a cached wheel ignores build flags)."""
     if not supports_rpc():
         raise TwdError(
             FailureCode.UNSUPPORTED,
@@ -159,14 +159,14 @@ def require_rpc() -> None:
 
 @cache
 def _shared_objects() -> tuple[ctypes.CDLL, ...]:
-    """The ggml libraries under the very names that llama.cpp loaded: another name would map a second copy."""
+    """The ggml libraries, opened by the same names that llama.cpp used. Another name would load a second copy."""
     names = ("libggml-base", "libggml", "libggml-cpu", "libggml-rpc")
     found = (LIBRARIES / f"{name}{end}" for name in names for end in (".so.0", ".0.dylib", ".dll"))
     return tuple(ctypes.CDLL(str(path)) for path in found if path.exists())
 
 
 def ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[..., Any]:
-    """A function of ggml by name, with its C types declared."""
+    """The ggml function `name` with its C types declared; raises TwdError if this build lacks it."""
     function = find_ggml(name, arguments, result)
     if function is None:
         raise TwdError(FailureCode.UNSUPPORTED, f"this build of llama.cpp has no {name}; reinstall llama-cpp-python")
@@ -174,7 +174,7 @@ def ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[
 
 
 def find_ggml(name: str, arguments: Sequence[type], result: type | None) -> Callable[..., Any] | None:
-    """The same where a build may lack it."""
+    """The same, but None if this build lacks the function."""
     for shared_object in _shared_objects():
         function = getattr(shared_object, name, None)
         if function is not None:
@@ -185,7 +185,7 @@ def find_ggml(name: str, arguments: Sequence[type], result: type | None) -> Call
 
 @dataclass(frozen=True, slots=True)
 class EngineDevice:
-    """Something that llama.cpp can compute on."""
+    """A device that llama.cpp can compute on."""
 
     name: str
     description: str
@@ -196,7 +196,7 @@ class EngineDevice:
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU, with memory of its own or a part of the machine's."""
+        """Whether it is a GPU, dedicated or integrated."""
         return self.kind in ("gpu", "igpu")
 
 
@@ -204,7 +204,7 @@ _KINDS = {0: "cpu", 1: "gpu", 2: "igpu", 3: "accelerator"}
 
 
 def describe_device(handle: int) -> EngineDevice:
-    """What ggml knows of one device."""
+    """The facts that ggml gives about one device."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     text = [ctypes.c_void_p]
     sizes: list[type] = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t)]
@@ -220,7 +220,7 @@ def describe_device(handle: int) -> EngineDevice:
 
 
 class _Properties(ctypes.Structure):
-    """What ggml tells of a device. Behind it stand abilities, of which later versions have more."""
+    """ggml's device properties. The capabilities at the end have spare room, because later versions have more."""
 
     _fields_ = [
         ("name", ctypes.c_char_p),
@@ -234,12 +234,12 @@ class _Properties(ctypes.Structure):
 
 
 def place_of(device: EngineDevice) -> str:
-    """Where a device is on this computer's PCI bus, whichever backend sees it; empty where that is not known."""
+    """The PCI address of a device, the same for every backend that sees it; empty if not known."""
     return (_properties(device).place or b"").decode("ascii", "replace")
 
 
 def buffer_name(device: EngineDevice) -> str:
-    """What llama-server's `-ot` calls the memory of a device."""
+    """The name of a device's memory for the option `-ot` of llama-server."""
     kind = ggml("ggml_backend_dev_buffer_type", [ctypes.c_void_p], ctypes.c_void_p)(device.handle)
     name: bytes = ggml("ggml_backend_buft_name", [ctypes.c_void_p], ctypes.c_char_p)(kind)
     return name.decode("utf-8", "replace")
@@ -253,7 +253,7 @@ def _properties(device: EngineDevice) -> _Properties:
 
 
 def device_named(name: str) -> EngineDevice:
-    """A device of this machine; raises where there is no such."""
+    """The device of this machine with this name; raises TwdError if there is none."""
     here = {device.name: device for device in devices()}
     if name not in here:
         raise TwdError(FailureCode.UNSUPPORTED, f"there is no device {name} here; there are: {', '.join(here)}")
@@ -261,7 +261,7 @@ def device_named(name: str) -> EngineDevice:
 
 
 def devices() -> list[EngineDevice]:
-    """Every device that llama.cpp sees here, the CPU included."""
+    """All devices that llama.cpp sees here, the CPU included."""
     start()
     count = ggml("ggml_backend_dev_count", [], ctypes.c_size_t)()
     at = ggml("ggml_backend_dev_get", [ctypes.c_size_t], ctypes.c_void_p)

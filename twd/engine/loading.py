@@ -1,4 +1,4 @@
-"""From a file to a target that can be used: load, choose exact settings, test them, measure the cost of windows."""
+"""Make a usable target from a model file: load it, choose exact settings, test them, measure the cost of passes."""
 
 import logging
 import time
@@ -32,12 +32,12 @@ _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
 _UNLIKE = "windows of drafts give this model other logits than single steps, so it takes no drafts"
 _ONE_SESSION = ("kimi-linear",)
-"""Of these llama.cpp gives up, and ends the process, where a context is for several sessions."""
+"""Architectures for which llama.cpp aborts the process if a context is for several sessions."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What to load and how; zeros and empty strings leave the choice to the engine."""
+    """What to load and how. With zero or an empty string, the engine chooses."""
 
     model: ModelId
     path: Path
@@ -45,7 +45,7 @@ class LoadPlan:
     parallel: int = 4
     exact: bool = True
     insist: bool = False
-    """Exact on GPUs, too, whatever it costs."""
+    """Be exact on GPUs, too, even if it is slow."""
     gpu_layers: int = 0
     threads: int = 0
     use_mmap: bool = True
@@ -55,32 +55,32 @@ class LoadPlan:
     tree: bool = False
     branches: int = 7
     template: str = ""
-    """A Jinja template in place of the model's own."""
+    """A Jinja chat template that replaces the model's own."""
     drafts_max: int = 16
-    """Of one window: snapshots of a recurrent state are kept for so many where there is memory for them."""
+    """Most drafts of one window. If memory allows, a recurrent state gets this many snapshots."""
     test: bool = True
-    """Compare windows with single steps and measure what passes cost."""
+    """Run the self-test (windows against single steps) and measure the time of passes."""
     timed: bool = False
-    """Without the test, time passes of several widths all the same."""
+    """Measure the time of passes also if `test` is off."""
     memory: Path | None = None
-    """A folder for what was measured, so that the same model need not be measured again."""
+    """A folder that keeps measurements, so that the same model is not measured again."""
     pool: PoolPlan | None = None
-    """Which layers go to which devices and RPC workers; then `gpu_layers` counts for nothing."""
+    """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
 
     @property
     def on_cpus(self) -> bool:
-        """Whether what the model gives away is computed on CPUs, too."""
+        """Whether there is a pool, and all its layers are computed on CPUs."""
         return self.pool is not None and self.pool.on_cpus
 
     @property
     def away(self) -> bool:
-        """Whether it gives layers away."""
+        """Whether a pool gives some layers to other devices or machines."""
         return self.pool is not None and bool(self.pool.away)
 
 
 @dataclass(slots=True)
 class NativeModel:
-    """A model in this process's memory, ready to work."""
+    """A model that is loaded in this process and ready to use."""
 
     model: LoadedGguf
     target: LocalTarget
@@ -92,23 +92,23 @@ class NativeModel:
     facts: ModelFacts
     load_ms: int
     undo: FoundUndo
-    """How it takes tokens back."""
+    """How it rolls tokens back."""
 
     @property
     def device(self) -> DeviceKind:
-        """On what it computes here, workers of its own left out of account."""
+        """The kind of device it computes on: GPU if any of its layers go to one."""
         return DeviceKind.GPU if self.model.offloads else DeviceKind.CPU
 
     def tokenize(self, text: str) -> list[int]:
-        """Plain text as this model's tokens; nothing in it becomes a control token."""
+        """The tokens of plain text; no part of the text becomes a control token."""
         return self.model.vocab.plain(text)
 
     def render(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, control tokens spelled out."""
+        """The text of tokens; control tokens appear by their names."""
         return self.model.vocab.spelled(tokens)
 
     def close(self) -> None:
-        """Give the memory back; the thread that ran the target has ended."""
+        """Free the memory. Call it only after the thread that ran the target has ended."""
         self.template.close()
         self.embedder.close()
         self.target.shutdown()
@@ -116,10 +116,10 @@ class NativeModel:
 
 
 def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
-    """Load and measure; everything that can go wrong is a TwdError.
+    """Load and measure a model. Expected failures are TwdErrors.
 
-    Of some types of repacked weights llama.cpp computes one row in another order than many. Where the self-test finds
-    that, they are loaded once more, as they come.
+    For some types of repacked weights, llama.cpp computes a batch of one token in another order than a larger batch.
+    If the self-test finds that, the model is loaded again without repacking.
     """
     settings = _model_settings(plan)
     native = _load(plan, settings, progress)
@@ -143,7 +143,8 @@ def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> Nat
 
 
 def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
-    """Over a pool no weights are repacked: workers do not, and a text must not change with the placement."""
+    """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
+    not depend on which machine holds a layer."""
     if plan.pool is None:
         return ModelLoadOptions(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
     return ModelLoadOptions(
@@ -159,7 +160,7 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A context of a model, and what was found out about it."""
+    """A context of a model, and the results of its test and measurements."""
 
     plan: ExactPlan
     target: LocalTarget
@@ -168,7 +169,7 @@ class _Ready:
     undo: FoundUndo
 
     def refuses_drafts(self, plan: LoadPlan) -> bool:
-        """Whether drafts would change the text of a model that needs a state saved or kept to take any."""
+        """Whether to refuse drafts: the model rolls back by a saved state or snapshots, and the test was not exact."""
         by_state = self.undo.state_bytes > 0
         return by_state and plan.exact and plan.test and not self.exactness.exact
 
@@ -208,7 +209,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
 
 
 def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
-    """A context and its measurements; `kernels` says whether our own may be counted on."""
+    """Make a context and measure it. `kernels`: whether the plan may rely on our own kernels."""
     exact = exact_plan(
         model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
     )
@@ -253,7 +254,7 @@ def _untested(exact: ExactPlan) -> Exactness:
 
 
 def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
-    """What is known of this model in these circumstances, or else found out now."""
+    """The measurement of this model under these conditions, from the folder, or else measured now."""
     if plan.memory is None:
         return _measure_now(plan, exact, target, progress)
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
@@ -267,13 +268,13 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if plan.pool is None and not plan.gpu_layers:  # else cards or other machines took part
+    if plan.pool is None and not plan.gpu_layers:  # otherwise GPUs or other machines took part
         keep_step(plan.memory, plan.path, found.cost)
     return found
 
 
 def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
-    """Have passes planned by what they were found to cost; the curve tells what windows cost then."""
+    """Let the planner use the measured cost of passes. Returns the cost curve of passes planned like that."""
     if exact.fixed:
         rows = fixed_rows(points)
         target.fix_rows(rows)
@@ -290,7 +291,7 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     if not plan.test:
         return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
-    if exact.fixed or plan.away:  # otherwise single steps are to be single, even where more rows seemed to be cheaper
+    if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
         _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")
     told = exact.describe(target.planner.rules.rows_fixed)

@@ -1,4 +1,4 @@
-"""A model in memory: loaded with progress, refused with a reason, freed on close."""
+"""Loads a model into memory with progress reports; raises with a reason, frees the memory on close."""
 
 import ctypes
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class ModelLoadOptions:
     devices: tuple[EngineDevice, ...] = ()
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
-    """Patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
+    """Name patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
     from_disk: bool = False
-    """The weights need not fit in memory: they are read from the mapped file as they are needed, and never copied."""
+    """The weights need not fit in memory: they are read from the mapped file when needed, and never copied."""
 
 
 class LoadedGguf:
@@ -65,7 +65,7 @@ class LoadedGguf:
     def facts(
         self, model: ModelId, *, ctx_size: int, parallel: int, can_rollback: bool = True, note: str = ""
     ) -> ModelFacts:
-        """What others must know of this model."""
+        """The facts about this model for other processes."""
         return ModelFacts(
             model=model,
             file=self.settings.path.name,
@@ -82,7 +82,7 @@ class LoadedGguf:
         )
 
     def close(self) -> None:
-        """Free the weights; harmless when repeated."""
+        """Free the weights. A second call does nothing."""
         if self.handle:
             llama.llama_model_free(self.handle)
             self.handle = 0
@@ -95,13 +95,13 @@ class LoadedGguf:
 
 
 def offloads(settings: ModelLoadOptions) -> bool:
-    """Whether layers leave this machine's RAM: asked for, and there is a device to take them."""
+    """Whether layers go to a GPU: they are requested to, and there is a GPU."""
     found = settings.devices or devices() if settings.gpu_layers else ()
     return any(device.is_gpu for device in found)
 
 
 def repacks(settings: ModelLoadOptions, info: GgufInfo) -> bool:
-    """Whether llama.cpp may lay out weights anew for its own kernels."""
+    """Whether llama.cpp may repack weights for its own kernels."""
     free = settings.use_extra_bufts and not settings.from_disk and not has_amx()
     return free and not need_no_repacking(facts_of(info).blocks)
 
@@ -143,14 +143,14 @@ def _load(settings: ModelLoadOptions, info: GgufInfo, on_progress: Share) -> int
 
 
 def load_error(what: str) -> TwdError:
-    """A failure of llama.cpp with the reason that it logged."""
+    """A TwdError for a failure of llama.cpp, with the reason that it logged."""
     reason = last_errors() or "no reason given"
     memory = "out of memory" in reason or "failed to allocate" in reason
     return TwdError(FailureCode.OUT_OF_MEMORY if memory else FailureCode.MODEL_LOAD, f"{what}: {reason}")
 
 
 def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Structure, list[object]]:
-    """llama.cpp's parameters, and what must stay alive while it reads them."""
+    """llama.cpp's parameters, and the objects that must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = settings.gpu_layers
     mapped = settings.use_mmap or settings.from_disk

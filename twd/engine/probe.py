@@ -1,12 +1,12 @@
-"""What a model can take back: found out by trying, not by its name."""
+"""Finds out by trying, not by the architecture's name, whether a model can roll back."""
 
 from twd.engine.context import BatchTokens, Context
 
 
 def can_rollback(context: Context) -> bool:
-    """Decode two tokens, take one back and see; the first sequence must be free, and is again afterwards.
+    """Decode two tokens, remove one and check the result. The first sequence must be empty; it is emptied afterwards.
 
-    Recurrent and hybrid models keep a running state instead of cells: they refuse, or would keep the token.
+    Recurrent and hybrid models have a recurrent state instead of KV cells: they refuse, or would keep the token.
     """
     rows = BatchTokens()
     rows.add(0, 0, [0, 0], output_from=2)

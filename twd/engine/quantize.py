@@ -1,4 +1,4 @@
-"""Rewrite a GGUF with another weight type, through llama.cpp; the result appears whole or not at all."""
+"""Rewrites a GGUF file with another weight type, using llama.cpp. The result appears complete or not at all."""
 
 import ctypes
 import logging
@@ -25,7 +25,7 @@ def file_type(kind: str) -> int:
 
 
 def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
-    """Write `source` to `target` with weights of `kind`; an already quantised source loses some more precision."""
+    """Write `source` to `target` with weights of `kind`; returns `target`. A quantized source loses more precision."""
     start()
     inspect(source)
     parameters = llama.llama_model_quantize_default_params()

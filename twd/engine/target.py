@@ -1,4 +1,4 @@
-"""The target in this process: windows of all sessions in, one forward pass, verdicts out."""
+"""The target in this process: it takes the windows of all sessions, computes them and returns the verify results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,10 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A window and what must be fed for it: older tokens that are not in the KV cache, then its own."""
+    """A window and the tokens to compute for it: first older tokens that are not in the KV cache, then its own.
+
+    `at` is the position of the first token of `feed`.
+    """
 
     window: Window
     at: int
@@ -31,27 +34,27 @@ class _Job:
 
     @property
     def before(self) -> int:
-        """The row of the window's first token: behind older tokens, or negative where a part is fed already."""
+        """The index in `feed` of the window's first token; negative if a part of the window is computed already."""
         return len(self.feed) - len(self.window.tokens)
 
     @property
     def drafts(self) -> int:
-        """How many of the fed tokens may have to be taken back."""
+        """How many tokens of `feed` are drafts, which may have to be rolled back."""
         return len(self.window.tokens) - self.window.committed if self.window.picks else 0
 
     @property
     def output_from(self) -> int:
-        """The first fed token whose logits are wanted."""
+        """The index in `feed` of the first token whose logits are needed; the length of `feed` if none are."""
         return self.before + self.window.committed - 1 if self.window.picks else len(self.feed)
 
 
 class LocalTarget:
-    """A `Target` over one context. Everything of a step happens in `collect`, on the caller's thread.
+    """A `Target` over one context. All work of a step happens in `collect`, on the caller's thread.
 
-    `rows_min` 2 keeps float weights exact where a pass of one row would go through another kernel than all others.
-    Devices have kernels for many widths; there `fix_rows` does the same.
-    `undo` takes back what does not stand; what it takes too much is fed again with the next window.
-    A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues it.
+    `rows_min` is the least n_tokens of a batch. With 2, float weights stay exact where llama.cpp computes a batch of
+    one token with another kernel. GPUs have different kernels for many batch sizes; there use `fix_rows`.
+    `undo` removes rejected tokens from the KV cache. If it removes more than that, the next window computes them again.
+    A model that cannot roll back takes no drafts, and reuses a slot only for a prompt that continues the slot's tokens.
     """
 
     in_flight = 1
@@ -81,20 +84,23 @@ class LocalTarget:
         self._end_tokens = context.model.vocab.end_tokens
 
     def fix_rows(self, rows: int) -> None:
-        """Give every pass so many rows from now on, all with logits where any has."""
+        """From now on, compute `rows` tokens in every pass. If any token of a pass needs logits, all get them."""
         self.window_max = rows
         self.planner.fix_rows(rows)
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next pass on."""
+        """Compute with this number of threads from the next pass on."""
         self.context.use_threads(threads)
 
     def tell_passes(self, told: Callable[[int], None]) -> None:
-        """Have the rows of each pass told before it begins: one `collect` may take many, to feed what was forgotten."""
+        """Call `told` with n_tokens before each pass. One `collect` may need several passes."""
         self.context.on_pass = told
 
     def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        """Take a slot for a prompt; raises BUSY, or CONTEXT_OVERFLOW before any work begins."""
+        """Take a slot for a prompt. Returns the slot and how many prompt tokens its KV cache holds already.
+
+        Raises BUSY or CONTEXT_OVERFLOW before any computing.
+        """
         check_prompt(tokens, ctx_size=self.ctx_size)
         place = self._slots.open(tokens, whole_only=not self.can_rollback)
         if place.source is not None:
@@ -106,7 +112,7 @@ class LocalTarget:
         return place.slot, self._fed[place.slot]
 
     def close(self, slot: int) -> None:
-        """End a session; harmless when repeated."""
+        """End a session. A second call does nothing."""
         if self._sessions.pop(slot, None) is None:
             return
         self._pending = [window for window in self._pending if window.slot != slot]
@@ -114,11 +120,12 @@ class LocalTarget:
         self._slots.close(slot)
 
     def submit(self, windows: Sequence[Window]) -> None:
-        """Hand in windows for the next step."""
+        """Queue windows for the next `collect`."""
         self._pending += windows
 
     def collect(self) -> list[VerifyResult]:
-        """Compute what was submitted. A failure ends its own window only."""
+        """Compute all submitted windows and return their verify results. An invalid window fails alone; if a pass
+        fails, all windows of that pass fail."""
         verdicts: list[VerifyResult] = []
         pending, self._pending = self._pending, []
         while pending:
@@ -137,7 +144,10 @@ class LocalTarget:
         self.context.close()
 
     def _prepare(self, windows: list[Window], verdicts: list[VerifyResult]) -> tuple[dict[int, _Job], list[Window]]:
-        """One job a slot; further windows of a slot wait for the next round."""
+        """One job for each slot, and the windows left for the next round (second windows of a slot).
+
+        Failed windows are added to `verdicts`.
+        """
         jobs: dict[int, _Job] = {}
         later: list[Window] = []
         for window in windows:
@@ -176,7 +186,7 @@ class LocalTarget:
         return _Job(window, at, feed)
 
     def _stops_until(self, slot: int, at: int, end: int) -> list[int]:
-        """Where to stop on the way from `at` to `end`; what comes later stays for later windows."""
+        """The positions from `at` to `end` at which to save the state. Later positions are kept for later windows."""
         wanted = self._stops[slot]
         if not wanted:
             return []
@@ -184,14 +194,14 @@ class LocalTarget:
         return [stop for stop in wanted if at <= stop <= end]
 
     def _rewind(self, slot: int, position: int) -> None:
-        """Make a slot stand at `position`; what cannot be taken back is forgotten whole and fed again."""
+        """Go back to `position` in a slot. If the cache cannot stop exactly there, older tokens are computed again."""
         del self._slots[slot].tokens[position:]
         if self._fed[slot] > position:
             self._fed[slot] = position
             self._settle(slot)
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
-        """A pass of one slot for the KV cache alone."""
+        """Compute tokens of one slot without logits, only to fill the KV cache."""
         rows = BatchTokens()
         padding = [_PADDING_TOKEN] * self.planner.missing(len(tokens))
         self._undo.before(slot, at, len(tokens) + len(padding), 0)
@@ -206,7 +216,7 @@ class LocalTarget:
             self._settle(slot)
 
     def _run(self, one: ForwardBatch, jobs: dict[int, _Job]) -> list[VerifyResult]:
-        """One forward pass over some slots, and what comes of it."""
+        """Compute one forward pass over some slots and return the verify results of their windows."""
         rows, starts, ends = self._rows(one, jobs)
         active = [jobs[part.slot] for part in one.parts if part.rows]
         for job in active:
@@ -226,7 +236,8 @@ class LocalTarget:
         return verdicts
 
     def _rows(self, one: ForwardBatch, jobs: dict[int, _Job]) -> tuple[BatchTokens, dict[int, int], dict[int, int]]:
-        """The rows of a pass, at which row each slot begins, and at which position it ends."""
+        """The batch of a pass; for each slot the index of its first token in the batch; for each slot its end position,
+        padding included."""
         rows, starts, ends = BatchTokens(), {}, {}
         for part in one.parts:
             slot, at = part.slot, self._fed[part.slot]
@@ -248,7 +259,7 @@ class LocalTarget:
         self.context.decode(rows)
 
     def _judge(self, job: _Job, first_row: int) -> VerifyResult:
-        """Decide how much of a computed window stands; the KV cache is put in order afterwards."""
+        """Verify a computed window. The caller removes rejected tokens from the KV cache afterwards."""
         return self._verdict(job.window, lambda node: self.context.logits(first_row + node))
 
     def _verdict(self, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
@@ -269,8 +280,11 @@ class LocalTarget:
         return verdict
 
     def _run_tree(self, job: _Job) -> VerifyResult:
-        """One pass over a token tree. Only the likeliest branch may stay: the cells of another would lie elsewhere
-        than without a tree, so its tokens are fed again with the next window."""
+        """Compute and verify a draft tree in one pass.
+
+        Only the likeliest branch keeps its KV cells. Cells of other branches lie at other places than they would
+        without a tree, so accepted tokens of another branch are computed again with the next window.
+        """
         window = job.window
         try:
             layout = lay_out(window.parents or range(-1, len(window.tokens) - 1), self._branches_max)
@@ -291,7 +305,7 @@ class LocalTarget:
         return verdict
 
     def _tree_rows(self, job: _Job, layout: TreeLayout) -> tuple[BatchTokens, dict[int, int]]:
-        """The rows of a tree in decode order, and the row of each of its tokens."""
+        """The batch of a draft tree in decode order, and the batch index of each token of the window."""
         rows, row_of, window = BatchTokens(), {}, job.window
         for index in range(job.before):
             rows.add_shared(range(layout.branches), job.at + index, job.feed[index], output=False)
@@ -306,7 +320,7 @@ class LocalTarget:
         return rows, row_of
 
     def _settle(self, slot: int) -> None:
-        """Take out of the cache what does not stand, and perhaps more, which is fed again later."""
+        """Remove rejected tokens from the KV cache. If more is removed, it is computed again later."""
         self._fed[slot] = self._undo.back(slot, self._fed[slot])
 
 

@@ -1,20 +1,21 @@
-"""The environment in which llama.cpp runs; set when this is imported, and again where an engine starts."""
+"""Sets environment variables for llama.cpp: when this module is imported, and again when an engine starts."""
 
 import os
 
 
 def set_variables() -> None:
-    """What llama.cpp, and what it stands on, look for in the environment.
+    """Set the environment variables that llama.cpp and its libraries read; values that are already set stay.
 
-    libgomp reads its variable once, when it is loaded. By default its threads spin for milliseconds at every barrier,
-    and two engines on the same cores (a target and its drafter) slow each other down a hundredfold; few spins cost less
-    than 1 %.
+    GOMP_SPINCOUNT: libgomp reads it once, when it is loaded. By default its threads spin for milliseconds at every
+    barrier. Then two engines on the same cores (a target and its drafter) slow each other down a hundred times. A low
+    spin count costs less than 1 %.
 
-    llama.cpp's kernels for eight rows and more of K and IQ quants sum up in another order than those for fewer, so that
-    a window would disagree with single steps. It looks once, at the first pass of a process. Types that our own kernels
-    take lose nothing by it; of others (IQ1 to IQ3, and all where a build lacks ours), prompts take longer.
+    GGML_CPU_TILED_MM: for K and IQ quants, llama.cpp's kernels for 8 tokens and more add in another order than those
+    for fewer tokens, so a window would differ from single steps. llama.cpp reads the variable once, at the first pass
+    of a process. Types with our own kernels lose no speed; for others (IQ1 to IQ3, and all types in a build without
+    our kernels), prompts take longer.
 
-    CUDA numbers the quickest card first, nvidia-smi by their places in the machine. One order is enough.
+    CUDA_DEVICE_ORDER: CUDA lists the fastest GPU first, nvidia-smi lists GPUs by PCI address. This makes both the same.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("GGML_CPU_TILED_MM", "0")

@@ -21,11 +21,11 @@ _KINDS = {0: "none", 1: "spm", 2: "bpe", 3: "wpm", 4: "ugm", 5: "rwkv", 6: "plam
 _PIECE_BYTES = 256
 _UNBOUNDED = 2**31
 _APART = "\x01"
-"""A character that is part of no word, in any vocabulary."""
+"""A character that is not a part of a word in any vocabulary."""
 
 
 class Vocab:
-    """The tokens of one model; it reads from the model, so it must not outlive it."""
+    """The tokens of one model. It reads from the model, so do not use it after the model is closed."""
 
     def __init__(self, handle: int, *, architecture: str = "", chat_template: str = "") -> None:
         self._handle = handle
@@ -42,7 +42,7 @@ class Vocab:
     def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
         """Tokens of `text`; only with `parse_special` do strings such as `<|im_end|>` become control tokens.
 
-        `add_bos` puts the beginning-of-text token in front where this model wants one.
+        `add_bos` adds the beginning-of-text token if this model uses one.
         """
         if self.kind == "none":
             raise TwdError(FailureCode.UNSUPPORTED, "this model has no tokenizer; send token ids instead of text")
@@ -50,15 +50,15 @@ class Vocab:
         return start + (self._fragments.tokens(text) if parse_special else self._tokenize(text, parse_special=False))
 
     def warm(self) -> None:
-        """Work out now what the first prompt would wait for: with thousands of control tokens, a third of a second."""
+        """Prepare now what the first prompt would wait for: about 0.3 s with thousands of control tokens."""
         _ = self._fragments
 
     def plain(self, text: str) -> list[int]:
-        """Tokens of `text` as it stands in the middle of another; nothing in it becomes a control token."""
+        """Tokens of plain `text`, without beginning-of-text; no part of it becomes a control token."""
         return self.tokenize(text, parse_special=False, add_bos=False)
 
     def continued(self, text: str) -> list[int]:
-        """The same right behind other text; some tokenizers put a blank in front of whatever they are given."""
+        """The same for text that directly follows other text. Some tokenizers add a space before any text."""
         if self.kind != "spm":
             return self.plain(text)
         before, tokens = self.plain(_APART), self.plain(_APART + text)
@@ -97,17 +97,17 @@ class Vocab:
             room = -length
 
     def text(self, tokens: list[int]) -> str:
-        """The visible text of some tokens; bytes that are no whole character become U+FFFD."""
+        """The visible text of some tokens; bytes that are not whole characters become U+FFFD."""
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def spelled(self, tokens: Sequence[int]) -> str:
-        """The text of some tokens, control tokens spelled out."""
+        """The text of some tokens; control tokens appear by their names."""
         pieces = (self.piece(token) or self.special_text(token).encode() for token in tokens)
         return b"".join(pieces).decode("utf-8", "replace")
 
     @cached_property
     def longest_piece(self) -> int:
-        """The most bytes of text that one token may stand for; no bound where a whole unknown word is one token."""
+        """The most bytes of text in one token; practically unlimited if a whole unknown word is one token."""
         if self.kind in ("wpm", "ugm"):
             return _UNBOUNDED
         return max((len(self._piece(token, special=True)) for token in self._described), default=1)
@@ -126,7 +126,7 @@ class Vocab:
 
     @cached_property
     def _marked(self) -> list[tuple[int, int]]:
-        """Every token that llama.cpp looks for before it tokenizes what stands between, with its attributes."""
+        """The tokens that llama.cpp searches for before it tokenizes the text between them, with their attributes."""
         attributes, handle = llama.llama_vocab_get_attr, self._handle
         found = ((token, attributes(handle, token)) for token in self._described)
         return [(token, marks) for token, marks in found if marks & (_UNKNOWN | _CONTROL | _USER_DEFINED)]
@@ -148,13 +148,13 @@ class Vocab:
 
     @cached_property
     def middle_marks(self) -> tuple[int, int, int] | None:
-        """The tokens before a prefix, a suffix and the middle, where the model was taught to fill in."""
+        """The fill-in-the-middle tokens for prefix, suffix and middle; None if the model does not have all of them."""
         fim = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
         prefix, suffix, middle = (_token(mark(self._handle)) for mark in fim)
         return None if prefix is None or suffix is None or middle is None else (prefix, suffix, middle)
 
     def fingerprint(self) -> VocabFingerprint:
-        """What tells whether another model speaks the same tokens."""
+        """A fingerprint to compare with the vocabulary of another model."""
         return self._fingerprint
 
     @cached_property

@@ -1,1 +1,1 @@
-"""GGUF files: read quickly, checked before llama.cpp sees them."""
+"""Reads and cuts GGUF files, and checks them before llama.cpp loads them."""

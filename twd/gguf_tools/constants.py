@@ -1,4 +1,4 @@
-"""The numbers of the GGUF format, from the `gguf` package and without the rest of it."""
+"""The constants of the GGUF format, imported from the `gguf` package without the rest of it."""
 
 from twd.lean_import import bare
 

@@ -1,4 +1,4 @@
-"""The header of one GGUF file: metadata and tensor list, without touching weights and with lazy arrays."""
+"""Reads the header of one GGUF file: metadata and tensor list. Weights are not read; arrays only on request."""
 
 import mmap
 import struct
@@ -33,16 +33,16 @@ _DEPTH_MAX = 4
 FIELDS_MAX = 16_384
 TENSORS_MAX = 131_072
 ITEMS_MAX = 4_000_000
-"""Fields, tensors, strings and nested arrays of one header, each of which is looked at: four large vocabularies."""
+"""The most fields, strings, nested arrays and tensors of one header: enough for four large vocabularies."""
 NAME_BYTES_MAX = 65_535
 TEXT_BYTES_MAX = 64 * 1024**2
-"""All strings that are kept of one header."""
+"""The most bytes of all strings that are kept from one header."""
 NUMBERS_MAX = 65_536
-"""Elements of an array that stands for one number, such as one for each layer."""
+"""The most elements of an array that is read as one number, for example one value for each layer."""
 
 
 class BrokenGguf(TwdError):
-    """The file is no GGUF, is cut short, or contradicts itself."""
+    """The file cannot be read, is not a GGUF file, is cut short, or has a corrupt header."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(FailureCode.MODEL_LOAD, f"{path}: {what}")
@@ -50,7 +50,7 @@ class BrokenGguf(TwdError):
 
 @dataclass(frozen=True, slots=True)
 class ArrayField:
-    """An array in the metadata: where it lies; `GgufHeader.array` reads it."""
+    """The place of an array in the file: `length` elements from byte `offset` on. `GgufHeader.array` reads it."""
 
     kind: GGUFValueType
     length: int
@@ -59,7 +59,7 @@ class ArrayField:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor; `offset` counts from the start of the data section."""
+    """One tensor; `offset` is in bytes from the start of the data section."""
 
     name: str
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What stands before the weights."""
+    """The header of a GGUF file: everything before the weights."""
 
     path: Path
     version: int
@@ -84,15 +84,15 @@ class GgufHeader:
     tensors: list[TensorInfo]
     data_offset: int
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Where each metadata field begins and ends in the file, its key included."""
+    """For each metadata field, the byte offsets where it begins (with its key) and ends in the file."""
 
     @property
     def bytes_expected(self) -> int:
-        """How long the file must be to hold every tensor."""
+        """The least size of the file in bytes, so that it holds every tensor."""
         return self.data_offset + max((t.offset + t.size_bytes for t in self.tensors), default=0)
 
     def array(self, key: str) -> list[Scalar]:
-        """The elements of an array field; empty where there is none, or one of arrays."""
+        """The elements of an array field; empty if there is no such array, or it is an array of arrays."""
         where = self.metadata.get(key)
         if not isinstance(where, ArrayField) or where.kind is GGUFValueType.ARRAY:
             return []
@@ -102,25 +102,25 @@ class GgufHeader:
             return [cursor.value(where.kind) for _ in range(where.length)]
 
     def text(self, key: str, default: str = "") -> str:
-        """A string field."""
+        """The value of a string field, or `default`."""
         value = self.metadata.get(key, default)
         return value if isinstance(value, str) else default
 
     def number(self, key: str, default: int = 0) -> int:
-        """A whole-number field; of a field given layer by layer, the largest."""
+        """The value of an integer field, or `default`; for an array (one value for each layer), the largest element."""
         value = self.metadata.get(key, default)
         if isinstance(value, ArrayField) and value.length > NUMBERS_MAX:
             raise BrokenGguf(self.path, f"corrupt header: {key!r} has {value.length} elements; fetch it again")
         given = self.array(key) if isinstance(value, ArrayField) else [value]
         try:
             return max((int(x) for x in given if not isinstance(x, str)), default=default)
-        except (OverflowError, ValueError):  # of floats: infinite, or no number
+        except (OverflowError, ValueError):  # a float that is infinite or NaN
             raise BrokenGguf(self.path, f"corrupt header: {key!r} is no number; fetch it again") from None
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """A reading position in the mapped file; reading past the end is a typed failure."""
+    """A reading position in the mapped file. Reading past the end raises BrokenGguf."""
 
     path: Path
     data: mmap.mmap
@@ -137,12 +137,12 @@ class _Cursor:
             raise BrokenGguf(self.path, "the file is cut short or corrupt (its header does not fit); fetch it again")
 
     def require(self, count: int, most: int, what: str) -> None:
-        """Refuse what nobody could mean, before it is gone through."""
+        """Raise BrokenGguf if `count` is above `most`, before the items are read."""
         if count > most:
             raise BrokenGguf(self.path, f"corrupt header: {count} {what}, more than {most}; fetch it again")
 
     def count(self, items: int, size: int, what: str) -> None:
-        """The same for items of so many bytes at least, that each take time."""
+        """Count items that are read one by one, each at least `size` bytes; raises BrokenGguf if there are too many."""
         self.items += items
         self.require(self.items, ITEMS_MAX, what)
         self.need(items, size)
@@ -230,7 +230,7 @@ class _Cursor:
 @contextmanager
 def _open(path: Path) -> Iterator[_Cursor]:
     try:
-        if path.is_fifo():  # to open it is to wait for somebody who writes
+        if path.is_fifo():  # opening a pipe would block until a writer opens it
             raise BrokenGguf(path, "is a pipe; name a .gguf file")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield _Cursor(path, data)
@@ -245,12 +245,12 @@ def _open(path: Path) -> Iterator[_Cursor]:
 
 
 def aligned(position: int, alignment: int) -> int:
-    """The next place where a tensor may begin."""
+    """`position`, rounded up to a multiple of `alignment`."""
     return -(-position // alignment) * alignment
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Metadata and tensor list of one file, checked against its length; raises BrokenGguf."""
+    """Read the header of one file and check it against the file's size; raises BrokenGguf."""
     with _open(path) as cursor:
         header = _read(cursor)
     if header.file_bytes < header.bytes_expected:

@@ -1,4 +1,4 @@
-"""What a model file says of itself: size, shape, quantization, and how much memory it will take."""
+"""Reads the facts of a model from its GGUF files: size, shape, quantization, and how much memory it will take."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 @dataclass(frozen=True, slots=True)
 class GgufInfo:
-    """The facts of a model, summed over its shards; bytes are those of the weights as stored."""
+    """The facts of a model, summed over its shards. Sizes in bytes are those of the stored weights."""
 
     path: Path
     shards: list[Path]
@@ -50,14 +50,14 @@ class GgufInfo:
         return sum(self.layer_bytes) + self.other_bytes
 
     def kv_bytes_per_token(self, type_k: str = "f16", type_v: str = "f16") -> int:
-        """Bytes of KV cache that one token takes over all layers."""
+        """The bytes of KV cache for one token, over all layers."""
         keys = _row_bytes(type_k, self.kv_heads * self.key_length)
         values = _row_bytes(type_v, self.kv_heads * self.value_length)
         return self.layers * (keys + values)
 
 
 def inspect(path: Path) -> GgufInfo:
-    """Read the header (and those of further shards); raises BrokenGguf where llama.cpp would fail later."""
+    """Read the headers of all shards; raises BrokenGguf for many files that llama.cpp could not load."""
     shards = shards_of(path)
     headers = [read_header(shard) for shard in shards]
     first = headers[0]
@@ -116,7 +116,7 @@ def _info(
 
 
 def shards_of(path: Path) -> list[Path]:
-    """All files of a model, in order; raises BrokenGguf where one is missing or the path is not the first."""
+    """All files of a model, in order; raises BrokenGguf if one is missing or the path is not the first."""
     match = _SHARD.match(path.name)
     count = int(match["count"]) if match is not None else 0
     if match is None or not count:
@@ -134,7 +134,7 @@ def shards_of(path: Path) -> list[Path]:
 
 
 def quantization(header: GgufHeader, tensors: list[TensorInfo]) -> str:
-    """The file's own word for its quantization, else the type of most of its weights."""
+    """The quantization that the file states; else the type of most of its weights."""
     code = header.number("general.file_type", -1)
     try:
         return str(LlamaFileType(code).name).removeprefix("MOSTLY_").removeprefix("ALL_")
@@ -162,18 +162,18 @@ def _bytes_by_layer(tensors: list[TensorInfo], layers: int) -> tuple[list[int], 
 
 
 def floats(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    """The matrices that are kept as floats."""
+    """The matrices with float types (F32, F16, BF16)."""
     return [tensor for tensor in _matrices(tensors) if tensor.kind.name in _FLOATS]
 
 
 def block_kinds(tensors: Iterable[TensorInfo]) -> str:
-    """The types of the other matrices; those that hold several experts' are told apart."""
+    """The types of the quantized matrices, separated by spaces; `:experts` marks matrices of several experts."""
     blocks = [tensor for tensor in _matrices(tensors) if tensor.kind.name not in _FLOATS]
     return " ".join(sorted({tensor.kind.name + (_EXPERTS if len(tensor.shape) > _MATRIX else "") for tensor in blocks}))
 
 
 def _matrices(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
-    """What every pass multiplies by; an embedding is looked up only, unless it serves as the output matrix too."""
+    """The matrices that passes multiply by. The embedding counts only if it is also the output matrix."""
     found = {tensor.name: tensor for tensor in tensors if len(tensor.shape) >= _MATRIX}
     if "output.weight" in found:
         found.pop("token_embd.weight", None)
@@ -181,7 +181,7 @@ def _matrices(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
 
 
 def layer_of(name: str) -> int | None:
-    """The layer that a tensor belongs to by its name."""
+    """The layer number in a tensor's name; None if it belongs to no layer."""
     match = _LAYER.match(name)
     return int(match[1]) if match else None
 

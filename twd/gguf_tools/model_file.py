@@ -1,4 +1,4 @@
-"""A GGUF file as machines tell each other of it: what it is, and a quick hash that tells copies apart."""
+"""Describes a GGUF file for other machines: its facts, and a quick hash that identifies the model."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ _PLACE_BYTES: Final = 4096
 
 
 def read_model(path: Path) -> ModelFile:
-    """What a file says of itself; one that cannot be used says why."""
+    """The facts of a model file; if it cannot be used, `problem` says why."""
     whole = path.name.removesuffix(".gguf")
     name = whole.split("-00001-of-")[0] or whole
     try:
@@ -42,8 +42,8 @@ def file_hash(path: Path) -> str:
 
 
 def quick_hash(path: Path) -> str:
-    """Of the size, the head, the tail and places between: quick for any size, different for different models, and for
-    a copy that stopped in the middle."""
+    """A hash of the file's size, its beginning, its end and samples between. It is quick for any size. It differs for
+    different models, and for a copy that stopped in the middle."""
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as file:

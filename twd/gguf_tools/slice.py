@@ -1,4 +1,4 @@
-"""Cut a slice out of a model: streamed from file to file, and there whole or not at all."""
+"""Writes a slice of a model to a file. The data is streamed, and the file appears complete or not at all."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @dataclass(frozen=True, slots=True)
 class WrittenSlice:
-    """A slice on disk. Zeros are holes where the file system has such, so `disk_bytes` may be less than the size."""
+    """A slice on disk. Zeros are holes if the file system supports them, so `disk_bytes` may be below `size_bytes`."""
 
     path: Path
     facts: SliceFacts
@@ -36,7 +36,7 @@ class WrittenSlice:
 
 
 class DiskFull(TwdError):
-    """There is no room for a slice; nothing of it is left behind."""
+    """There is no room for a slice; no part of it is left on disk."""
 
     def __init__(self, target: Path, what: str) -> None:
         text = f"no room for the slice {target.name}: {what}; free some space there, or name another folder"
@@ -44,13 +44,13 @@ class DiskFull(TwdError):
 
 
 def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:
-    """What a slice would hold; raises TwdError where this model or this cut is refused."""
+    """The layout of a slice; raises TwdError if this model or this cut is refused."""
     shards = [read_header(shard) for shard in shards_of(source)]
     return lay_out(shards, file_hash(source), first, end, head=head)
 
 
 def read_cuts(source: Path) -> CutPoints:
-    """Where a model may be cut; raises TwdError where it cannot be."""
+    """Where a model may be cut; raises TwdError if it cannot be cut."""
     shards = [read_header(shard) for shard in shards_of(source)]
     require_sliceable(shards)
     return cuts_of(shards[0])
@@ -72,7 +72,7 @@ def write_slice(
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes the target's place when all went well, and is gone otherwise."""
+    """A temporary file that replaces the target on success, and is deleted otherwise."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=target.parent)
     path = Path(name)
@@ -138,12 +138,12 @@ class _Sources:
         self._buffer = memoryview(bytearray(_CHUNK_BYTES))
 
     def copy(self, stretch: FileRange, into: BinaryIO) -> None:
-        """Append a stretch of a file to another."""
+        """Copy a range of a file to the current place of another."""
         for _ in self.pieces(stretch, into):
             pass
 
     def pieces(self, stretch: FileRange, into: BinaryIO) -> Iterator[int]:
-        """The same, saying after each piece how large it was."""
+        """The same, piece by piece; yields the size of each piece in bytes."""
         file = self._open.get(stretch.path)
         if file is None:
             file = self._open[stretch.path] = stretch.path.open("rb", buffering=0)

@@ -1,4 +1,4 @@
-"""Slices that this machine made: found again by model and range, counted, and the longest unused dropped first."""
+"""A cache of slices that this machine made. Slices are found by model and layers; the longest unused go first."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ _ABANDONED_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class CachedSlice:
-    """A slice in the cache: the file, and when it was last wanted (seconds since 1970)."""
+    """A slice in the cache: the file, and when it was last used (seconds since 1970)."""
 
     path: Path
     disk_bytes: int
@@ -40,9 +40,10 @@ def cached_slice(
     budget_bytes: int = 0,
     progress: Share = unheard,
 ) -> Path:
-    """The slice of layers `first` to `end` (not included), written on first use; the whole model is its own slice.
+    """The file of the slice with layers `first` to `end` (not included), written on first use.
 
-    Afterwards the cache takes at most `budget_bytes` (0: a quarter of the disk), this slice aside.
+    For all layers with the head it returns `source`. After writing, other slices are removed until the cache takes at
+    most `budget_bytes` (0: a quarter of the disk); this slice always stays.
     """
     facts = plan_slice(source, first, end, head=head).facts
     if facts.whole:
@@ -63,25 +64,25 @@ def cached_slice(
 
 
 def slice_name(source: Path, facts: SliceFacts) -> str:
-    """What a slice is called in the cache: readable, and different for different models of one name."""
+    """The file name of a slice in the cache. It contains the model's hash, so models with the same name differ."""
     stem = shards_of(source)[0].stem[:80]
     return f"{stem}-{facts.first}-{facts.end}{'-head' if facts.head else ''}-{facts.model}.gguf"
 
 
 def contents(folder: Path) -> list[CachedSlice]:
-    """What is in the cache, the longest unused first."""
+    """The slices in the cache, the longest unused first."""
     found = []
     for path in folder.glob("*.gguf") if folder.is_dir() else ():
         try:
             stat = path.stat()
-        except FileNotFoundError:  # another process collects at this moment
+        except FileNotFoundError:  # another process has just removed it
             continue
         found.append(CachedSlice(path, disk_bytes(stat), stat.st_mtime))
     return sorted(found, key=lambda one: (one.used_at, one.path))
 
 
 def collect(folder: Path, budget_bytes: int, keep: Path | None = None) -> list[CachedSlice]:
-    """Remove the longest unused slices until the others fit the budget; those removed. `keep` stays in any case."""
+    """Remove the longest unused slices until the rest fits the budget; returns those removed. `keep` always stays."""
     held = contents(folder)
     total = sum(one.disk_bytes for one in held)
     removed = []
@@ -97,7 +98,7 @@ def collect(folder: Path, budget_bytes: int, keep: Path | None = None) -> list[C
 
 
 def drop_partials(folder: Path, older_than_s: float = _ABANDONED_S) -> None:
-    """Remove what processes left that were killed while they wrote."""
+    """Remove unfinished files of processes that were killed while they wrote."""
     for path in folder.glob(f".*{PARTIAL}"):
         try:
             abandoned = time.time() - path.stat().st_mtime > older_than_s
@@ -119,7 +120,7 @@ def _remove(path: Path) -> bool:
 
 
 def _is(path: Path, facts: SliceFacts) -> bool:
-    """Whether a file is this very slice, and whole."""
+    """Whether a file is exactly this slice, and complete."""
     if not path.exists():
         return False
     try:

@@ -1,9 +1,9 @@
-"""What stands in a slice: its metadata and tensors, decided from the headers of the source alone.
+"""Decides the metadata and tensors of a slice, using only the headers of the source files.
 
-A slice keeps layers `first` to `end` (not included), numbered from 0. The first one keeps the embedding, the one with
-the head the output norm and matrix, and both the tokenizer. In the middle a vocabulary of a few zero rows stands in.
-An all-zero layer hands its input on unchanged: a head without layers of its own sits behind one, and behind a small
-slice one makes llama.cpp hand out the state that goes in there.
+A slice keeps layers `first` to `end` (not included) and numbers them from 0. The first slice keeps the embedding, the
+slice with the head keeps the output matrix, and both keep the tokenizer. Other slices get a vocabulary of
+a few rows of zeros instead. A layer of zeros returns its input unchanged. A slice with the head and without layers
+needs one before the head. At the end of a slice with a small last layer, it makes llama.cpp give out its input state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,8 +40,11 @@ _Fields = dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
 
 @dataclass(frozen=True, slots=True)
 class SliceFacts:
-    """What a slice says of itself. `tail`: an all-zero layer ends it. `floats`: the model multiplies by floats.
-    `blocks`: the types of its other matrices, as `block_kinds` tells them."""
+    """The facts in a slice's metadata: layers `first` to `end` of a model of `layers` layers. `model` is its file hash.
+
+    `tail`: the last layer is a layer of zeros. `floats`: the model has float matrices. `blocks`: the types of the
+    model's quantized matrices, as `block_kinds` gives them.
+    """
 
     model: str
     first: int
@@ -54,18 +57,18 @@ class SliceFacts:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the model is missing."""
+        """Whether it is the whole model."""
         return self.first == 0 and self.end == self.layers and self.head
 
     @property
     def ends(self) -> bool:
-        """Whether it has the vocabulary."""
+        """Whether it has the vocabulary: it is the first slice or has the head."""
         return self.first == 0 or self.head
 
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """A stretch of a file."""
+    """A byte range of a file: `size` bytes from `offset` on."""
 
     path: Path
     offset: int
@@ -74,7 +77,7 @@ class FileRange:
 
 @dataclass(frozen=True, slots=True)
 class SliceTensor:
-    """A tensor of a slice; without a source it is all zeros."""
+    """A tensor of a slice; `size` in bytes. Without a source it is all zeros."""
 
     name: str
     shape: tuple[int, ...]
@@ -85,7 +88,7 @@ class SliceTensor:
 
 @dataclass(slots=True)
 class SliceLayout:
-    """Everything of a slice but the bytes of its weights. `fields` are encoded, or stand in the source as they are."""
+    """A slice without the bytes of its weights. `fields` are encoded bytes, or ranges of the source that are copied."""
 
     facts: SliceFacts
     alignment: int
@@ -94,7 +97,7 @@ class SliceLayout:
 
 
 def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, head: bool) -> SliceLayout:
-    """The slice of layers `first` to `end` of the model in `shards`; raises TwdError where it cannot be had."""
+    """The layout of the slice with layers `first` to `end` of the model in `shards`; raises TwdError if impossible."""
     require_sliceable(shards)
     header = shards[0]
     _require_range(_layers(header), first, end, head)
@@ -112,7 +115,7 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
 
 
 def require_sliceable(shards: Sequence[GgufHeader]) -> None:
-    """Raise TwdError where a model cannot be cut into slices at all."""
+    """Raise TwdError if a model cannot be cut into slices at all."""
     header = shards[0]
     known = read_facts(header.metadata)
     if known is not None:
@@ -126,7 +129,7 @@ def require_sliceable(shards: Sequence[GgufHeader]) -> None:
 
 
 def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
-    """What a file's metadata says of the slice that it is; None of a whole model."""
+    """The slice facts in a file's metadata; None for a whole model."""
     values = {name: metadata.get(_PREFIX + name) for name in SliceFacts.__dataclass_fields__}
     if metadata.get(_PREFIX + "format") != FORMAT or any(isinstance(x, ArrayField | None) for x in values.values()):
         return None
@@ -134,7 +137,7 @@ def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
 
 
 def facts_of(info: GgufInfo) -> SliceFacts:
-    """The same of any model: one that is whole is a slice of all of it."""
+    """The slice facts of any file. A whole model counts as a slice of all its layers."""
     return read_facts(info.metadata) or SliceFacts(
         model="",
         first=0,
@@ -160,10 +163,11 @@ def _require_range(layers: int, first: int, end: int, head: bool) -> None:
 
 
 def _wants_tail(shards: Sequence[GgufHeader], first: int, end: int, head: bool) -> bool:
-    """Whether a layer of zeros goes behind a slice.
+    """Whether to add a layer of zeros at the end of a slice.
 
-    It must where there is no other, or none that attends to a window (llama.cpp wants at least one in models that have
-    such). Else it costs memory and a little time; in small models, catching a layer's output costs more.
+    It is needed if the slice has no layers, or no sliding-window layer in a model that has some (llama.cpp needs at
+    least one). Otherwise it is added only if the last layer is small: it costs some memory and time, but catching a
+    small layer's output with a callback costs more.
     """
     rule = RULES[shards[0].text("general.architecture")]
     if first == end or (rule.window_period and not any(_windows(shards[0], range(first, end)))):
@@ -173,7 +177,7 @@ def _wants_tail(shards: Sequence[GgufHeader], first: int, end: int, head: bool) 
 
 
 def _windows(header: GgufHeader, layers: Sequence[int]) -> list[bool]:
-    """Which of these layers attend to a window only."""
+    """For each of these layers, whether it uses sliding-window attention."""
     architecture = header.text("general.architecture")
     key = f"{architecture}.attention.sliding_window_pattern"
     one_by_one = header.array(key)
@@ -192,7 +196,7 @@ def _all(shards: Sequence[GgufHeader]) -> Iterator[TensorInfo]:
 
 
 class _Layout:
-    """Puts one slice together."""
+    """Builds the layout of one slice."""
 
     def __init__(self, shards: Sequence[GgufHeader], facts: SliceFacts) -> None:
         header = shards[0]
@@ -234,7 +238,7 @@ class _Layout:
         self._layout.fields += [encode_field(key, *value) for key, value in written.items()]
 
     def _rewritten(self) -> _Fields:
-        """The fields that a slice cannot take over as they are."""
+        """The metadata fields that differ from those of the source."""
         number, yes_no, text = GGUFValueType.UINT32, GGUFValueType.BOOL, GGUFValueType.STRING
         facts, prefix = self._facts, f"{self._architecture}."
         written: _Fields = {
@@ -272,10 +276,11 @@ class _Layout:
         return extra
 
     def _add_vocabulary(self) -> None:
-        """The embedding and the output matrix, each as itself, as zeros of the same shape, or as a small stand-in.
+        """Add the embedding and the output matrix: each unchanged, as zeros with as many rows, or as a few rows of
+        zeros.
 
-        Where llama.cpp finds no output matrix it takes the embedding's, and may copy it to another layout; zeros of a
-        type that it takes as it is cost less.
+        Without an output matrix, llama.cpp uses the embedding and may copy it to another layout. Zeros of a type that
+        needs no copy cost less.
         """
         facts, tied = self._facts, "output.weight" not in self._sources
         if not facts.ends:

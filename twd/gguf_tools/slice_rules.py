@@ -1,7 +1,8 @@
-"""Which architectures can be cut into slices, where, and what must be rewritten; the tests prove every entry.
+"""Which architectures can be cut into slices, where, and what must be rewritten. Tests check every entry.
 
-A slice is computed by llama.cpp as if it were a whole model, so whatever an architecture does by the number of a layer
-or by the number of layers goes wrong silently unless it is named here. What is not here is not sliced.
+llama.cpp computes a slice as if it were a whole model. If an architecture uses the number of a layer, or the count of
+layers, a slice gives wrong results without an error, unless a rule here handles it. Architectures that are not listed
+here are not sliced.
 """
 
 import enum
@@ -26,27 +27,27 @@ class OutputTensor(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SliceRule:
-    """What a slice of one architecture needs."""
+    """What slices of one architecture need."""
 
     layer_inputs: bool = False
-    """llama.cpp hands out the input of a layer by itself; else the output of the last one is caught while it runs."""
+    """llama.cpp can give out the input of a layer. Otherwise a callback catches the output of the last layer."""
     window_period: int = 0
-    """Every so many layers one attends to everything, unless the file says it layer by layer."""
+    """One of this many layers has full attention, the others a sliding window. The file may say it for each layer."""
     embedding_scale: bool = False
-    """The scale of the embedding stands in the file, and must apply once only."""
+    """The file has a scale for the embedding. It must be applied only once, in the first slice."""
     rescales_states: bool = False
-    """States that come in are scaled as embeddings are, so the engine puts them back in place behind the scaling."""
+    """llama.cpp scales incoming states like embeddings, so the engine writes the true states back after the scaling."""
     dense_lead: bool = False
-    """The first layers have no experts, and the file counts them."""
+    """The first layers have no experts, and the file has their number."""
     output: OutputTensor = OutputTensor.OPTIONAL
     first_multiple: int = 1
-    """Layers differ by their number: a slice begins at a multiple of this."""
+    """Layers differ by their number, so a slice must begin at a multiple of this."""
     odd_counts: frozenset[int] = frozenset()
-    """Models of so many layers are computed in another way."""
+    """llama.cpp computes models with these counts of layers in another way."""
     alive: tuple[str, ...] = ()
-    """Tensors that a layer of zeros keeps, since something is divided by what they give."""
+    """Tensors that are not zeroed in a layer of zeros, because llama.cpp divides by values made from them."""
     unless: tuple[str, ...] = ()
-    """Fields that must be absent or zero."""
+    """Metadata fields that must be absent or zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,14 @@ class CutPoints:
     architecture: str = ""
     layers: int = 0
     multiple: int = 1
-    """A slice that has layers begins at a multiple of this."""
+    """A slice that has layers must begin at a multiple of this."""
     odd_counts: tuple[int, ...] = ()
-    """No slice has so many layers."""
+    """No slice may have one of these counts of layers."""
     tails: bool = False
-    """A layer of zeros may go behind a slice, and counts as one."""
+    """A slice may end with an added layer of zeros, which counts as a layer."""
 
     def refusal(self, first: int, count: int) -> str:
-        """Why no slice may begin at layer `first` and have `count` layers, zeros included; empty where it may."""
+        """Why no slice may begin at layer `first` and have `count` layers (with a layer of zeros); empty if it may."""
         if count in self.odd_counts:
             return f"llama.cpp computes {self.architecture} models of {count} layers in another way; cut elsewhere"
         if first % self.multiple and first < self.layers:
@@ -72,9 +73,9 @@ class CutPoints:
         return ""
 
     def why_not(self, first: int, end: int) -> str:
-        """Why no slice of layers `first` to `end` is planned, whether it needs a layer of zeros or not."""
+        """Why a plan must not use a slice of layers `first` to `end`, with or without a layer of zeros; else empty."""
         if (first, end) == (0, self.layers):
-            return ""  # can_slice has judged of all layers together
+            return ""  # can_slice has checked the whole model
         count = end - first
         return self.refusal(first, count) or (self.refusal(first, count + 1) if self.tails else "")
 
@@ -116,7 +117,7 @@ PER_LAYER: Final = frozenset(
         "expert_feed_forward_length",
     }
 )
-"""Array fields with an element for each layer."""
+"""Array fields with one element for each layer."""
 
 _EVERYWHERE: Final = re.compile(
     r"^(token_embd|output|output_norm|rope_freqs|rope_factors_(long|short))\.(weight|bias)$"
@@ -125,7 +126,7 @@ _NEVER: Final = ("nextn_predict_layers", "pooling_type")
 
 
 def can_slice(header: GgufHeader) -> str:
-    """Why this model cannot be cut into slices; empty where it can."""
+    """Why this model cannot be cut into slices; empty if it can."""
     architecture = header.text("general.architecture")
     rule = RULES.get(architecture)
     if rule is None:
@@ -135,7 +136,7 @@ def can_slice(header: GgufHeader) -> str:
 
 
 def cuts_of(header: GgufHeader) -> CutPoints:
-    """Where a model may be cut whose architecture is in the table."""
+    """Where a model may be cut. Its architecture must be in `RULES`."""
     architecture = header.text("general.architecture")
     rule, layers = RULES[architecture], header.number(f"{architecture}.block_count")
     return CutPoints(
@@ -161,7 +162,7 @@ def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterat
 
 
 def odd_tensor(name: str, layers: int) -> str:
-    """Why a tensor keeps its model whole; empty where it does not."""
+    """Why a tensor prevents its model from being cut; empty if it does not."""
     layer = layer_of(name)
     if layer is None and not _EVERYWHERE.match(name):
         return f"it holds {name}, which no slice is known to need; {INSTEAD}"

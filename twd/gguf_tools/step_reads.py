@@ -1,4 +1,4 @@
-"""What one token reads of a model: which kinds of weights, how much of the layers, and the output head."""
+"""What computing one token reads of a model: which types of weights, how much of the layers, and the output head."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 
 @dataclass(frozen=True, slots=True)
 class StepReads:
-    """Bytes as they are stored; `kinds`: the share of the layers' bytes that one token reads, by kind of weights."""
+    """Sizes in bytes, as stored. `kinds`: for each weight type, the share of the layers' bytes that one token reads."""
 
     layers: int
     layer_bytes: int
@@ -24,7 +24,7 @@ class StepReads:
 
 
 def step_reads(info: GgufInfo) -> StepReads:
-    """Of experts a token reads only those that it is sent to."""
+    """What one token reads of this model. Of the experts it reads only those that are used for it."""
     used, read, whole = _share_of_experts(info), dict[str, float](), max(1, sum(info.layer_bytes))
     for tensor in info.tensors:
         if _LAYER.match(tensor.name):
@@ -35,7 +35,7 @@ def step_reads(info: GgufInfo) -> StepReads:
 
 
 def head_bytes(info: GgufInfo) -> int:
-    """The output head; models without one of their own use the embeddings."""
+    """The bytes of the output head; a model without its own output matrix uses the embedding."""
     sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}
     own = sum(size for name, size in sizes.items() if _HEAD.match(name))
     return own if _OUTPUT in sizes else own + sizes.get(EMBEDDING, 0)

@@ -1,1 +1,1 @@
-"""What a request demands of the text while it is decoded: grammars, forced tokens."""
+"""Rules of a request for its text, applied while decoding: grammars and forced tokens."""

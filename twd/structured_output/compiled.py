@@ -1,4 +1,4 @@
-"""One grammar for one vocabulary: what may follow, state by state."""
+"""One grammar compiled for one vocabulary: for each state, which tokens may follow."""
 
 import re
 from collections import OrderedDict
@@ -24,7 +24,7 @@ _MASKS_KEPT = 64
 
 
 class GrammarVocabulary(Protocol):
-    """What a grammar needs to know of a model's tokens."""
+    """What a grammar needs to know about a model's tokens."""
 
     @property
     def size(self) -> int:
@@ -36,24 +36,27 @@ class GrammarVocabulary(Protocol):
 
     @property
     def special_tokens(self) -> Mapping[str, int]:
-        """Control tokens by their name."""
+        """The ids of control tokens by their names."""
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text."""
 
 
 class GrammarTokens(Protocol):
-    """A model's tokens, and their pieces as a tree."""
+    """A model's vocabulary, and the bytes of its tokens as a trie."""
 
     vocab: GrammarVocabulary
 
     @property
     def trie(self) -> TokenTrie:
-        """Every piece but those of end tokens."""
+        """The trie of all tokens except end tokens."""
 
 
 class CompiledGrammar:
-    """One grammar for one vocabulary, shared by all texts that use it. For one thread, but for its making."""
+    """One grammar for one vocabulary, shared by all texts that use it.
+
+    It may be made on any thread; then only one thread may use it.
+    """
 
     def __init__(self, grammar: Grammar, tokens: GrammarTokens) -> None:
         self._tokens = tokens
@@ -61,13 +64,13 @@ class CompiledGrammar:
         self._masks: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self.automaton = Automaton(self._program)
         self.habits = WhitespaceHabits()
-        """How texts of this grammar were laid out."""
+        """The whitespace that earlier texts of this grammar used."""
         self.spelled: dict[int, int] = {}
-        """The token that was said last in a state."""
+        """For each state, the token that came last in it."""
 
     @property
     def start(self) -> int:
-        """The state before the text."""
+        """The state at the beginning of the text."""
         return self.automaton.start
 
     def accepts(self, state: int) -> bool:
@@ -75,15 +78,15 @@ class CompiledGrammar:
         return self.automaton.accepts(state)
 
     def governed(self, state: int, token: int) -> bytes:
-        """What of a token's bytes the grammar has a say in."""
+        """The part of a token's bytes that the grammar controls."""
         return self._tokens.vocab.piece(token)
 
     def back_on_track(self) -> int:
-        """Where a text stands that left the grammar, though nobody enforces it."""
+        """The state after a token that breaks the grammar, for a grammar that is not enforced."""
         return DEAD
 
     def renew(self) -> Automaton:
-        """The automaton, or a fresh one where it remembers too much; states of the old one are then void."""
+        """The automaton, or a new one if the old one holds too many states. Then all old states are invalid."""
         if self.automaton.crowded:
             self._masks.clear()
             self.spelled.clear()
@@ -91,7 +94,7 @@ class CompiledGrammar:
         return self.automaton
 
     def after(self, state: int, token: int) -> int:
-        """The state after a token; DEAD where the grammar does not allow it."""
+        """The state after a token; DEAD if the grammar does not allow the token."""
         automaton = self.automaton
         if token in self._tokens.vocab.end_tokens:
             return state if automaton.accepts(state) else DEAD
@@ -101,13 +104,13 @@ class CompiledGrammar:
         return automaton.after_token(state, conditions, following) if conditions else following
 
     def only_token(self, state: int) -> int | None:
-        """The token that the grammar names as the only one that may come next."""
+        """The next token, if the grammar names it as the only one that may follow; else None."""
         number = self.automaton.only_condition(state)
         condition = None if number is None else self._program.tokens[number]
         return next(iter(condition.ids)) if condition and len(condition.ids) == 1 and not condition.negated else None
 
     def allowed(self, state: int) -> NDArray[np.intp]:
-        """All tokens that may come next, ascending; end tokens where the text may end."""
+        """All tokens that may come next, in ascending order; with the end tokens if the text may end here."""
         if state not in self._masks:
             self._masks[state] = np.packbits(self._mask(state))
         self._masks.move_to_end(state)
@@ -125,7 +128,7 @@ class CompiledGrammar:
         return able
 
     def _mark_named(self, state: int, able: NDArray[np.bool_]) -> None:
-        """Set `able` for the tokens that meet a condition; a grammar may have thousands of them."""
+        """Set `able` for the tokens that meet a token condition; a grammar may name thousands of tokens."""
         conditions = [self._program.tokens[number] for number in self.automaton.token_conditions(state)]
         barred = [condition.ids for condition in conditions if condition.negated]
         if barred:
@@ -143,7 +146,7 @@ class CompiledGrammar:
 
 
 def bare_token(vocab: GrammarVocabulary, mark: str) -> int | None:
-    """The control token of this name, where it has no bytes by which it could be found in a text."""
+    """The control token of this name, if it adds no bytes to a text; else None. A text cannot be searched for it."""
     token = vocab.special_tokens.get(mark) if mark else None
     return None if token is None or vocab.piece(token) else token
 
@@ -174,13 +177,13 @@ def _rules_of(grammar: Grammar, vocab: GrammarVocabulary) -> dict[str, Expr]:
 
 
 def bare_tokens(vocab: GrammarVocabulary, mark: str) -> dict[str, int]:
-    """The control tokens in a mark that have no bytes, by their names."""
+    """The control tokens in a mark that add no bytes to a text, by their names."""
     found = {name: bare_token(vocab, name) for name in vocab.special_tokens if name and name in mark}
     return {name: token for name, token in found.items() if token is not None}
 
 
 def mark_parts(vocab: GrammarVocabulary, mark: str) -> list[OneToken | Terminal]:
-    """A mark letter by letter, but for the control tokens in it."""
+    """The parts of a mark: text as bytes, and control tokens without bytes as tokens."""
     bare = bare_tokens(vocab, mark)
     if not bare:
         return [Terminal(mark.encode())]
@@ -194,7 +197,7 @@ def mark_parts(vocab: GrammarVocabulary, mark: str) -> list[OneToken | Terminal]
 
 
 def written_mark(vocab: GrammarVocabulary, mark: str) -> Concatenation:
-    """How a mark is written."""
+    """A mark as a grammar expression."""
     return Concatenation(tuple(mark_parts(vocab, mark)))
 
 

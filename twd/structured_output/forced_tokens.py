@@ -1,4 +1,4 @@
-"""What a grammar leaves no choice about, such as a schema's keys: guesses that need no model."""
+"""Forced tokens: drafts that need no model, because a grammar allows only one text, such as the keys of a schema."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -12,29 +12,30 @@ from twd.wire.failures import TwdError
 
 TOKENS_MAX: Final = 64
 BYTES_MAX: Final = 256
-"""So far it looks ahead."""
+"""The most bytes of one look-ahead."""
 LOOKS_KEPT: Final = 64
 SPELLED, SURE, USUAL, LAST = 0.95, 0.85, 0.75, 0.65
-"""How sure a guess is: where it was spelled so before; where nothing else may follow; behind blanks, which are free to
-choose; and of the last token, which another one may take in with what comes behind it."""
+"""How sure a guess is, from 0 to 1. SPELLED: the same tokens were used here before. SURE: only this byte may follow.
+USUAL: after whitespace, which is free. LAST: the last token, because a longer token may contain it and what follows."""
 
 Guesses = tuple[list[int], list[float]]
-"""Tokens, and how sure each is."""
+"""Tokens, and for each how sure it is."""
 Tokenize = Callable[[str], Sequence[int]]
 
 
 class WritingVocabulary(GrammarVocabulary, Protocol):
-    """A vocabulary that writes, too."""
+    """A vocabulary that can also tokenize text."""
 
     def continued(self, text: str) -> list[int]:
-        """The tokens of plain text that stands right behind other text."""
+        """The tokens of plain text that directly follows other text."""
         ...
 
 
 class ForcedTokens:
-    """Follows one text through its grammar, and says what must come next. For the grammar's thread.
+    """Follows one text through its grammar and predicts forced tokens. For the thread that uses the grammar.
 
-    Where the grammar is not `binding` nobody enforces it: it says what is usual, once the text begins to follow it.
+    A grammar that is not `binding` is not enforced. Then the predictions are only likely, and they begin when the text
+    begins to follow the grammar.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ForcedTokens:
         self._known: dict[tuple[int, ...], Guesses] = {}
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """The text goes on."""
+        """Add tokens to the text."""
         self._known.clear()
         try:
             self._renew()
@@ -59,14 +60,14 @@ class ForcedTokens:
                 if self._is_demanded(self._state, token):
                     self._grammar.spelled[self._state] = token
                 self._state, self._layout = self._step(self._state, self._layout, token)
-        except TwdError:  # too ambiguous to follow; whoever picks will say so
+        except TwdError:  # the grammar is too ambiguous to follow; the sampler reports it
             self._state = DEAD
         self._tokens += tokens
 
     def propose(self, limit: int, beyond: Sequence[int] = ()) -> Guesses:
-        """The tokens that must follow, as far as that can be told, and how sure that is.
+        """At most `limit` forced tokens after the text, and for each how sure it is.
 
-        `beyond`: tokens that may follow the text; what is proposed follows them.
+        `beyond`: drafts that may follow the text; the forced tokens come after them.
         """
         if limit <= 0:
             return [], []
@@ -112,7 +113,7 @@ class ForcedTokens:
         return tokens, sure
 
     def _run(self, state: int, layout: JsonLayout) -> tuple[bytes, list[float]]:
-        """The bytes that must follow, with the usual blanks where these are free, and how sure each is."""
+        """The forced bytes, and for each how sure it is. Where whitespace is free, the usual whitespace is taken."""
         data, levels = b"", list[float]()
         while len(data) < BYTES_MAX and not self._automaton.accepts(state):
             able = self._automaton.next_bytes(state)
@@ -126,7 +127,7 @@ class ForcedTokens:
         return data, levels
 
     def _words(self, data: bytes) -> list[int]:
-        """Bytes as tokens; none where they are not whole characters, or where a tokenizer writes them otherwise."""
+        """The tokens of bytes; empty if the bytes are not whole characters, or the tokens give other bytes."""
         try:
             words = list(self._tokenize(data.decode()))
         except UnicodeDecodeError:
@@ -134,7 +135,7 @@ class ForcedTokens:
         return words if b"".join(map(self._piece, words)) == data else []
 
     def _is_demanded(self, state: int, token: int) -> bool:
-        """Whether the grammar left no choice but that of blanks."""
+        """Whether the grammar forced all bytes of the token, whitespace aside."""
         data = self._piece(token)
         for place in range(len(data)):
             if self._grammar.accepts(state):
@@ -146,7 +147,7 @@ class ForcedTokens:
         return bool(data) and state != DEAD
 
     def _step(self, state: int, layout: JsonLayout, token: int) -> tuple[int, JsonLayout]:
-        """Where the text stands after a token; what a grammar does not govern tells nothing of its layout."""
+        """The state and the layout after a token. Text outside the grammar does not change the layout."""
         following = self._after(state, token)
         if state < 0:
             if following < 0:
@@ -160,7 +161,7 @@ class ForcedTokens:
         return following if following != DEAD or self._binding else self._grammar.back_on_track()
 
     def _renew(self) -> None:
-        """Go the way again where the automaton was made anew."""
+        """Follow the text again from its beginning if the automaton was replaced."""
         if self._grammar.renew() is not self._automaton:
             self._automaton = self._grammar.automaton
             self._state = self._grammar.start
@@ -169,12 +170,12 @@ class ForcedTokens:
 
 
 def _behind_blanks(able: bytes, layout: JsonLayout) -> bytes:
-    """The one way on but for blanks, with those that are usual; nothing where there are several."""
+    """The usual whitespace and the only other byte that may follow; empty if several may, or the usual is unknown."""
     solid = able.translate(None, BLANKS)
     blanks = layout.coming(solid[0]) if len(solid) == 1 else None
     return b"" if blanks is None else blanks + solid
 
 
 def remembered(tokenize: Callable[[str], list[int]]) -> Tokenize:
-    """The same, quick for what was asked before: the keys of a schema come again in each answer."""
+    """The same function with a cache, because the keys of a schema come again in each answer."""
     return lru_cache(1024)(lambda text: tuple(tokenize(text)))

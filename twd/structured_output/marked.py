@@ -1,5 +1,5 @@
-"""A grammar for what stands between two marks, such as a tool call, or behind one, such as an answer behind a thought;
-all other text is free."""
+"""A grammar for the text between two marks, such as a tool call, or after one mark, such as an answer after a thought.
+All other text is free."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ _FREE = -1
 
 
 class MarkedGrammar(CompiledGrammar):
-    """Follows the grammar between the marks, as often as they come; or all the way from the first one on.
+    """Applies the grammar between each pair of marks, or from the first mark on to the end of the text.
 
-    Free states are below 0: -1 where nothing of the mark stands yet, -2 behind its first byte, and so on.
+    The states of free text are below 0: -1 if no byte of the mark is matched yet, -2 after its first byte, and so on.
     """
 
     def __init__(self, grammar: Grammar, tokens: GrammarTokens) -> None:
@@ -30,7 +30,7 @@ class MarkedGrammar(CompiledGrammar):
         self._settle()
 
     def _settle(self) -> None:
-        """Find the places in the automaton that marks lead to: into a thought, and out of it."""
+        """Find the automaton's states after the marks: at the begin of a thought, and at its end."""
         self._thinks: int | None = None
         self._inside = state = self.automaton.start
         if self._opens:
@@ -43,7 +43,7 @@ class MarkedGrammar(CompiledGrammar):
             self._thinks, self._inside = state, self.automaton.after(state, THOUGHT)
 
     def renew(self) -> Automaton:
-        """As usual; marks lead elsewhere in a fresh one."""
+        """Like the base class; in a new automaton, the states after the marks are found again."""
         before = self.automaton
         if super().renew() is not before:
             self._settle()
@@ -51,15 +51,16 @@ class MarkedGrammar(CompiledGrammar):
 
     @property
     def start(self) -> int:
-        """Free, before any mark; or where one would have to stand, if the text shall be free at all."""
+        """The free state before any mark; or the automaton's start, if the text must begin with an opening mark to be
+        free."""
         return self.automaton.start if self._opens else _FREE
 
     def accepts(self, state: int) -> bool:
-        """Free text may always end, but where the grammar must be kept before it does."""
+        """Whether the text may end here. Free text may end, unless the part after the mark is still required."""
         return not self._rest if state < 0 else super().accepts(state)
 
     def after(self, state: int, token: int) -> int:
-        """The state after a token; DEAD where it breaks the grammar between the marks."""
+        """The state after a token; DEAD if the token breaks the grammar between the marks."""
         if token in self._tokens.vocab.end_tokens:
             return state if self.accepts(state) else DEAD
         if state < 0 and token == self._begin:
@@ -75,7 +76,7 @@ class MarkedGrammar(CompiledGrammar):
         return None if state < 0 else super().only_token(state)
 
     def _mask(self, state: int) -> NDArray[np.bool_]:
-        """In free text all tokens, but those that pass the mark and then break the grammar."""
+        """In free text, all tokens except those that complete the mark and then break the grammar."""
         if state > 0:
             return super()._mask(state)
         able, before = np.ones(self._tokens.vocab.size, dtype=bool), self._begins[: -1 - state]
@@ -87,7 +88,7 @@ class MarkedGrammar(CompiledGrammar):
         return able
 
     def governed(self, state: int, token: int) -> bytes:
-        """Of free text, what stands behind the mark."""
+        """The part of a token's bytes that the grammar controls; in free text, the bytes after the mark."""
         if state >= 0:
             return self._piece(token)
         data = self._seen(token)
@@ -95,18 +96,18 @@ class MarkedGrammar(CompiledGrammar):
         return b"" if behind is None else data[behind:]
 
     def back_on_track(self) -> int:
-        """Free, until the next mark."""
+        """The free state, until the next mark."""
         return _FREE
 
     def _piece(self, token: int) -> bytes:
         return self._tokens.vocab.piece(token)
 
     def _seen(self, token: int) -> bytes:
-        """What of a token may be a part of the mark."""
+        """The bytes of a token that may be a part of the mark; for a control token of the mark, its name."""
         return self._named.get(token) or self._piece(token)
 
     def _through(self, state: int, data: bytes) -> int:
-        """The state after bytes that may pass a mark, or several."""
+        """The state after bytes that may contain one or more marks."""
         while data and state != DEAD:
             if state < 0:
                 length, behind = matched(self._begins, self._borders, -1 - state, data)
@@ -117,6 +118,6 @@ class MarkedGrammar(CompiledGrammar):
         return state
 
     def _freed(self, state: int) -> int:
-        """Where the text is complete between the marks, it is free, and so it is behind the mark of a thought."""
+        """The free state if the text between the marks is complete, or a thought has just begun; else the state."""
         ended = state == self._thinks if self._rest else self.automaton.accepts(state)
         return _FREE if ended else state

@@ -1,4 +1,4 @@
-"""Grammars over tokens: what may follow a text, in a given model's vocabulary."""
+"""Follows texts through grammars, and caches the grammars compiled for one model's vocabulary."""
 
 import threading
 from collections import OrderedDict
@@ -21,7 +21,7 @@ _GRAMMARS_KEPT = 8
 
 
 class GrammarState:
-    """Follows one text through a grammar; it may be asked about any branch, in any order."""
+    """Follows one text through a grammar. Callers may ask about any branch of the text, in any order."""
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self._grammar = grammar
@@ -30,18 +30,18 @@ class GrammarState:
         self._states: list[int] = [grammar.start]
 
     def allows(self, generated: Sequence[int], token: int) -> bool:
-        """Whether the token may follow these."""
+        """Whether the token may follow the generated tokens."""
         return self._grammar.after(self._at(generated), token) != DEAD
 
     def allowed(self, generated: Sequence[int]) -> NDArray[np.intp]:
-        """The tokens that may follow these, ascending; there is at least one."""
+        """The tokens that may follow the generated tokens, in ascending order; raises TwdError if there are none."""
         tokens = self._grammar.allowed(self._at(generated))
         if not len(tokens):
             raise bad_grammar("No token of this model can continue the text as the grammar demands.")
         return tokens
 
     def _at(self, generated: Sequence[int]) -> int:
-        """The state after these tokens; those of the last call are remembered."""
+        """The state after the generated tokens. The states of the last call are reused."""
         if self._grammar.renew() is not self._automaton:
             self._automaton = self._grammar.automaton
             self._tokens, self._states = [], [self._grammar.start]
@@ -60,7 +60,7 @@ class GrammarState:
 
 
 class GrammarCache:
-    """The grammars made for one model's vocabulary, and its pieces as a tree."""
+    """The grammars compiled for one model's vocabulary, and the trie of its tokens."""
 
     def __init__(self, vocab: GrammarVocabulary) -> None:
         self.vocab = vocab
@@ -69,9 +69,9 @@ class GrammarCache:
         self._making = threading.Lock()
 
     def compiled(self, grammar: Grammar) -> CompiledGrammar:
-        """The grammar made ready; raises BAD_GRAMMAR with the place of the mistake. The latest ones are kept.
+        """The compiled grammar; raises BAD_GRAMMAR with the place of the error. The latest grammars are cached.
 
-        One is made at a time; those that are there already wait for none.
+        Only one grammar is compiled at a time. A call for a cached one does not wait.
         """
         found = self._kept(grammar)
         if found is None:
@@ -101,11 +101,11 @@ class GrammarCache:
             raise TwdError(error.code, str(error), grammar.field) from None
 
     def prepare(self) -> None:
-        """Do now, on a thread that may wait, what the first grammar would otherwise wait for."""
+        """Build the trie and the list of control tokens now. Otherwise the first grammar would wait for them."""
         _ = self.trie, self.vocab.special_tokens
 
     @cached_property
     def trie(self) -> TokenTrie:
-        """Every piece but those of end tokens."""
+        """The trie of all tokens except end tokens."""
         ends = self.vocab.end_tokens
         return TokenTrie((token for token in range(self.vocab.size) if token not in ends), self.vocab.piece)

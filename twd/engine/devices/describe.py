@@ -1,7 +1,7 @@
 """The build of our engine and its devices, as JSON on stdout: `python -m twd.engine.devices.describe [--measure]`.
 
-A process of its own, because a driver that is asked for its devices keeps memory until the process ends, and may fail
-where the memory of its devices is to be measured.
+It runs in its own process: a GPU driver that lists its devices keeps memory until the process ends, and it may fail
+when the speed of their memory is measured.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How fast a device's memory is: with that a step's time can be told before the device was ever used."""
+"""Measures how fast a device's memory is. It predicts the time of a step before the device is used."""
 
 import ctypes
 import time
@@ -9,11 +9,11 @@ from twd.engine.library import EngineDevice, ggml
 SAMPLE_BYTES: Final = 256 * 1024 * 1024
 SAMPLES: Final = 6
 _ROOM: Final = 4
-"""A device with less than so many samples free is left alone."""
+"""A device is not measured if its free memory is less than this many samples."""
 
 
 def memory_speed(device: EngineDevice) -> int:
-    """Bytes a second that its memory can be filled with, to two digits; 0 where there is no room to try."""
+    """The bytes per second at which its memory can be filled, rounded to two digits; 0 if there is no room."""
     if device.free_bytes < _ROOM * SAMPLE_BYTES:
         return 0
     pointer = ctypes.c_void_p

@@ -1,1 +1,1 @@
-"""The memory of this machine: limits, page cache, how files are loaded."""
+"""The memory of this machine: limits, page cache, and how model files are loaded."""

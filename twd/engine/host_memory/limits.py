@@ -1,4 +1,4 @@
-"""How much memory this process may take, and a clear refusal before llama.cpp is asked for more."""
+"""How much memory this process may use, and a clear error before llama.cpp is asked for more."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,12 @@ _CGROUPS: Final = (
         ("total_inactive_file", "total_active_file"),
     ),
 )
-"""Of a container: its limit, what counts against that, and what of it are pages of files, which give way."""
+"""For cgroup v2 and v1: the files with the limit and the use in bytes, and the counters of page cache, which the system
+can free."""
 
 
 def available_bytes() -> int:
-    """Free memory of the machine, or of the container where that is less."""
+    """The free memory in bytes of the machine, or of the container if that is less."""
     free = int(psutil.virtual_memory().available)
     for limit, used, files in _CGROUPS:
         try:
@@ -32,7 +33,7 @@ def available_bytes() -> int:
 
 
 def total_bytes() -> int:
-    """All memory of the machine, or of the container where that is less."""
+    """The total memory in bytes of the machine, or of the container if that is less."""
     total = int(psutil.virtual_memory().total)
     for limit, _, _ in _CGROUPS:
         try:
@@ -43,7 +44,7 @@ def total_bytes() -> int:
 
 
 def _cached(group: Path, files: Sequence[str]) -> int:
-    """What the system gives back by itself: a model that was read from its file lies there until it does."""
+    """The bytes of page cache, which the system frees when needed, such as a model file that was read."""
     try:
         counts = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines() if " " in line)
     except OSError:
@@ -52,7 +53,7 @@ def _cached(group: Path, files: Sequence[str]) -> int:
 
 
 def require_memory(needed: int, what: str) -> None:
-    """Raise OUT_OF_MEMORY where `needed` bytes are more than there are."""
+    """Raise OUT_OF_MEMORY if `needed` bytes are more than the free memory."""
     free = available_bytes()
     if needed > free:
         raise TwdError(
@@ -61,5 +62,5 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def gib(size: int) -> str:
-    """Bytes as people say them."""
+    """A number of bytes as text, in MiB or GiB."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -1,4 +1,4 @@
-"""How a model file should come into memory: mapped or read, read ahead or not, and whether to give the cache back."""
+"""Decides how to load a model file: mapped or read, read ahead or not, and whether to drop it from the page cache."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,14 +9,14 @@ RECLAIM_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """`drop`: the system keeps no second copy of the file in its cache."""
+    """How to load a file. `mapped`: by mmap. `prewarm`: read ahead. `drop`: keep no second copy in the page cache."""
 
     mapped: bool
     prewarm: bool
     drop: bool
 
     def words(self) -> str:
-        """For people."""
+        """The plan as a text for users."""
         if self.drop and not self.mapped:
             return "read into memory of its own, and the system's copy is given back"
         ahead = "read ahead, then " if self.prewarm else ""
@@ -26,10 +26,10 @@ class MemoryPlan:
 def ram_plan(
     size: int, available: int, *, reclaim: str = "auto", prewarm: bool = True, mmap: str = "auto"
 ) -> MemoryPlan:
-    """`size` and `available` in bytes; the words are those of the settings `ram_reclaim` and `mmap`.
+    """The plan for a file. `size` and `available` are in bytes; `reclaim` and `mmap` are settings: on, off or auto.
 
-    A mapped file cannot be given back, so reclaiming means reading it, unless mapping is demanded. What is
-    read comes in order anyway, so only what is mapped is worth reading ahead.
+    The page cache of a mapped file cannot be dropped, so to drop it the file is read, unless `mmap` is on. A file that
+    is read comes in order anyway, so only a mapped file is read ahead.
     """
     drop = reclaim == "on" or (reclaim == "auto" and size > RECLAIM_SHARE * available)
     mapped = mmap == "on" or (mmap == "auto" and not drop)

@@ -1,4 +1,4 @@
-"""What the system keeps of a file in memory: measured page by page, and given back for good."""
+"""The page cache of files: measures which pages are in memory, and drops them."""
 
 import ctypes
 import mmap
@@ -27,19 +27,19 @@ _MAPS: Final = Path("/proc/self/maps")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that a process holds, and bytes of its files in the page cache; -1 where that cannot be measured."""
+    """The resident bytes of a process, and the bytes of its files in the page cache (-1 if not measurable)."""
 
     rss: int
     cached: int
 
 
 def footprint(paths: Sequence[Path], pid: int | None = None) -> Footprint:
-    """As it is now; without a pid, of this process."""
+    """The current footprint of a process; without a pid, of this one."""
     return Footprint(int(psutil.Process(pid).memory_info().rss), cached_bytes(paths))
 
 
 def cached_bytes(paths: Sequence[Path]) -> int:
-    """How much of these files lies in memory; -1 where the system does not tell."""
+    """How many bytes of these files are in memory; -1 if the system does not tell."""
     return sum(_cached(path) for path in paths) if CAN_MEASURE else -1
 
 
@@ -50,7 +50,10 @@ def _cached(path: Path) -> int:
 
 
 def warm_parts(descriptor: int, size: int, part: int) -> list[int]:
-    """Of an open file in parts of so many bytes (a power of two): those of which something lies in memory."""
+    """The indices of the parts of an open file that are at least partly in memory; all of them if not measurable.
+
+    `part`: the size of a part in bytes, a power of two.
+    """
     if not CAN_MEASURE:
         return list(range(-(-size // part)))
     pages = b"".join(_pages(descriptor, at, min(_STRETCH, size - at)) for at in range(0, size, _STRETCH))
@@ -59,12 +62,12 @@ def warm_parts(descriptor: int, size: int, part: int) -> list[int]:
 
 
 def _resident(descriptor: int, at: int, length: int) -> int:
-    """Bytes of one stretch that are in memory."""
+    """The bytes of one range that are in memory."""
     return min(length, mmap.PAGESIZE * sum(page & 1 for page in _pages(descriptor, at, length)))
 
 
 def _pages(descriptor: int, at: int, length: int) -> bytes:
-    """One byte for each page of a stretch, odd where it is in memory; mapping it brings nothing in."""
+    """One byte for each page of a range, odd if the page is in memory. The mapping itself loads no page."""
     libc = _libc()
     address = libc.mmap(None, length, _PROT_READ, _MAP_SHARED, descriptor, at)
     if address in (None, _FAILED):
@@ -79,7 +82,7 @@ def _pages(descriptor: int, at: int, length: int) -> bytes:
 
 
 def drop(paths: Sequence[Path]) -> None:
-    """Let the system forget these files; what a process has mapped stays until it lets go."""
+    """Drop these files from the page cache. Pages that a process has mapped stay until it releases them."""
     if not CAN_DROP:
         raise TwdError(FailureCode.UNSUPPORTED, "this system has no way to give page cache back by itself")
     for path in paths:
@@ -89,7 +92,7 @@ def drop(paths: Sequence[Path]) -> None:
 
 
 def release_mapped(paths: Sequence[Path]) -> int:
-    """Let go of what this process has mapped of these files: pages come back when they are read. Returns bytes."""
+    """Release this process's mapped pages of these files; they are loaded again when read. Returns the bytes."""
     released = 0
     for start, end in _mappings({str(path.resolve()) for path in paths}):
         if _libc().madvise(ctypes.c_void_p(start), end - start, _MADV_DONTNEED):
@@ -109,7 +112,7 @@ def _mappings(names: set[str]) -> Iterator[tuple[int, int]]:
 
 
 def read_ahead(paths: Sequence[Path], progress: Share) -> None:
-    """Read files from begin to end, as a disk likes it best, so that they lie in memory."""
+    """Read files from beginning to end, which is fastest for a disk, so that they are in the page cache."""
     total, done = sum(path.stat().st_size for path in paths) or 1, 0
     buffer = bytearray(_CHUNK)
     for path in paths:

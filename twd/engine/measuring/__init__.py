@@ -1,1 +1,1 @@
-"""Measuring a loaded model, and remembering it."""
+"""Measures a loaded model, and keeps the measurements."""

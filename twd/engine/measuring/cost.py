@@ -1,4 +1,4 @@
-"""Measures at load what a forward pass of each width costs."""
+"""Measures at load how long forward passes of several sizes take."""
 
 import time
 
@@ -11,11 +11,11 @@ _TURNS_MAX = 7
 
 
 def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False) -> list[CostPoint]:
-    """Time passes of several widths on the first sequence, which must be free; it is empty again afterwards.
+    """Time passes of several widths (n_tokens) on the first sequence, which must be empty. It is emptied afterwards.
 
-    Every width is timed at least once, and again in turn while the budget lasts. The fastest time counts: what else ran
-    on the machine can only have made the others slower, and `CostCurve.observe` follows the load from then on. With
-    workers `away`, every width is used once before: the first time takes many times as long.
+    Every width is timed at least once, and again while the budget in seconds lasts. The fastest time counts, because
+    other programs can only make a pass slower; `CostCurve.observe` follows the load later. With RPC workers (`away`),
+    every width is used once before, because its first pass takes many times as long.
     """
     room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
     widths = [width for width in WIDTHS if width <= room]

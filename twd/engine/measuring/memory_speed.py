@@ -1,4 +1,4 @@
-"""How fast all cores together read memory: a step's time can be told by that before a model was ever loaded."""
+"""Measures how fast all cores together read memory. It predicts the time of a step before a model is loaded."""
 
 import ctypes
 import os
@@ -16,9 +16,9 @@ _MEMCHR.argtypes, _MEMCHR.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_siz
 
 
 def measure_bandwidth(threads: int = 0) -> int:
-    """Bytes a second that all cores together can read, to two digits; takes some ten milliseconds.
+    """The bytes per second that all cores together can read, rounded to two digits. It takes some tens of ms.
 
-    The cores share what memory gives, so they are measured together, as an engine uses them.
+    The cores share the memory bandwidth, so they are measured together, as an engine uses them.
     """
     samples = [
         ctypes.create_string_buffer(b"\1" * _SAMPLE_BYTES, _SAMPLE_BYTES) for _ in range(threads or usable_cores())
@@ -28,12 +28,12 @@ def measure_bandwidth(threads: int = 0) -> int:
 
 
 def _read_together(samples: Sequence["ctypes.Array[ctypes.c_char]"]) -> float:
-    """Seconds until the last of them was read."""
+    """The seconds until all samples were read."""
     ready = threading.Barrier(len(samples) + 1)
 
     def read(sample: "ctypes.Array[ctypes.c_char]") -> None:
         ready.wait()
-        _MEMCHR(sample, 0, len(sample))  # the library's search reads as fast as memory gives, and lets others run
+        _MEMCHR(sample, 0, len(sample))  # reads at memory speed, and releases the GIL
 
     readers = [threading.Thread(target=read, args=(sample,), name="read-memory") for sample in samples]
     for reader in readers:

@@ -1,4 +1,4 @@
-"""What was measured of a model, kept on disk, so that a process that comes back need not measure again."""
+"""Keeps the measurements of a model on disk, so that a restarted process need not measure again."""
 
 import platform
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ LEAST_MS: Final = 0.01
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What loading found out. The verdict is a fact of file, build and machine; the times follow every later pass."""
+    """The measurements of a load. `exactness` depends on file, build and machine; later passes correct the times."""
 
     exactness: Exactness
     cost: list[CostPoint]
@@ -26,7 +26,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a measurement holds for: with another file, build, machine or setting it says nothing."""
+    """The conditions of a measurement: it is not valid for another file, build, machine or setting."""
 
     file: str
     size: int
@@ -38,14 +38,14 @@ class Circumstances:
     pool: str
     repacked: bool
     tested: bool
-    """Whether it was compared with single steps, or timed alone."""
+    """Whether the self-test against single steps ran; otherwise passes were only timed."""
     cores: int
     machine: str
     build: str
 
     @property
     def name(self) -> str:
-        """These circumstances as a file's name."""
+        """A file name for these conditions."""
         return file_name("measured", self)
 
 
@@ -59,7 +59,7 @@ def circumstances(
     repacked: bool = False,
     tested: bool = True,
 ) -> Circumstances:
-    """Those of this process and a model's file; `pool` is how its layers are spread."""
+    """The conditions of this process and a model's file; `pool` says how its layers are distributed."""
     start()
     stat = path.stat()
     return Circumstances(
@@ -84,17 +84,17 @@ def _devices() -> tuple[str, ...]:
 
 
 def build_id() -> str:
-    """This build of llama.cpp and the instructions of this processor that it uses."""
+    """Names this build of llama.cpp and the CPU instructions that it uses."""
     start()
     return f"{__version__} {version()} {_library_stamp()} {llama.llama_print_system_info().decode()}"
 
 
 def farther(found: Measurement, ms: float) -> Measurement:
-    """The same over a way that takes so much longer, or less long where that is negative."""
+    """The same measurement over links that take `ms` longer, or shorter if negative."""
     cost = [CostPoint(width=point.width, ms=max(LEAST_MS, round(point.ms + ms, 4))) for point in found.cost]
     return Measurement(exactness=found.exactness, cost=cost)
 
 
 def _library_stamp() -> int:
-    """When the libraries were built in: another build of the same version computes in other ways."""
+    """The latest change of the libraries in ns: another build of the same version may compute in another way."""
     return max((file.stat().st_mtime_ns for file in LIBRARIES.iterdir()), default=0) if LIBRARIES.is_dir() else 0

@@ -1,6 +1,6 @@
-"""What a token of each model took on this machine's processor, kept on disk: forecasts of other models learn from it.
+"""Keeps on disk how long one token of each model took on this machine's CPU. Forecasts for other models use it.
 
-Nothing here loads llama.cpp: agents read it, too.
+This module does not load llama.cpp, because agents use it, too.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from twd.wire.model import CostPoint
 from twd.wire.node import MeasuredStep, WeightShare
 
 WINDOW: Final = 8
-"""Forecasts are for windows of so many tokens."""
+"""Forecasts are for windows of this many tokens."""
 STEPS_MAX: Final = 32
 KINDS_MAX: Final = 16
 _KIND: Final = "step"
 
 
 def keep_step(folder: Path, model: Path, cost: Sequence[CostPoint]) -> None:
-    """Keep what passes of this model took, in place of what was known of it."""
+    """Keep the times of this model's passes; replaces what was kept for it."""
     step = measured_step(model, cost)
     if step is not None:
         remember(folder / file_name(_KIND, str(model.resolve())), step)
 
 
 def measured_step(model: Path, cost: Sequence[CostPoint]) -> MeasuredStep | None:
-    """The same as a value; None where a single token was never timed."""
+    """The same as a value; None if a single token was not timed."""
     times = {point.width: point.ms for point in cost}
     if not times.get(1):
         return None
@@ -45,10 +45,10 @@ def measured_step(model: Path, cost: Sequence[CostPoint]) -> MeasuredStep | None
 
 
 def known_steps(folder: Path) -> list[MeasuredStep]:
-    """Of the models that were loaded here last."""
+    """The measured steps of the models that were measured here last."""
     try:
         files = sorted(folder.glob(f"{_KIND}-*.json"), key=lambda file: file.stat().st_mtime)
-    except OSError:  # one of them was replaced in this moment
+    except OSError:  # a file was replaced at this moment
         return []
     found = (recall(file, MeasuredStep) for file in files[-STEPS_MAX:])
     return [one for one in found if one is not None]

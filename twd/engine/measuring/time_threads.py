@@ -13,7 +13,7 @@ _BUDGET_S = 1.0
 
 
 def time_threads(path: Path, counts: list[int]) -> dict[int, float]:
-    """Milliseconds for one token by the number of threads; every count is tried in a context of its own."""
+    """The milliseconds for one token by the number of threads; each count is timed in a new context."""
     found: dict[int, float] = {}
     with LoadedGguf.load(ModelLoadOptions(path=path)) as model:
         for count in counts:

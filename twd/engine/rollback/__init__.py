@@ -1,1 +1,1 @@
-"""How a model goes back to an earlier token: by its cells, by snapshots of its state, or by saved checkpoints."""
+"""How a model rolls back to an earlier token: by removing KV cells, by snapshots of its state, or by checkpoints."""

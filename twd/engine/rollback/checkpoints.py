@@ -1,4 +1,4 @@
-"""Which saved states of a prompt are kept, and where along a prompt to save them. Pure: the bytes are never read."""
+"""Decides where in a prompt to save the recurrent state, and which saved states to keep. Never reads their bytes."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from twd.engine.context import SavedState
 
 PER_SLOT = 8
-"""Checkpoints of one slot at most."""
+"""The most checkpoints of one slot."""
 _APART = 64
-"""Nearer ones are not worth their bytes and the pass that stops there."""
+"""The least distance between checkpoints in tokens. Nearer ones are not worth their memory and the extra pass."""
 _LAST_MESSAGES = 3
 _FIRST_DISTANCE = 256
 
@@ -24,7 +24,7 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Checkpoints:
-    """The saved states of all slots of one context, together at most `bytes_max`."""
+    """The saved states of all slots of one context, at most `bytes_max` bytes together."""
 
     bytes_max: int
     _slots: dict[int, list[Checkpoint]] = field(default_factory=dict)
@@ -32,11 +32,11 @@ class Checkpoints:
 
     @property
     def bytes_held(self) -> int:
-        """How much memory they take now."""
+        """The memory they take now, in bytes."""
         return sum(one.state.nbytes for held in self._slots.values() for one in held)
 
     def add(self, slot: int, position: int, state: SavedState) -> None:
-        """Keep a state; where there is no room, the ones that would cost least to compute again go first."""
+        """Keep a state. If there is no room, those with the least worth are dropped."""
         held = self._slots.setdefault(slot, [])
         held[:] = [one for one in held if one.position != position]
         held.append(Checkpoint(position, state, self._tick()))
@@ -51,19 +51,19 @@ class Checkpoints:
             self._drop(number, one)
 
     def best(self, slot: int, position: int) -> Checkpoint | None:
-        """The latest state of a slot that is not beyond `position`."""
+        """The latest saved state of a slot at or before `position`; None if there is none."""
         fit = [one for one in self._slots.get(slot, ()) if one.position <= position]
         return fit[-1] if fit else None
 
     def use(self, slot: int, position: int) -> Checkpoint | None:
-        """The same, and it counts as needed now."""
+        """The same, and mark it as used now."""
         found = self.best(slot, position)
         if found is not None:
             found.used_at = self._tick()
         return found
 
     def forget(self, slot: int, beyond: int) -> None:
-        """Drop the states of a slot that are beyond a position: other tokens stand there now."""
+        """Drop the states of a slot after position `beyond`, because other tokens are there now."""
         self._slots[slot] = [one for one in self._slots.get(slot, ()) if one.position <= beyond]
 
     def _tick(self) -> int:
@@ -75,7 +75,7 @@ class Checkpoints:
         return min(pairs, key=lambda pair: self._worth(*pair))[1]
 
     def _worth(self, slot: int, one: Checkpoint) -> float:
-        """The tokens that it saves, less the longer nobody needed it."""
+        """How many tokens it saves from being computed again, divided by the time since it was last used."""
         before = [other.position for other in self._slots[slot] if other.position < one.position]
         return (one.position - max(before, default=0)) / (1 + self._clock - one.used_at)
 
@@ -84,10 +84,11 @@ class Checkpoints:
 
 
 def stops(prompt: Sequence[int], cached: int, parted: int, marks: Collection[int], row: int) -> list[int]:
-    """Where to save the state while reading on in a prompt of which `cached` tokens are there.
+    """The positions at which to save the state while computing the rest of a prompt with `cached` tokens in the cache.
 
-    At the borders of messages (at their control tokens), where this prompt `parted` from one before it (others will
-    part there, too), and at distances from the end that double, rounded to passes of `row` tokens.
+    These are: borders of messages (at their control tokens); `parted`, where this prompt differs from an earlier one
+    (others will probably differ there, too); and 256, 512, 1024, ... tokens before the end, rounded down to whole
+    passes of `row` tokens.
     """
     end = len(prompt) - 1
     borders = [at for at in range(cached, end) if prompt[at] in marks]
@@ -100,7 +101,7 @@ def stops(prompt: Sequence[int], cached: int, parted: int, marks: Collection[int
 
 
 def _last_apart(borders: Sequence[int], end: int) -> list[int]:
-    """The borders that begin the last messages; of those close together, the last one."""
+    """The borders at which the last messages begin; of borders close together, the last one."""
     found: list[int] = []
     for at in reversed(borders):
         if len(found) == _LAST_MESSAGES:
@@ -111,7 +112,7 @@ def _last_apart(borders: Sequence[int], end: int) -> list[int]:
 
 
 def _thinned(wanted: Sequence[int], cached: int, end: int) -> list[int]:
-    """By rising position, the earlier named first; none close to another, to what is cached or to the beginning."""
+    """The wanted positions in ascending order, without those too close to one earlier in the list or to `cached`."""
     kept: list[int] = []
     for at in wanted:
         if cached < at < end + 1 and all(abs(at - other) >= _APART for other in (*kept, cached)):

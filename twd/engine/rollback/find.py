@@ -1,4 +1,4 @@
-"""How a model goes back, found out by trying, and a context that is set up for it."""
+"""Finds out by trying how a model can roll back, and sets up a context for it."""
 
 import logging
 import time
@@ -16,37 +16,37 @@ from twd.wire.failures import TwdError
 _log = logging.getLogger("twd.engine")
 
 _SHARE = 4
-"""Snapshots and checkpoints each take at most this part of the free memory, and of the size of the weights."""
+"""Snapshots and checkpoints each take at most 1/4 of the free memory and 1/4 of the model's file size."""
 _LEAST = 64 * 2**20
-"""But so many bytes they may have where that is more."""
+"""If 1/4 of the model's file size is less than this, the limit is this many bytes instead."""
 _FEWEST = 2
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class FoundUndo:
-    """How a context goes back, and what that costs."""
+    """How a context rolls back, and what that costs."""
 
     undo: Undo | None
     snapshots: int = 0
     state_bytes: int = 0
     cost: UndoCost | None = None
-    """Of a window with drafts, where the snapshots are not what undoes it."""
+    """The cost of a window with drafts, if it is rolled back by a checkpoint and not by snapshots."""
     reason: str = ""
     """Why there are not as many snapshots as wanted."""
 
     @property
     def works(self) -> bool:
-        """Whether tokens can be taken back at all."""
+        """Whether it can roll back at all."""
         return self.undo is not None
 
     @property
     def drafts_max(self) -> int | None:
-        """Most drafts in one window; None: as many as fit a pass."""
+        """The most drafts in one window; None: as many as fit a pass."""
         return self.snapshots or None
 
     def describe(self) -> str:
-        """In words, for status and logs; empty for models that just remove cells."""
+        """A text for status and logs; empty for models that simply remove KV cells."""
         if self.undo is None:
             return "this model cannot take tokens back, and its state cannot be saved, so it takes no drafts"
         if self.snapshots:
@@ -62,10 +62,10 @@ class FoundUndo:
 
 
 def open_undoable(model: LoadedGguf, settings: ContextSettings, drafts_max: int) -> tuple[Context, FoundUndo]:
-    """A context of a model, and how it goes back.
+    """Make a context of a model; returns it and how it rolls back.
 
-    A model that cannot remove single tokens gets a context with as many snapshots of its state as a window needs and
-    memory allows, where its architecture has them, and else checkpoints.
+    A model that cannot remove single tokens gets snapshots of its state if its architecture has them: `drafts_max`, or
+    fewer if memory is short. Otherwise it gets checkpoints.
     """
     context = Context(model, replace(settings, snapshots=0))
     try:
@@ -88,7 +88,7 @@ def open_undoable(model: LoadedGguf, settings: ContextSettings, drafts_max: int)
 
 
 def _with_snapshots(context: Context, state: int, wanted: int) -> tuple[Context, str]:
-    """The context anew with snapshots, fewer where memory is short; the old one where there are to be none."""
+    """A new context with snapshots, and why there are fewer than wanted. The old context if memory is too short."""
     settings, model = context.settings, context.model
     count = min(wanted, _budget(model) // (state * settings.parallel))
     if count < _FEWEST:
@@ -116,12 +116,12 @@ def _budget(model: LoadedGguf) -> int:
 
 
 def _marks(model: LoadedGguf) -> frozenset[int]:
-    """The control tokens, which stand at the borders of messages."""
+    """The control tokens; they mark the borders of messages."""
     return frozenset(model.vocab.special_tokens.values()) if model.vocab.kind != "none" else frozenset()
 
 
 def _state_bytes(context: Context) -> int:
-    """The size of the state behind a few tokens."""
+    """The size of the state after a few tokens, in bytes; 0 if it cannot be saved."""
     _feed(context)
     size = context.state_bytes(0)
     saved = context.save_state(0)
@@ -130,7 +130,7 @@ def _state_bytes(context: Context) -> int:
 
 
 def _measured(context: Context) -> UndoCost | None:
-    """What saving and loading cost; None where a state that was loaded does not stand where it was saved."""
+    """The cost of saving and loading a state in ms; None if a loaded state does not have the position of the saved."""
     _feed(context)
     end, saved = context.end(0), context.save_state(0)
     if saved is None or not context.load_state(0, saved) or context.end(0) != end:

@@ -1,4 +1,4 @@
-"""Takes tokens back out of a context: by removing their cells, or by an earlier state of the model."""
+"""Removes tokens from a context: by removing their KV cells, or by loading an earlier state of the model."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,41 +8,41 @@ from twd.engine.rollback.checkpoints import Checkpoint, Checkpoints, stops
 
 
 class Undo(Protocol):
-    """How a context goes back. `padding`: throw-away rows may follow those of a window."""
+    """How a context rolls back. `padding`: whether padding tokens may follow the tokens of a window."""
 
     padding: bool
 
     def before(self, slot: int, at: int, rows: int, drafts: int) -> None:
-        """A pass of `rows` tokens from `at` on is next, of which the last `drafts` may be taken back."""
+        """Prepare for a pass of `rows` tokens from position `at`; the last `drafts` of them may be rolled back."""
         ...
 
     def back(self, slot: int, position: int) -> int:
-        """Forget what a slot holds from `position` on; returns where it stands: there, or earlier."""
+        """Remove the tokens of a slot from `position` on. Returns the slot's new end: `position`, or earlier."""
         ...
 
     def repair(self, slot: int, position: int) -> int:
-        """The same after a pass that failed, of which anything may have been computed."""
+        """The same after a failed pass, of which any part may have been computed."""
         ...
 
     def reach(self, slot: int, fed: int, position: int) -> int:
-        """Where a slot of `fed` tokens would stand if it went back to `position`."""
+        """The position at which a slot of `fed` tokens would end if it rolled back to `position`."""
         ...
 
     def copy(self, source: int, slot: int, fed: int, position: int) -> int:
-        """Make a slot hold the first `position` tokens of another, or more; returns how many."""
+        """Copy the first `position` tokens of `source` to `slot`. Returns how many it holds: more or fewer may be."""
         ...
 
     def stops(self, prompt: Sequence[int], cached: int, parted: int) -> list[int]:
-        """Where reading this prompt should stop for `keep`."""
+        """The positions of this prompt at which to call `keep`."""
         ...
 
     def keep(self, slot: int, position: int) -> None:
-        """A slot stands at `position`, and may want to come back there for another prompt."""
+        """Save the state of a slot that now ends at `position`, so that another prompt can start from there."""
         ...
 
 
 class CellUndo:
-    """Each token has cells of its own, so any number of tokens can be removed at once."""
+    """For models in which each token has its own KV cells, so that any number of tokens can be removed."""
 
     def __init__(self, context: Context, padding: bool = True) -> None:
         self._context = context
@@ -52,7 +52,7 @@ class CellUndo:
         """Nothing to do."""
 
     def back(self, slot: int, position: int) -> int:
-        """Remove the cells, or all of them where that is refused."""
+        """Remove the cells from `position` on; all cells of the slot if llama.cpp refuses that."""
         if self._context.rollback(slot, position):
             return position
         self._context.clear(slot)
@@ -61,17 +61,17 @@ class CellUndo:
     repair = back
 
     def reach(self, slot: int, fed: int, position: int) -> int:
-        """Exactly there."""
+        """Always exactly `position`."""
         return position
 
     def copy(self, source: int, slot: int, fed: int, position: int) -> int:
-        """All cells are copied; what is too much is removed later."""
+        """Copy all cells. The caller removes those after `position` later."""
         self._context.clear(slot)
         self._context.copy(source, slot)
         return fed
 
     def stops(self, prompt: Sequence[int], cached: int, parted: int) -> list[int]:
-        """Nowhere."""
+        """No positions."""
         return []
 
     def keep(self, slot: int, position: int) -> None:
@@ -79,11 +79,11 @@ class CellUndo:
 
 
 class StateUndo:
-    """For models that keep a running state, from which no single token can be taken.
+    """For models with a recurrent state, from which single tokens cannot be removed.
 
-    Snapshots that llama.cpp keeps of the state undo the last rows of a pass. Where there are too few, the state is
-    saved before a pass with drafts, and loaded again if some of them were wrong: the tokens that stand are then fed
-    again together with the next window.
+    llama.cpp's snapshots of the state can undo the last tokens of a pass. If there are too few snapshots, the state is
+    saved before a pass with drafts, and loaded again if a draft was rejected. Then the accepted tokens are computed
+    again with the next window.
     """
 
     padding = False
@@ -94,12 +94,12 @@ class StateUndo:
         self._marks = marks
         self._snapshots = context.snapshots
         self._undoable = [0] * slots
-        """How many rows of the last pass the snapshots can take back."""
+        """For each slot, how many tokens of the last pass the snapshots can undo."""
         self._before: list[Checkpoint | None] = [None] * slots
         self.kept = Checkpoints(bytes_max)
 
     def before(self, slot: int, at: int, rows: int, drafts: int) -> None:
-        """Save the state where the snapshots would not be enough."""
+        """Save the state if the snapshots cannot undo all drafts."""
         self._undoable[slot] = min(self._snapshots, rows - 1)
         before = self._before[slot]
         if drafts <= self._undoable[slot] or not at or (before is not None and before.position == at):
@@ -108,31 +108,32 @@ class StateUndo:
         self._before[slot] = Checkpoint(at, state) if state is not None else None
 
     def back(self, slot: int, position: int) -> int:
-        """By the snapshots of the last pass, or else by the latest state that was saved."""
+        """Roll back by the snapshots of the last pass, or else by the latest saved state."""
         steps = self._context.end(slot) - position
         if steps == 0:
             return position
-        undoable, self._undoable[slot] = self._undoable[slot], 0  # llama.cpp takes back once between two passes
+        undoable, self._undoable[slot] = self._undoable[slot], 0  # llama.cpp can undo only once between two passes
         self._forget(slot, position)
         if position and 0 < steps <= undoable and self._context.rollback(slot, position):
             return position
         return self._load(slot, self._latest(slot, position))
 
     def repair(self, slot: int, position: int) -> int:
-        """Nothing that the failed pass touched is trusted."""
+        """Load the latest saved state. The state after a failed pass is not trusted."""
         self._undoable[slot] = 0
         self._forget(slot, position)
         return self._load(slot, self._latest(slot, position))
 
     def reach(self, slot: int, fed: int, position: int) -> int:
-        """The end of what it holds, or a checkpoint before it."""
+        """`fed` if the slot ends at or before `position`; else the latest checkpoint up to `position`, or 0."""
         if fed <= position:
             return fed
         found = self._latest(slot, position, used=False)
         return found.position if found is not None else 0
 
     def copy(self, source: int, slot: int, fed: int, position: int) -> int:
-        """The cells of the source, and the state that it had at `position`."""
+        """Copy the cells of the source and load the state that it had at `position`, or at the latest checkpoint
+        before; 0 if there is none."""
         state = self._context.save_state(source) if fed == position else None
         found = Checkpoint(position, state) if state is not None else self._latest(source, position)
         self._forget(slot, 0)
@@ -143,17 +144,17 @@ class StateUndo:
         self._undoable[slot] = 0
         at = self._load(slot, found)
         if at:
-            self.kept.add(slot, at, found.state.copy())  # the one before a window is overwritten later
+            self.kept.add(slot, at, found.state.copy())  # because `before` overwrites its state
         return at
 
     def stops(self, prompt: Sequence[int], cached: int, parted: int) -> list[int]:
-        """Borders of messages and distances that grow."""
+        """Borders of messages, and growing distances from the prompt's end."""
         if not self.kept.bytes_max:
             return []
         return stops(prompt, cached, parted, self._marks, self._context.settings.ubatch)
 
     def keep(self, slot: int, position: int) -> None:
-        """Save the state, within the bound."""
+        """Save the state, if it fits the memory limit."""
         state = self._context.save_state(slot)
         if state is not None and state.nbytes <= self.kept.bytes_max:
             self.kept.add(slot, position, state)
@@ -171,7 +172,10 @@ class StateUndo:
             self._before[slot] = None
 
     def _load(self, slot: int, found: Checkpoint | None) -> int:
-        """The state of a checkpoint, and no cells behind it; an empty slot where there is none."""
+        """Load a checkpoint and remove the cells after it; empty the slot if there is none or loading fails.
+
+        Returns the slot's new end position.
+        """
         if found is not None and self._stands(slot, found):
             return found.position
         self._context.clear(slot)

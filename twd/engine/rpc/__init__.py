@@ -1,1 +1,1 @@
-"""Models over llama.cpp's RPC."""
+"""Models that are computed over llama.cpp's RPC."""

@@ -1,8 +1,9 @@
-"""FNV-1a of 64 bits, by which llama.cpp's RPC names what a worker keeps: a hundred times quicker than byte by byte.
+"""FNV-1a with 64 bits, a hundred times faster than byte by byte. llama.cpp's RPC names the cached tensors of a worker
+by this hash.
 
-The hash of each byte depends on that of the byte before. But only the lowest eight bits of that do so by more than sums
-and products, and those are found bit by bit, for many bytes at once: each bit is the bit before, flipped or not by what
-is known already. What is left is one sum of products.
+Each step depends on the step before: hash = (hash ^ byte) * prime. The XOR changes only the lowest 8 bits. These bits
+are computed first, bit by bit, for many bytes at once: each bit is a running parity of bits that are already known.
+Then the rest of the hash is one sum of products.
 """
 
 from functools import cache
@@ -26,7 +27,7 @@ Words = NDArray[np.uint64]
 
 
 def fnv1a(data: bytes, before: int = BASIS) -> int:
-    """The hash of bytes, or of what `before` is the hash of and these bytes behind it."""
+    """The hash of `data`; with `before`, the hash of earlier bytes, the hash of both together."""
     octets: Bytes = np.frombuffer(data, np.uint8)
     for at in range(0, len(octets), _BLOCK):
         before = _through(before, octets[at : at + _BLOCK])
@@ -52,7 +53,7 @@ def _through(before: int, octets: Bytes) -> int:
 
 
 def _mixed(low: int, octets: Bytes) -> Bytes:
-    """The hash's lowest byte after each byte was mixed in, before it is multiplied."""
+    """For each byte, the lowest byte of the hash after the XOR with it, before the multiplication."""
     mixed = np.zeros(len(octets), np.uint8)
     for bit in range(8):
         place = np.uint8(bit)
@@ -65,7 +66,7 @@ def _mixed(low: int, octets: Bytes) -> Bytes:
 
 
 def _running_parity(bits: Bytes) -> Bytes:
-    """Of each bit and all before it."""
+    """For each bit, the parity of it and all bits before it."""
     words: Words = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64)
     for step in (1, 2, 4, 8, 16, 32):
         words ^= words << np.uint64(step)
@@ -76,7 +77,7 @@ def _running_parity(bits: Bytes) -> Bytes:
 
 @cache
 def _powers() -> Words:
-    """Of the prime, the highest first, the last one the prime itself."""
+    """Powers of the prime, the highest first; the last one is the prime itself."""
     found, power = np.empty(_BLOCK, np.uint64), 1
     for at in range(_BLOCK):
         power = power * PRIME & _MASK

@@ -1,6 +1,6 @@
-"""A model over RPC workers: shares of a placement in, llama.cpp's devices and splits out.
+"""A model over RPC workers: turns the layer shares of a placement into llama.cpp's devices and splits.
 
-The workers must have shaken hands before (`rpc_probe`): where one is wrong, llama.cpp ends this process or hangs.
+Check the workers first (`twd.engine.rpc.probe`): with an unsuitable worker, llama.cpp aborts this process or hangs.
 """
 
 import ctypes
@@ -13,71 +13,70 @@ from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import CPU
 
 HEAD: Final = rb"^(token_embd|output)\.weight$"
-"""The output head, also where the embeddings serve as it."""
+"""The names of the output head's tensors, also if the embedding is used as the head."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerShare:
-    """So many layers on one device: of a worker at `endpoint`, or of this machine where that is empty."""
+    """A number of layers on one device of the worker at `endpoint`, or of this machine if `endpoint` is empty."""
 
     layers: int
     endpoint: str = ""
     device: str = CPU
-    """Its name here; a worker's devices come in the order in which it lends them."""
+    """The device's name on this machine. A worker's devices are taken in the order in which it lends them."""
     number: int | None = None
-    """Which of the worker's devices it is, where that lends others, too, that nobody asked for; None: the next one."""
+    """The index of the device at the worker, if the worker also lends devices that are not used; None: the next."""
 
     @property
     def on_host(self) -> bool:
-        """Whether it lies in this process's own memory."""
+        """Whether these layers are in this process's own memory."""
         return not self.endpoint and self.device == CPU
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """Where the layers go, in order, and whether the output head stays here."""
+    """Where the layers go, in order, and whether the output head stays on this machine."""
 
     shares: tuple[LayerShare, ...]
     head_here: bool = True
     rtt_ms: float = 0.0
-    """Of all its links together: a pass takes each of them once."""
+    """The round-trip time of all links together, in ms; a pass uses each link once."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Every worker once, in order."""
+        """The endpoint of each worker once, in order."""
         return tuple(dict.fromkeys(share.endpoint for share in self.shares if share.endpoint))
 
     @property
     def away(self) -> tuple[LayerShare, ...]:
-        """Shares on devices, as llama.cpp counts them: everything but the processor here."""
+        """The shares on devices, as llama.cpp counts them: all except those on this machine's CPU."""
         return tuple(share for share in self.shares if not share.on_host)
 
     @property
     def on_cpus(self) -> bool:
-        """Whether no layer is given to a device of another kind, here or at a worker."""
+        """Whether all layers are on CPUs, here and at workers."""
         return all(share.device == CPU for share in self.shares)
 
     @property
     def kind(self) -> str:
-        """What a measurement over it holds for, roughly: layers that move between like devices change little, and what
-        the way adds is known.
+        """A key for measurements over this pool. It names only the kinds of devices: layers that move between similar
+        devices change the times little, and the time of the links is known.
 
-        So a model that comes back over what is left, or over one machine more, need not be measured before its jobs
-        go on.
+        So a model that is loaded again over one machine more or less need not be measured before its jobs continue.
         """
         devices = sorted({share.device for share in self.away})
         return f"over {', '.join(devices)}, head {'here' if self.head_here else 'there'}"
 
 
 def gpu_layers(plan: PoolPlan) -> int:
-    """llama.cpp gives the last so many layers to devices; the output head counts as one more."""
+    """llama.cpp's `n_gpu_layers`: this many last layers go to devices; the output head counts as one more."""
     return sum(share.layers for share in plan.away) + 1 if plan.away else 0
 
 
 def tensor_split(plan: PoolPlan) -> tuple[float, ...]:
-    """Weights under which each device gets just its layers, the last one the head besides.
+    """llama.cpp's `tensor_split`, so that each device gets exactly its layers, and the last one also the head.
 
-    Borders lie half a layer before a whole number, so that rounding cannot move one.
+    The borders are half a layer below whole numbers, so that rounding cannot move them.
     """
     counts = [float(share.layers) for share in plan.away]
     if not counts:
@@ -88,7 +87,7 @@ def tensor_split(plan: PoolPlan) -> tuple[float, ...]:
 
 
 def open_devices(plan: PoolPlan) -> tuple[EngineDevice, ...]:
-    """The devices of the plan's shares, workers connected; for one thread, before the model is loaded."""
+    """Connect the workers and return the devices of the plan's shares. Call it on one thread, before loading."""
     if plan.endpoints:
         require_rpc()
     start()
@@ -121,7 +120,7 @@ class _Override(ctypes.Structure):
 
 
 def keep_on_host(patterns: Sequence[bytes]) -> ctypes.Array[_Override]:
-    """The list, ended by a row of nulls, that keeps matching tensors in this machine's memory."""
+    """llama.cpp's override list (ended by nulls) that keeps tensors with these names in this machine's memory."""
     host = ggml("ggml_backend_cpu_buffer_type", [], ctypes.c_void_p)()
     rows = [_Override(pattern, host) for pattern in patterns]
     return (_Override * (len(rows) + 1))(*rows, _Override(None, None))

@@ -1,6 +1,6 @@
-"""Shakes hands with an RPC worker before llama.cpp does: where the worker is wrong, llama.cpp would abort or hang.
+"""Checks an RPC worker with a handshake before llama.cpp uses it. With an unsuitable worker llama.cpp aborts or hangs.
 
-A worker serves one client at a time and lets one more wait: one that is in use is left alone.
+A worker serves one client at a time and lets one more wait, so a worker in use should not be asked.
 """
 
 import asyncio
@@ -46,11 +46,11 @@ class RpcVersion:
 
 
 OURS: Final = RpcVersion(7, 0, 0)
-"""What the engine of this build speaks."""
+"""The protocol version of this build's engine."""
 
 
 class RpcMismatch(TwdError):
-    """A worker of another protocol version; llama.cpp would end this process over it."""
+    """A worker has an incompatible protocol version; llama.cpp would abort this process."""
 
     def __init__(self, where: str, worker: RpcVersion, ours: RpcVersion) -> None:
         older = "the worker" if worker < ours else "this machine"
@@ -62,7 +62,7 @@ class RpcMismatch(TwdError):
 
 
 class RpcUnusable(TwdError):
-    """Nobody answers, or whoever answers is no RPC worker."""
+    """Nothing answers, or what answers is not a usable RPC worker."""
 
     def __init__(self, where: str, why: str, code: FailureCode = FailureCode.BACKEND_DOWN) -> None:
         super().__init__(code, f"no RPC worker can be used at {where}: {why}")
@@ -70,7 +70,7 @@ class RpcUnusable(TwdError):
 
 @dataclass(frozen=True, slots=True)
 class LentMemory:
-    """Memory of a device that a worker lends; of a processor's, llama.cpp mostly says that all of it is free."""
+    """The memory of a device that a worker lends, in bytes. For a CPU, llama.cpp mostly reports all of it as free."""
 
     free: int
     total: int
@@ -78,7 +78,7 @@ class LentMemory:
 
 @dataclass(frozen=True, slots=True)
 class RpcWorkerFacts:
-    """What a worker tells of itself; of another version's, the version alone."""
+    """The facts that a worker reports. For an incompatible version, only the version is known."""
 
     version: RpcVersion
     devices: tuple[LentMemory, ...] = ()
@@ -86,7 +86,7 @@ class RpcWorkerFacts:
 
 
 def hello() -> bytes:
-    """What a client says first."""
+    """The first message of a client."""
     return _command(HELLO, bytes(CAPABILITIES))
 
 
@@ -95,7 +95,7 @@ def _command(number: int, payload: bytes = b"") -> bytes:
 
 
 def read_answer(where: str, data: bytes) -> RpcVersion:
-    """The version in a worker's answer; raises where it is something else."""
+    """The version in a worker's answer; raises RpcUnusable if it is not such an answer."""
     size, major, minor, patch, _, _ = ANSWER.unpack(data)
     if size != ANSWER_PAYLOAD:
         text = f"what answers there is no RPC worker, or one of another age (it began with {data[:8]!r})"
@@ -104,7 +104,7 @@ def read_answer(where: str, data: bytes) -> RpcVersion:
 
 
 async def probe(host: str, port: int, timeout_s: float = PROBE_S) -> RpcVersion:
-    """The version that a worker speaks; raises RpcUnusable within the deadline, whatever is on the port."""
+    """The protocol version of a worker; raises RpcUnusable within the time limit, whatever is on the port."""
     where = f"{host}:{port}"
 
     async def ask() -> RpcVersion:
@@ -115,7 +115,7 @@ async def probe(host: str, port: int, timeout_s: float = PROBE_S) -> RpcVersion:
 
 
 async def look(host: str, port: int, ours: RpcVersion = OURS, timeout_s: float = PROBE_S) -> RpcWorkerFacts:
-    """What a worker that nobody uses lends; raises RpcUnusable within the deadline."""
+    """The version, devices and round-trip time of a worker that is not in use; raises RpcUnusable within the limit."""
     where = f"{host}:{port}"
 
     async def ask() -> RpcWorkerFacts:
@@ -175,7 +175,7 @@ async def _ask(where: str, streams: Streams, command: bytes, answer: struct.Stru
 
 
 async def require_match(host: str, port: int, ours: RpcVersion = OURS, timeout_s: float = PROBE_S) -> RpcVersion:
-    """The worker's version, if the engine here can use it; raises RpcMismatch or RpcUnusable otherwise."""
+    """The worker's version if this engine can use it; otherwise raises RpcMismatch or RpcUnusable."""
     worker = await probe(host, port, timeout_s)
     if not ours.can_talk_to(worker):
         raise RpcMismatch(f"{host}:{port}", worker, ours)

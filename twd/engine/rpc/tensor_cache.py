@@ -1,8 +1,8 @@
-"""Weights that an RPC worker keeps on its disk, so that a model that comes back need not be sent to it again.
+"""Weights that an RPC worker keeps on disk, so that a model that is loaded again need not be sent again.
 
-llama.cpp names them by the hash of their bytes. It writes them without looking whether the disk took all, and reads
-them without looking what it gets: what was cut short would become wrong weights. So what it wrote is put aside at
-once, and back only when its bytes were hashed. From then on it is read-only, and known by that.
+llama.cpp names each file by the hash of its bytes. It does not check whether a file was written completely, nor what
+it reads, so an incomplete file would give wrong weights. Therefore each new file is renamed at once, and gets its name
+back only after its hash was checked. Then it is made read-only, which marks it as checked.
 """
 
 import itertools
@@ -21,9 +21,9 @@ from twd.process import platform
 
 SHARE_OF_DISK: Final = 4
 FREE_SHARE: Final = 20
-"""So much of the disk stays free, however much the weights may take."""
+"""At least 1/20 of the disk stays free, whatever the budget."""
 RECENT_S: Final = 600.0
-"""What was used since is not dropped for more of the same model."""
+"""Tensors used within this many seconds are not dropped to make room: they may belong to the same model."""
 OLD_S: Final = 30 * 86400.0
 LOCK: Final = ".lock"
 _NAME: Final = re.compile(r"[0-9a-f]{16}")
@@ -33,7 +33,7 @@ _log = logging.getLogger("twd.engine.rpc.worker")
 
 @dataclass(frozen=True, slots=True)
 class CachedTensors:
-    """One tensor on disk, or all of a worker, and when it was last used (seconds since 1970)."""
+    """One tensor on disk, or all tensors of one worker, and the time of last use (seconds since 1970)."""
 
     path: Path
     disk_bytes: int
@@ -41,10 +41,10 @@ class CachedTensors:
 
 
 class TensorCache:
-    """The folder of one worker beside those of others; together they keep to the budget."""
+    """The folder of one worker. The folders of all workers are next to each other and share the budget."""
 
     def __init__(self, folder: Path, budget_bytes: int = 0) -> None:
-        """0: a quarter of the disk. Raises OSError where the folder cannot be used, or another worker uses it."""
+        """`budget_bytes` 0: a quarter of the disk. Raises OSError if the folder is not usable or already in use."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder = folder
         self._budget = budget_bytes or shutil.disk_usage(folder).total // SHARE_OF_DISK
@@ -59,11 +59,12 @@ class TensorCache:
         self._drop_old()
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the folder's lock."""
         os.close(self._lock)
 
     def put_aside(self) -> None:
-        """Take what was written out of llama.cpp's sight; in the thread that serves, whenever llama.cpp says a word."""
+        """Rename new files, so that llama.cpp does not find them. Runs in the serving thread, at each llama.cpp log
+        message."""
         for entry in os.scandir(self.folder):
             if _NAME.fullmatch(entry.name) and not _is_checked(entry.stat()):
                 self._put_aside(Path(entry.path))
@@ -81,7 +82,7 @@ class TensorCache:
         written.unlink(missing_ok=True)
 
     def check_next(self) -> Path | None:
-        """Hash what was put aside, one after another; where it is now, or None where it was not whole."""
+        """Wait for the next renamed file and check its hash. Returns its final path, or None if it was not complete."""
         aside = self._unchecked.get()
         from twd.engine.rpc.fnv import file_fnv1a  # a worker whose models have no large tensors starts without it
 
@@ -97,12 +98,12 @@ class TensorCache:
             return None
 
     def keep_checking(self) -> None:
-        """For a thread of its own."""
+        """Check files for ever; run it in its own thread."""
         while True:
             self.check_next()
 
     def _make_room(self) -> bool:
-        """Drop the longest unused until the rest fits; whether it does."""
+        """Drop the longest unused tensors until the rest fits. Returns whether it fits."""
         held = contents(self.folder.parent)
         disk = shutil.disk_usage(self.folder)
         excess = max(sum(one.disk_bytes for one in held) - self._budget, disk.total // FREE_SHARE - disk.free)
@@ -117,7 +118,7 @@ class TensorCache:
                 self._drop(one.path)
 
     def _drop(self, path: Path) -> bool:
-        """Another worker may be about to read what is in its folder."""
+        """Delete a file, unless it is in the folder of a running worker, which may read it. Returns whether it did."""
         if path.parent == self.folder:
             path.unlink(missing_ok=True)
             return True
@@ -130,7 +131,7 @@ class TensorCache:
 
 
 def contents(folder: Path) -> list[CachedTensors]:
-    """What the workers keep below a folder, the longest unused first."""
+    """The tensors that all workers keep below a folder, the longest unused first."""
     found = []
     for path in itertools.chain.from_iterable(map(_files, folder.iterdir() if folder.is_dir() else ())):
         try:
@@ -142,7 +143,7 @@ def contents(folder: Path) -> list[CachedTensors]:
 
 
 def by_worker(folder: Path) -> list[CachedTensors]:
-    """What each worker keeps in all."""
+    """The total of each worker's tensors."""
     workers = itertools.groupby(sorted(contents(folder), key=lambda one: one.path), lambda one: one.path.parent)
     return [_together(worker, list(held)) for worker, held in workers]
 
@@ -167,7 +168,7 @@ def _is_checked(stat: os.stat_result) -> bool:
 
 
 def _hold(folder: Path) -> int | None:
-    """The folder's lock, until it is closed or the process ends; None where another process has it."""
+    """Lock the folder until the lock is closed or the process ends; None if another process has the lock."""
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     if platform.try_lock(lock):
         return lock

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-# A worker idles while windows travel. Threads that sleep through every short wait wake up late then: on a virtual
-# machine a pass behind 20 ms took 85 ms instead of 70. Unlike a target and its drafter, nobody else computes meanwhile.
-os.environ["GOMP_SPINCOUNT"] = "10000"  # in place of what the engine of a parent set for itself
+# A worker is idle while windows travel. Threads that sleep in every short wait then wake up late: on a virtual machine
+# with links of 20 ms, a pass took 85 ms instead of 70. Unlike a target with its drafter, nothing else computes here.
+os.environ["GOMP_SPINCOUNT"] = "10000"  # replaces the value that a parent's engine set for itself
 
 from twd.engine.library import EngineDevice, devices, ggml, listen, require_rpc
 from twd.engine.rpc.tensor_cache import TensorCache
@@ -29,7 +29,7 @@ LOOK_S: Final = 0.01
 
 
 def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCache | None = None) -> None:
-    """Serve until the process ends; every device that is not the CPU, or the CPU where it is alone."""
+    """Serve until the process ends. Lends the named devices; else all except the CPU; else the CPU."""
     require_rpc()
     lent = choose(devices(), names)
     handles = (ctypes.c_void_p * len(lent))(*(device.handle for device in lent))
@@ -44,7 +44,7 @@ def serve(endpoint: str, threads: int, names: Sequence[str] = (), kept: TensorCa
 
 
 def _notice_lost_clients() -> None:
-    """A worker serves one client at a time: one that vanished without a word would keep it for ever."""
+    """Detect lost clients. A worker serves one client at a time, so a lost one would block it for ever."""
     while (port := listening_socket()) is None:
         time.sleep(LOOK_S)
     with port:
@@ -52,7 +52,7 @@ def _notice_lost_clients() -> None:
 
 
 def keep_weights(folder: Path, budget_bytes: int) -> TensorCache | None:
-    """Keep large tensors in a folder from now on; without one that can be used, all are sent at each load."""
+    """Keep large tensors in a folder from now on. None if the folder is not usable; then every load sends them all."""
     try:
         kept = TensorCache(folder, budget_bytes)
     except OSError as error:
@@ -80,7 +80,7 @@ def keep_weights(folder: Path, budget_bytes: int) -> TensorCache | None:
 
 
 def choose(found: Sequence[EngineDevice], names: Sequence[str]) -> list[EngineDevice]:
-    """The devices to lend: those named, else all but the CPU, else the CPU."""
+    """The devices to lend: those named; else all except the CPU; else the CPU."""
     if names:
         known = {device.name: device for device in found}
         missing = [name for name in names if name not in known]

@@ -1,4 +1,4 @@
-"""Stopping a pass while it runs, from another thread."""
+"""Aborts a running pass from another thread."""
 
 import ctypes
 import os
@@ -9,35 +9,36 @@ _NEVER = llama.ggml_abort_callback()
 
 
 class AbortFlag:
-    """A byte that llama.cpp looks at between the steps of a pass. Any thread may set it.
+    """A byte that llama.cpp checks between the steps of a pass. Any thread may set it.
 
-    What looks is C's own `strlen`, which is not zero as soon as the first byte is not: so no Python runs in a decode.
+    The abort callback is C's `strlen` on this byte: it returns non-zero when the byte is set. So a decode never waits
+    for Python.
     """
 
     def __init__(self) -> None:
         self._byte = ctypes.create_string_buffer(2)
 
     def set(self) -> None:
-        """The pass that runs, or the next one, is not worth its time."""
+        """Abort the running pass, and all later ones until `clear`."""
         self._byte[0] = b"\x01"
 
     def clear(self) -> None:
-        """Passes are wanted again."""
+        """Let passes run again."""
         self._byte[0] = b"\0"
 
     @property
     def is_set(self) -> bool:
-        """Whether a pass would be stopped."""
+        """Whether passes are aborted."""
         return self._byte[0] != b"\0"
 
     @property
     def address(self) -> int:
-        """Where the byte is."""
+        """The address of the byte."""
         return ctypes.addressof(self._byte)
 
 
 def watch(context: int, flag: AbortFlag | None) -> None:
-    """Make a context's passes look at a flag, or at none."""
+    """Make the passes of a context check a flag; None: no flag."""
     if flag is None:
         llama.llama_set_abort_callback(context, _NEVER, None)
     else:

@@ -1,6 +1,6 @@
-"""A cut proves itself before it serves: a fixed text through its stages must give the whole model's logits.
+"""Tests a cut before it serves: for a fixed text, its stages must give the logits of the whole model.
 
-What the whole model gives is recorded once, on any machine that holds its file, and so is each cut's verdict.
+The logits of the whole model are recorded once, on any machine that has its file. The result of each cut is kept, too.
 """
 
 import hashlib
@@ -27,17 +27,20 @@ from twd.wire.failures import FailureCode, TwdError
 _log = logging.getLogger("twd.engine.stage")
 
 PASSES: Final = (14, 3, 5, 2)
-"""How many tokens the test's passes have, one after the other from position 0."""
+"""The n_tokens of the test's passes, one after the other from position 0."""
 BEST: Final = 8
-"""So many of each position's tokens are compared."""
+"""How many of the best tokens are compared at each position."""
 _CLOSE: Final = 0.1
-"""Logits of another build, processor or weight layout differ by less of their range on the average."""
+"""A near result: the mean difference of the logits is below this share of their range. Other builds, processors and
+weight layouts stay below it."""
 _FLIPPED: Final = 1 / 8
 
 
 class RecordedLogits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model gave: its best tokens and their logits at each position, and a digest of all logits. The stage with
-    the head can say this much of a ring, since the logits themselves stay there."""
+    """The test's result of a model: at each position the best tokens with their logits, and a digest of all logits.
+
+    In a ring the logits stay on the output stage, so it reports only this.
+    """
 
     model: str
     build: str
@@ -49,7 +52,10 @@ class RecordedLogits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CutComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """How a cut compares: bit for bit, or closely (another build or processor); where neither, it must not serve."""
+    """How a cut compares with the whole model: exact (bit by bit) or close (another build or processor).
+
+    If it is neither, it must not serve. `flipped`: positions with another best token.
+    """
 
     exact: bool
     close: bool
@@ -58,14 +64,15 @@ class CutComparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_passes(vocab_size: int) -> list[tuple[int, list[int]]]:
-    """The text: (position, tokens) of each pass."""
+    """The test's text: (position, tokens) of each pass."""
     ids = [(number * 7919 + 13) % vocab_size for number in range(sum(PASSES))]
     starts = [sum(PASSES[:index]) for index in range(len(PASSES))]
     return [(at, ids[at : at + count]) for at, count in zip(starts, PASSES, strict=True)]
 
 
 def run_stages(stages: Sequence[StageEngine], slot: int = 0) -> Logits:
-    """The test through stages in this process, all logits; before each pass wrong tokens are fed and taken back."""
+    """Run the test on stages in this process; returns all logits. Before each pass, wrong tokens are computed and
+    rolled back."""
     seen = []
     for at, tokens in check_passes(stages[0].vocab_size):
         _pass(stages, slot, at, tokens[::-1] + tokens[:1])
@@ -79,7 +86,7 @@ def run_stages(stages: Sequence[StageEngine], slot: int = 0) -> Logits:
 
 
 def best_tokens(logits: Logits) -> Indices:
-    """The highest of a row, the highest first; of equals the lower id. What is no number comes last, as in a sort."""
+    """The `BEST` tokens with the highest logits, highest first; of equal ones the lower id first. NaN comes last."""
     down = -logits
     count = min(BEST, len(down))
     able = np.flatnonzero(~(down > np.partition(down, count - 1)[count - 1]))
@@ -87,7 +94,7 @@ def best_tokens(logits: Logits) -> Indices:
 
 
 def record(logits: Logits, *, model: str, settings: str, from_disk: bool = False) -> RecordedLogits:
-    """Write down what came out."""
+    """Make a record of the logits of the test."""
     best = np.array([best_tokens(row) for row in logits])
     return RecordedLogits(
         model=model,
@@ -101,7 +108,7 @@ def record(logits: Logits, *, model: str, settings: str, from_disk: bool = False
 
 
 def compare(seen: RecordedLogits, wanted: RecordedLogits) -> CutComparison:
-    """How a chain compares with the whole model."""
+    """Compare the record of a cut with that of the whole model."""
     if len(seen.logits) != len(wanted.logits) or not np.isfinite(seen.logits).all():
         return CutComparison(exact=False, close=False, flipped=len(wanted.best), max_difference=math.inf)
     differences = []
@@ -121,9 +128,9 @@ def compare(seen: RecordedLogits, wanted: RecordedLogits) -> CutComparison:
 
 
 def recorded_logits(path: Path, folder: Path, *, exact: bool = True, threads: int = 0) -> RecordedLogits:
-    """What the whole model gives, from `folder` or by running it.
+    """The record of the whole model, from `folder` or by running the model.
 
-    A model that does not fit in this machine's memory is run from disk; then a good cut is close, but seldom exact.
+    A model that does not fit in this machine's memory is run from disk. Then a good cut is close, but seldom exact.
     """
     layers = inspect(path).layers
     model = file_hash(path)
@@ -158,9 +165,9 @@ def checked_cut(
     run: Callable[[], RecordedLogits],
     builds: str = "",
 ) -> CutComparison:
-    """The verdict on a cut into (first, end) slices, from `folder` or by running the test.
+    """The comparison for a cut into (first, end) slices, from `folder` or by running the test.
 
-    `builds` names the builds of other machines that hold stages. A verdict that is not even close is not kept.
+    `builds` names the builds of other machines that hold stages. A result that is not at least close is not kept.
     """
     kept = folder / file_name("checked", (recorded.digest, build_id(), builds, repr(list(cuts))))
     known = recall(kept, CutComparison)
@@ -173,8 +180,10 @@ def checked_cut(
 
 
 def require_good(verdict: CutComparison, what: str, *, alike: bool) -> None:
-    """Refuse a cut that computes something else. `alike`: every stage has the build that recorded, and the whole model
-    was in memory; then nothing but equality will do."""
+    """Raise TwdError for a cut that gives other logits.
+
+    `alike`: all stages have the build of the recording, and the whole model was in memory. Then it must be exact.
+    """
     if verdict.exact or (verdict.close and not alike):
         return
     raise TwdError(

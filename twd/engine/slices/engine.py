@@ -1,4 +1,4 @@
-"""One slice of a model at work: tokens or hidden states in, hidden states or logits out. For one thread only."""
+"""Computes one slice of a model: tokens or hidden states in, hidden states or logits out. For one thread only."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,14 +22,15 @@ from twd.kit.progress import Progress, unheard
 from twd.wire.failures import FailureCode, TwdError
 
 _STAND_IN = rb"^output\.weight$"
-"""The output matrix of a slice without the head: zeros that need not take a GPU's memory."""
+"""The output matrix of a slice without the head: only zeros, so it is kept out of the GPU's memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage holds and how it computes; zeros and empty strings leave the choice to the engine.
+    """What a stage holds and how it computes. With zero or an empty string, the engine chooses.
 
-    `path` is a slice of layers `first` to `end` (not included) of a model of `layers`, or the whole model's file.
+    `path` is the file of a slice with layers `first` to `end` (not included) of a model of `layers` layers, or the
+    file of the whole model.
     """
 
     path: Path
@@ -41,7 +42,7 @@ class StagePlan:
     parallel: int = 4
     gpu_layers: int = 0
     device: str = ""
-    """Which device those layers go to, by its name; empty: all that llama.cpp sees."""
+    """The name of the device for the GPU layers; empty: all devices that llama.cpp sees."""
     threads: int = 0
     type_k: str = ""
     type_v: str = ""
@@ -50,11 +51,11 @@ class StagePlan:
     use_mmap: bool = True
     use_extra_bufts: bool = True
     from_disk: bool = False
-    """Slow, and close instead of exact, but the weights need not fit in memory."""
+    """Read the weights from disk while computing: slow and near instead of exact, but they need not fit in memory."""
 
 
 class StageEngine:
-    """The layers of a slice over a KV cache of their own; rows and positions are those of the whole model."""
+    """The layers of a slice with their own KV cache. Slots and positions are the same as for the whole model."""
 
     def __init__(self, model: LoadedGguf, facts: SliceFacts, context: StageContext, exact: ExactPlan) -> None:
         settings = context.settings
@@ -74,7 +75,7 @@ class StageEngine:
 
     @classmethod
     def load(cls, plan: StagePlan, progress: Progress = unheard) -> Self:
-        """Load a slice; everything that can go wrong is a TwdError."""
+        """Load a slice. Expected failures are TwdErrors."""
         progress(0.0, "reading weights")
         uneven = plan.exact and repacked_unevenly(facts_of(inspect(plan.path)).blocks)
         settings = ModelLoadOptions(
@@ -100,22 +101,22 @@ class StageEngine:
 
     @property
     def vocab_size(self) -> int:
-        """How many tokens the first stage takes and the head knows; other stages have none."""
+        """The size of the vocabulary on the first stage and the output stage; 0 on other stages."""
         return self.model.vocab.size if self.facts.ends else 0
 
     @property
     def samplers(self) -> SamplerFactory:
-        """What picks tokens, where the head is."""
+        """The samplers of the output stage; other stages raise TwdError."""
         if self._samplers is None:
             raise TwdError(FailureCode.INTERNAL, "only the stage with the head picks tokens")
         return self._samplers
 
     def decode(self, rows: BatchTokens, states: Logits | None = None, aborted: AbortFlag | None = None) -> Logits:
-        """One forward pass over rows of some slots: neighbouring ones, with equally many rows each.
+        """Compute one forward pass over neighbouring slots, with the same number of tokens for each slot.
 
-        The first stage reads the rows' tokens, the others take `states` instead, one row of `n_embd` floats each.
-        Gives the states of all rows; with the head nothing, but `logits(row)` for the rows that ask for them. A pass
-        that fails or is aborted (CANCELLED) leaves no row behind.
+        The first stage reads the tokens. The other stages read `states`, `n_embd` floats for each token. Returns the
+        states of all tokens. With the head it returns an empty array; then use `logits(row)` for the outputs. A pass
+        that fails or is aborted (CANCELLED) leaves none of its tokens in the KV cache.
         """
         _require_block(rows, self.n_slots, self.window_max)
         states = self._incoming(rows, states)
@@ -134,28 +135,28 @@ class StageEngine:
             raise
 
     def logits(self, row: int) -> Logits:
-        """The logits of a row of the last pass: a view that the next pass overwrites."""
+        """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
         return self.context.logits(row)
 
     def rollback(self, slot: int, position: int) -> bool:
-        """Forget everything of a slot from `position` on; false where this model cannot do that."""
+        """Remove the tokens of a slot from `position` on. Returns false if this model cannot do that."""
         return self.context.rollback(slot, position)
 
     def copy(self, source: int, target: int) -> None:
-        """Make one slot equal to another."""
+        """Copy slot `source` to slot `target`."""
         self.context.clear(target)
         self.context.copy(source, target)
 
     def clear(self, slot: int) -> None:
-        """Forget a whole slot."""
+        """Remove all tokens of a slot."""
         self.context.clear(slot)
 
     def end(self, slot: int) -> int:
-        """The position after a slot's last row; 0 where it is empty."""
+        """The position after the last token of a slot; 0 if it is empty."""
         return self.context.end(slot)
 
     def close(self) -> None:
-        """Give the memory back; harmless when repeated."""
+        """Free the memory. A second call does nothing."""
         self.context.close()
         self.model.close()
 
@@ -176,8 +177,10 @@ class StageEngine:
         return np.ascontiguousarray(states, np.float32)
 
     def _outputs(self, rows: BatchTokens) -> list[bool]:
-        """Where states are wanted, what catches them says which rows are outputs. Of float weights, a single output
-        would go through another kernel than two."""
+        """The output flags of the batch. If states are needed, `SliceStates.outputs` decides for all tokens.
+
+        With float weights, llama.cpp computes a single output with another kernel than two, so a second one is added.
+        """
         if not self.head and self._states is not None:
             return [self._states.outputs] * len(rows)
         if self.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
@@ -196,7 +199,8 @@ class StageEngine:
 
 
 def _require_block(rows: BatchTokens, slots: int, most: int) -> None:
-    """llama.cpp takes rows of one pass together only in this order; otherwise states would come out in another."""
+    """Raise TwdError unless the batch has neighbouring slots with equal n_tokens, in order. Otherwise llama.cpp splits
+    the batch and returns the states in another order."""
     order: list[int] = []
     counts: dict[int, int] = {}
     for slot in rows.sequences:
@@ -215,7 +219,7 @@ def _require_block(rows: BatchTokens, slots: int, most: int) -> None:
 
 
 def _facts(model: LoadedGguf, plan: StagePlan) -> SliceFacts:
-    """What the file holds; raises where the plan says something else."""
+    """The facts of the file; raises TwdError if the plan differs from them."""
     facts = facts_of(model.info)
     held = (facts.first, facts.end, facts.layers, facts.head)
     if held != (plan.first, plan.end, plan.layers, plan.head):
@@ -229,7 +233,7 @@ def _facts(model: LoadedGguf, plan: StagePlan) -> SliceFacts:
 
 
 def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactPlan:
-    """As for the whole model: so the same text comes out."""
+    """The same plan as for the whole model, so that the text is the same."""
     wanted = ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, model.ctx_train or CTX_SIZE_MAX),
         parallel=plan.parallel,
@@ -245,7 +249,7 @@ def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactP
 
 
 def _states(model: LoadedGguf, facts: SliceFacts, settings: ContextSettings) -> SliceStates | None:
-    """The cheapest way to have the states; none where tokens go in and logits come out."""
+    """The cheapest way to read and write hidden states. None if the slice needs no special treatment of them."""
     rule = RULES.get(model.info.architecture)
     restores = rule is not None and rule.rescales_states and facts.first > 0
     last = model.n_layer - 1

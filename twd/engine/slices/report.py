@@ -1,5 +1,5 @@
-"""What a stage with the head tells of the check's text: it stays on that text whatever it would pick, and reports on
-the logits, which never leave it."""
+"""Runs the check's text on the output stage. The stage always picks the next token of that text, and reports on the
+logits, which never leave it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from twd.wire.job import TokenLogprob, TopToken
 
 
 class CheckedText:
-    """Picker and report of a check in one: each report has the best logits of its row, and a digest of all so far."""
+    """The sampler and the report of a check. Each report has the best logits of a token, and a digest of all so far."""
 
     def __init__(self, vocab_size: int) -> None:
         self._text = [token for _, tokens in check_passes(vocab_size) for token in tokens]
         self._digest = hashlib.sha256()
 
     def pick(self, logits: Logits, history: Sequence[int]) -> int:
-        """The text's own next token."""
+        """The next token of the text, whatever the logits are."""
         return self._text[len(history)] if len(history) < len(self._text) else self._text[0]
 
     def __call__(self, logits: Logits, token: int) -> TokenLogprob:
-        """Logits instead of log probabilities: they are compared to the last bit."""
+        """A report with logits instead of log probabilities, because they are compared bit by bit."""
         self._digest.update(np.ascontiguousarray(logits, np.float32).tobytes())
         return TokenLogprob(
             token=token,
@@ -34,7 +34,7 @@ class CheckedText:
 
 
 def recorded_of(reports: Sequence[TokenLogprob], *, model: str, build: str, settings: str) -> RecordedLogits:
-    """The reports of a whole check, as what is compared with the whole model."""
+    """The reports of a whole check, as a record to compare with that of the whole model."""
     return RecordedLogits(
         model=model,
         build=build,

@@ -1,4 +1,4 @@
-"""How the hidden states behind a slice's last layer are had, and how those of the slice before go in."""
+"""Reads the hidden states after a slice's last layer, and puts in those of the slice before."""
 
 import ctypes
 from collections.abc import Callable
@@ -18,33 +18,33 @@ _FLOAT_BYTES = 4
 
 
 class SliceStates(Protocol):
-    """What a slice's context does besides computing."""
+    """How a slice's context reads and writes hidden states."""
 
     @property
     def callback(self) -> object | None:
-        """llama.cpp's `cb_eval`, where one is needed."""
+        """llama.cpp's `cb_eval`, if needed."""
         ...
 
     @property
     def outputs(self) -> bool:
-        """Whether every row must be an output for its state to be computed."""
+        """Whether every token must be an output so that its state is computed."""
         ...
 
     def attach(self, context: int) -> None:
-        """The context is there."""
+        """Called when the context exists."""
         ...
 
     def begin(self, incoming: Logits | None) -> None:
-        """A pass is about to run on these states, or on tokens."""
+        """Called before a pass on these states; None: the pass takes tokens."""
         ...
 
     def of_pass(self, rows: int) -> Logits:
-        """The states of the last pass: a copy."""
+        """A copy of the states of the last pass, for `rows` tokens."""
         ...
 
 
 class LayerInput:
-    """The state that goes into the zero layer behind the slice, as llama.cpp hands it out: costs next to nothing."""
+    """Reads the input of the layer of zeros after the slice, which llama.cpp gives out at almost no cost."""
 
     callback = None
     outputs = False
@@ -56,7 +56,7 @@ class LayerInput:
 
     @staticmethod
     def available() -> bool:
-        """Whether this build of llama.cpp has it; it is exported, but not part of the public interface."""
+        """Whether this build of llama.cpp exports the functions; they are not a part of its public interface."""
         return _internal(_GET_LAYER_INPUT) is not None and _internal(_SET_LAYER_INPUT) is not None
 
     def attach(self, context: int) -> None:
@@ -75,10 +75,10 @@ class LayerInput:
 
 
 class CallbackStates:
-    """llama.cpp asks at every step of its graph whether to stop there: about 1 us each, so 25-30 us a layer.
+    """Uses a callback that llama.cpp calls at every node of its graph: about 1 us each, so 25-30 us for each layer.
 
-    It stops behind the last layer, whose output is copied out; norm and head of the stand-in are never computed. Where
-    an architecture scales whatever comes in, the true states are put back behind the scaling.
+    It copies the output of the last layer and stops the pass there, so the norm and the head are not computed. If an
+    architecture scales its input, it writes the true states back after the scaling.
     """
 
     def __init__(self, last_layer: int | None, width: int, rows: int, *, tail: bool, restores: bool) -> None:
@@ -98,7 +98,7 @@ class CallbackStates:
         self.callback = llama.ggml_backend_sched_eval_callback(self._ask_or_take())
 
     def attach(self, context: int) -> None:
-        """Nothing to do: the callback came in with the context's parameters."""
+        """Nothing to do: the callback is in the context's parameters."""
 
     def begin(self, incoming: Logits | None) -> None:
         self._count = self._used = 0
@@ -110,7 +110,7 @@ class CallbackStates:
         return self._caught[:rows].copy()
 
     def _ask_or_take(self) -> Callable[[int, bool, object], bool]:
-        """The callback, a closure so that being asked costs as little as Python can."""
+        """The callback. It is a closure, so that each call is as fast as possible in Python."""
         name_of, text_at = self._name, ctypes.string_at
         caught = (self._wanted + b"\0",) if self._wanted else ()
         restored = (_SCALED + b"\0",) if self._restores else ()
@@ -146,7 +146,7 @@ _OTHER_BUILD = "this build of llama.cpp computes this architecture in another wa
 
 
 class StageContext(Context):
-    """A context that takes states in and gives states out."""
+    """A context that can take and give hidden states."""
 
     def __init__(self, model: LoadedGguf, settings: ContextSettings, states: SliceStates | None) -> None:
         self.states = states
