@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -55,6 +56,9 @@ PROCESSES_MAX: Final = 32
 ADMITTED_MAX: Final = 64
 HEALTHY_S: Final = 3.0
 """A worker that ran for so many seconds before it was killed is restarted at once, however often that happens."""
+PORTS: Final = range(20_000, 32_768)
+"""Ports for processes: below those that Linux gives to outgoing connections."""
+PORT_TRIES: Final = 64
 
 
 class ManagedProcesses:
@@ -350,10 +354,20 @@ def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> Pro
 def _free_port(host: str, port: int, promised: Collection[int]) -> int:
     """Return the requested port, or a free one for 0; raises where it is in use, or belongs to a process that
     starts."""
-    while (found := _bound(host, port)) in promised:
-        if port:
-            raise _taken(host, port, "it belongs to a process that starts")
-    return found
+    if not port:
+        return _unused_port(host, promised)
+    if port in promised:
+        raise _taken(host, port, "it belongs to a process that starts")
+    return _bound(host, port)
+
+
+def _unused_port(host: str, promised: Collection[int]) -> int:
+    """Return a free port that the system gives to no outgoing connection before the process listens on it."""
+    for port in random.sample(PORTS, PORT_TRIES):
+        if port not in promised:
+            with contextlib.suppress(OSError):
+                return bindable_port(host, port)
+    return _bound(host, 0)
 
 
 def _bound(host: str, port: int) -> int:
