@@ -367,7 +367,9 @@ def _unused_port(host: str, promised: Collection[int]) -> int:
         if port not in promised:
             with contextlib.suppress(OSError):
                 return bindable_port(host, port)
-    return _bound(host, 0)
+    while (found := _bound(host, 0)) in promised:
+        continue
+    return found
 
 
 def _bound(host: str, port: int) -> int:
