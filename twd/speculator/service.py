@@ -264,6 +264,8 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
         if new:
+            for trial in self._trials.interrupt():
+                self._cancel(trial, "a user's job arrived")
             session = self.ctx.ids.session()
             self._owners.take(event, session)
             self._take(event, session)

@@ -27,6 +27,16 @@ def test_each_is_tried_once_in_the_order_in_which_they_came() -> None:
     assert not trials
 
 
+def test_a_trial_gives_way_to_a_user_and_is_repeated() -> None:
+    trials = DrafterTrials(ModelId("m"), InstanceId("s"))
+    trials.want(A)
+    first = trials.begin(JobId("1"))
+    assert trials.interrupt() == [first.job]
+    assert trials.interrupt() == []
+    assert trials.end(first.job) is None, "a trial that was cut short tells nothing"
+    assert trials.end(trials.begin(JobId("2")).job) == A
+
+
 def test_real_work_tells_once_whether_a_drafter_pays() -> None:
     target = FakeTarget(n_slots=2)
     core = make_core(target, ngram=False)

@@ -1,4 +1,8 @@
-"""Trials of drafters: each new drafter drafts for a fixed text, to measure its drafts; one drafter at a time."""
+"""Trials of drafters: each new drafter drafts for a fixed text, to measure its drafts; one drafter at a time.
+
+A trial is an ordinary job of the speculator itself. It gives way when a user's job arrives, and is repeated later unless
+that job has measured the drafter.
+"""
 
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.job import CALIBRATION, JobSubmitted, Prompt, Speculation
@@ -49,6 +53,13 @@ class DrafterTrials:
         )
         self._running[trial.job] = drafter
         return trial
+
+    def interrupt(self) -> list[JobId]:
+        """Put the drafters of running trials back on the list; returns the trial jobs, for the caller to cancel."""
+        jobs = list(self._running)
+        self._waiting |= dict.fromkeys(self._running.values())
+        self._running.clear()
+        return jobs
 
     def end(self, job: JobId) -> InstanceId | None:
         """Returns the drafter whose trial ended; None: this job was no trial."""
