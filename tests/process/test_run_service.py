@@ -11,6 +11,7 @@ import pytest
 from tests.waiting import until
 from twd.bus.base import Bus, BusError
 from twd.bus.memory.bus import MemoryBroker
+from twd.bus.nats.link import LinkError
 from twd.kit.exit_codes import MEANING, ExitCode, exit_code_of
 from twd.kit.service import Effects, Service, ServiceContext
 from twd.process import platform, standstill
@@ -130,6 +131,28 @@ async def test_what_cannot_start_says_so(kind: type[Worker], code: ExitCode) -> 
     stage = Stage(kind)
     async with asyncio.timeout(20):
         assert await run_service(stage.make, stage.connect, HERE) is code
+
+
+async def test_alone_it_waits_for_a_broker_that_starts_later(caplog: pytest.LogCaptureFixture) -> None:
+    stage, tries = Stage(), iter([LinkError("connection refused"), LinkError("connection refused")])
+    at_last = stage.connect
+
+    async def connect() -> Bus:
+        for refused in tries:
+            raise refused
+        return await at_last()
+
+    stage.connect = connect  # type: ignore[method-assign]
+    assert await stage.run(terminate) is ExitCode.OK
+    assert caplog.text.count("connection refused; this goes on until it is there") == 2
+
+
+async def test_a_broker_that_refuses_is_an_error() -> None:
+    async def connect() -> Bus:
+        raise LinkError("wrong token", final=True)
+
+    with pytest.raises(BusError, match="wrong token"):
+        await run_service(Stage().make, connect, HERE)
 
 
 async def test_a_bus_that_is_not_there_is_an_error() -> None:

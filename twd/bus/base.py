@@ -18,7 +18,9 @@ INBOX_PREFIX: Final = "_INBOX"
 
 
 class BusError(TwdError):
-    """The bus could not do what was asked."""
+    """The bus could not do what was asked; `final`: another try would fail in the same way."""
+
+    final = True
 
     def __init__(self, message: str, code: FailureCode = FailureCode.BUS_DOWN) -> None:
         super().__init__(code, message)

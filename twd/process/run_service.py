@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from twd.bus.base import Bus
+from twd.bus.base import Bus, BusError
 from twd.kit.clock import SystemClock
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.ids import Ids
@@ -50,7 +50,10 @@ class StopRequests:
 
 
 async def run_service(make: MakeService, connect: Connect, node: NodeId) -> ExitCode:
-    """Run a service until it ends or a signal asks it to; returns the exit code."""
+    """Run a service until it ends or a signal asks it to; returns the exit code.
+
+    Under a supervisor, a broker that is not there ends it, for the supervisor tries again. Alone, it waits for it.
+    """
     heart = Heartbeat.inherited()
     async with beating(heart):
         return await _run(make, connect, node, watched=heart is not None)
@@ -59,7 +62,7 @@ async def run_service(make: MakeService, connect: Connect, node: NodeId) -> Exit
 async def _run(make: MakeService, connect: Connect, node: NodeId, watched: bool) -> ExitCode:
     stop = StopRequests(lambda: os._exit(ExitCode.INTERRUPTED))
     stop.watch()
-    bus = await unless(stop.asked, connect())
+    bus = await unless(stop.asked, connect() if watched else _when_there(connect))
     if bus is None:
         return ExitCode.OK
     try:
@@ -67,6 +70,17 @@ async def _run(make: MakeService, connect: Connect, node: NodeId, watched: bool)
         return await _serve(service, stop, watched)
     finally:
         await bus.close()
+
+
+async def _when_there(connect: Connect) -> Bus:
+    """Return a connection, however long the broker is not there: machines start in any order."""
+    while True:
+        try:
+            return await connect()
+        except BusError as error:
+            if error.final:
+                raise
+            log.warning("%s; this goes on until it is there", error)
 
 
 async def _serve(service: Service, stop: StopRequests, watched: bool) -> ExitCode:
