@@ -80,7 +80,7 @@ def expected(kind: str, path: str) -> set[int]:
         return {401}
     if kind in ("other origin", "null origin", "other host"):
         return {403}
-    if kind == "limited key" and "completions" in path:
+    if kind == "limited key" and ("completions" in path or path == "/v1/models/small"):
         return {403}
     return normal
 

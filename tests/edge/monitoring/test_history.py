@@ -268,6 +268,29 @@ async def test_a_key_limited_to_a_model_sees_its_own_jobs_alone(open_house: Open
     await metrics.stop()
 
 
+async def test_a_key_limited_to_a_model_sees_no_other_model(open_house: OpenHouse, tmp_path: Path) -> None:
+    stranger = ApiKey(name="stranger", sha256=digest("twd_stranger"), models=["large"])
+    KeyStore(tmp_path).save([stranger, ApiKey(name="whole", sha256=digest("twd_whole"))])
+    house = await open_house()
+    url, limited = house.edge.url, {"Authorization": "Bearer twd_stranger"}
+
+    async def told(path: str, who: dict[str, str]) -> tuple[str, Any]:
+        answer = await house.http.get(url + path, headers=who)
+        return await answer.text(), await answer.json()
+
+    for path in ("/v1/twd/status", "/v1/models"):
+        assert '"small"' in (await told(path, WHOLE))[0]
+        assert "small" not in (await told(path, limited))[0]
+    status = (await told("/v1/twd/status", limited))[1]
+    assert (status["models"], status["services"], status["default_model"]) == ([], [], "")
+    for name, code in (("small", 403), ("default", 403), ("nothing", 403), ("large", 404)):
+        shown = await house.http.get(f"{url}/v1/models/{name}", headers=limited)
+        asked = {"model": name, "messages": [{"role": "user", "content": "Hi"}]}
+        answer = await house.http.post(url + "/v1/chat/completions", json=asked, headers=limited)
+        assert (shown.status, answer.status) == (code, code)
+        assert name in ("small", "default") or "small" not in await shown.text() + await answer.text()
+
+
 def test_what_is_no_event_is_left_out() -> None:
     watcher = FeedWatcher(frozenset(), "")
     for data in (b"{", b"[]", b"\xff", b"5", b"[" * 100_000):

@@ -26,6 +26,11 @@ class Principal:
         """The key's name, for logs."""
         return self.key.name if self.key else ""
 
+    @property
+    def limited(self) -> bool:
+        """Whether this key may use some models only."""
+        return self.key is not None and bool(self.key.models)
+
     def may_use(self, model: str) -> bool:
         """Whether this key may use a model, by its full name."""
         return self.key is None or not self.key.models or model in self.key.models

@@ -142,7 +142,7 @@ class GenerationHandlers:
     ) -> RequestContext:
         """The context of this request: model, mode, options and limits."""
         name, named = ("", "") if model_name in self.models.known else split(model_name)
-        base = self.models.resolve(name or model_name)
+        base = self._base(request, name or model_name)
         wishes = merge_options(options, header_options(request.headers))
         mode = self._mode(request, base, wishes, named, max_tokens)
         return RequestContext(
@@ -158,6 +158,17 @@ class GenerationHandlers:
             exact=self.models.exact(base),
             tool_format=self.models.tool_format(base),
         )
+
+    def _base(self, request: web.Request, name: str) -> ModelId:
+        """The model of this name. A key that is limited to some models is not told the names of others."""
+        principal = principal_of(request)
+        try:
+            return self.models.resolve(name)
+        except TwdError as error:
+            principal.check_model(name)
+            if principal.limited:
+                raise TwdError(error.code, f"model {name[:100]!r} is not served now", "model") from None
+            raise
 
     def _mode(self, request: web.Request, base: ModelId, wishes: TwdOptions, named: str, max_tokens: int | None) -> str:
         """The mode of a request. If the client did not ask for the mode by name, and it is not available or this key

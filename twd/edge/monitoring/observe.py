@@ -7,11 +7,14 @@ from aiohttp import web
 
 import twd
 from twd.bus.base import Bus
+from twd.edge.auth.middleware import principal_of
 from twd.edge.http.generation_handlers import GenerationHandlers
 from twd.edge.http.openapi import document
 from twd.edge.http.replies import json_reply
 from twd.edge.monitoring.judges import gate_facts, gate_stats, votes, wins
+from twd.edge.monitoring.key_view import card_for, cards_for, status_for
 from twd.edge.monitoring.status_types import EdgeState, HealthReply, ServiceState, SystemStatus
+from twd.edge.openai.answers import ModelList
 from twd.pools.view import PoolsView
 from twd.wire.service import Health, ServiceLease
 
@@ -41,12 +44,16 @@ class StatusHandlers:
         ]
 
     async def models(self, request: web.Request) -> web.Response:
-        """GET /v1/models."""
-        return json_reply(self.front.models.listed())
+        """GET /v1/models: the names that this key may use."""
+        cards = cards_for(principal_of(request), self.front.models.listed().data)
+        return json_reply(ModelList(data=cards, models=[{"name": card.id, "model": card.id} for card in cards]))
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{id}."""
-        return json_reply(self.front.models.card_of(request.match_info["model"]))
+        principal, name, models = principal_of(request), request.match_info["model"], self.front.models
+        if principal.limited:
+            return json_reply(card_for(principal, name, models.listed().data))
+        return json_reply(models.card_of(name))
 
     async def healthz(self, request: web.Request) -> web.Response:
         """GET /healthz: whether this process works."""
@@ -80,24 +87,23 @@ class StatusHandlers:
         """GET /v1/twd/status."""
         directory, settings = self.front.models, self.front.settings
         gate, (agreed, fallback) = gate_facts(self.services), votes(self.services)
-        return json_reply(
-            SystemStatus(
-                mode=settings.mode,
-                stats=gate_stats(self.services),
-                agents=[str(name) for name in gate.get("agents", ())],
-                verifier=str(gate.get("verifier", "")),
-                consensus_mode=settings.consensus.policy,
-                consensus_accepted=agreed,
-                consensus_fallback=fallback,
-                wins=wins(gate),
-                edge=self._edge(),
-                default_model=directory.default_model,
-                models=directory.cards(),
-                services=[self._service(lease) for lease in self.services],
-                pools=self.pools.states(self.front.clock.now()),
-                warnings=self.not_ready(),
-            )
+        status = SystemStatus(
+            mode=settings.mode,
+            stats=gate_stats(self.services),
+            agents=[str(name) for name in gate.get("agents", ())],
+            verifier=str(gate.get("verifier", "")),
+            consensus_mode=settings.consensus.policy,
+            consensus_accepted=agreed,
+            consensus_fallback=fallback,
+            wins=wins(gate),
+            edge=self._edge(),
+            default_model=directory.default_model,
+            models=directory.cards(),
+            services=[self._service(lease) for lease in self.services],
+            pools=self.pools.states(self.front.clock.now()),
+            warnings=self.not_ready(),
         )
+        return json_reply(status_for(principal_of(request), status))
 
     def _edge(self) -> EdgeState:
         front, stats = self.front, self.bus.stats
