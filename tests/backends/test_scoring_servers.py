@@ -27,6 +27,34 @@ async def test_scores_of_other_tokens_are_refused(farm: Farm, server: FakeVllm, 
     await backend.close()
 
 
+@pytest.mark.parametrize(("server", "adapter"), [(FakeVllm(), VllmClient), (FakeSglang(), SglangClient)])
+async def test_given_tokens_are_weighed(farm: Farm, server: FakeVllm, adapter: type[VllmClient]) -> None:
+    await farm.add(server)
+    backend = adapter(UpstreamServer(server.url), "toy")
+    assert (await backend.probe()).weighs
+    start = TOY.tokenize("once upon")
+    truth = TOY.generate(start, 6)
+    other = 300 if truth[3] != 300 else 301
+    weights, choice = await backend.weigh([*start, *truth[:3], other], len(start) - 1)
+    assert [weight.choice for weight in weights[:4]] == truth[:4]
+    assert [weight.choice_logprob - weight.logprob for weight in weights] == pytest.approx([0, 0, 0, 3.4])
+    assert all(0.0 < weight.entropy < 1.0 for weight in weights)
+    assert choice == TOY.next([*start, *truth[:3], other])
+    await backend.close()
+
+
+@pytest.mark.parametrize("chance", ["NaN", "Infinity", "-Infinity"])
+async def test_chances_that_are_no_numbers_judge_nothing(farm: Farm, chance: str) -> None:
+    server = FakeVllm()
+    await farm.add(server)
+    backend = VllmClient(UpstreamServer(server.url), "toy")
+    server._told = lambda tokens, place: {str(tokens[place]): {"logprob": float(chance), "rank": 1}}  # type: ignore[method-assign]
+    with pytest.raises(TwdError) as caught:
+        await backend.weigh([300, 301, 302], 0)
+    assert caught.value.code is FailureCode.BACKEND_BROKEN
+    await backend.close()
+
+
 async def test_ids_that_are_not_told_are_not_made_up(farm: Farm) -> None:
     server = FakeVllm()
     await farm.add(server)

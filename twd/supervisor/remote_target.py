@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from twd.backends.factory import verifying_loader
 from twd.backends.verifier.model import VerifyingModel
+from twd.backends.verifier.target import CHUNK
 from twd.chat.thoughts import usual_thoughts
 from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
@@ -77,6 +78,7 @@ class RemoteModel:
             ngram_match=settings.speculation.ngram.min_match,
             recall_tokens=settings.speculation.ngram.recalls,
             device=DeviceKind.ELSEWHERE,
+            score_rows=CHUNK if self._model.can.weighs else 0,
             needs_drafters=needs_drafters(settings, self._name),
         )
 
@@ -96,6 +98,7 @@ class RemoteModel:
             end_tokens=ready.end_tokens,
             seed=ready.seed,
             thoughts=usual_thoughts(job.prompt),
+            judged=ready.judged,
         )
 
     def tokenize(self, text: str) -> list[int]:

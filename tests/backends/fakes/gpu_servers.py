@@ -91,8 +91,7 @@ class FakeVllm(OpenAiServer):
     def _told(self, tokens: list[int], place: int) -> dict[str, Any]:
         best, stands = self.toy.next(tokens[:place]), tokens[place - self.shift]
         told = {best: -0.1}
-        if stands != best:
-            told[stands] = -3.5
+        told |= {stands: -3.5} if stands != best else {}
         return {
             str(token): {"logprob": chance, "rank": rank + 1, "decoded_token": self.toy.spelled(token)}
             for rank, (token, chance) in enumerate(told.items())

@@ -33,6 +33,7 @@ from twd.wire.job import (
     JobCancelled,
     JobFinished,
     JobSubmitted,
+    Judge,
     Prompt,
     Sampling,
     Speculation,
@@ -389,3 +390,26 @@ async def test_an_end_that_is_to_be_ignored_is_a_token_like_others(open_tower: O
         asked = job("", f"after-{name}", prompt=repeating, max_tokens=60, speculation=Speculation(window=8))
         text, _ = await tower.run(asked)
         assert text == TOY.shown(whole)
+
+
+@pytest.mark.parametrize("make", [FakeVllm])
+async def test_a_given_answer_is_judged_by_its_chances(open_tower: OpenTower, make: Callable[[], OpenAiServer]) -> None:
+    tower = await open_tower(make)
+    truth = TOY.shown(TOY.generate(TOY.tokenize("once upon"), 12))
+    for number, text in enumerate((truth, truth.replace(truth.split()[2], "fish", 1))):
+        asked = job("once upon", f"judged-{number}", max_tokens=100, judge=Judge(text=text, ends=True))
+        said, end = await tower.run(asked)
+        assert isinstance(end, JobFinished)
+        assert said.strip() == text.strip()
+        scores = [score for event in tower.ear.of(TokensAccepted) if event.job == asked.job for score in event.scores]
+        assert len(scores) == len(TOY.tokenize(text))
+        assert any(score.gap > 1.0 for score in scores) == (text != truth)
+        assert end.end_score is not None
+        assert end.end_score.gap > 1.0, "the model would go on"
+
+
+async def test_an_answer_of_a_sampled_text_is_not_judged(open_tower: OpenTower) -> None:
+    tower = await open_tower()
+    _, end = await tower.run(job("once upon", judge=Judge(text=" a"), sampling=Sampling(temperature=0.8)))
+    assert isinstance(end, Failure)
+    assert end.code is FailureCode.UNSUPPORTED

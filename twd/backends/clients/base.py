@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twd.backends.clients.upstream import UpstreamServer
+from twd.backends.clients.weighing import TokenWeight
 from twd.wire.base import INT64_MAX
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, Grammar, JobSubmitted, Prompt, Sampling, TokenLogprob
@@ -23,6 +24,8 @@ class Capabilities:
     """It accepts token ids, returns them, and can tokenize."""
     score: bool = False
     """It returns, in one pass, the model's choice at each position of a given text."""
+    weighs: bool = False
+    """It also returns the log probabilities there, so it can judge a given answer."""
     renders: bool = False
     """It turns a conversation into tokens with the model's own chat template."""
     context: int = 0
@@ -132,6 +135,11 @@ class Backend(ABC):
         that the server did not return it; the last choice is always known.
         """
         raise self.cannot("score given tokens")
+
+    async def weigh(self, tokens: Sequence[int], first: int) -> tuple[list[TokenWeight], int]:
+        """Like `score`, with log probabilities: the weight of each token after `tokens[:first + 1]`, and the model's
+        choice after the last one."""
+        raise self.cannot("tell the log probabilities of given tokens")
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
         """Whether the text ends if the model chooses `token` after these tokens."""

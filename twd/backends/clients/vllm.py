@@ -1,6 +1,7 @@
 """vLLM: chats and completions, token ids, and the model's choices at every position of a prompt."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from twd.backends.clients.dialect import GPU_SERVER, chat_body, text_body
 from twd.backends.clients.openai_chunks import ChunkChoice, CompletionChunk
 from twd.backends.clients.openai_compatible import OpenAiClient
 from twd.backends.clients.upstream import SCORES_BYTES_MAX
+from twd.backends.clients.weighing import TOP, TokenWeight, weighed
 from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt
@@ -46,7 +48,8 @@ class VllmClient(OpenAiClient):
             context=listed.context,
             version=version,
             tokens=await self._works(self.tokenize("one two")),
-            score=await self._scores(),
+            score=(scores := await self._scores()),
+            weighs=scores,
             renders=await self._works(self.render(Prompt(messages=[ChatMessage(role="user", content="one")]))),
             note="every check reads the whole prompt again, so it pays for long guesses on short prompts",
         )
@@ -82,12 +85,20 @@ class VllmClient(OpenAiClient):
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
         """One request with the whole text as its prompt."""
-        choice = await self._one_more(tokens, prompt_logprobs=1)
+        weights, choice = await self._weights(tokens, first, 1)
+        return [*(weight.choice for weight in weights), choice]
+
+    async def weigh(self, tokens: Sequence[int], first: int) -> tuple[list[TokenWeight], int]:
+        """The same request, for more tokens of each position."""
+        return await self._weights(tokens, first, TOP)
+
+    async def _weights(self, tokens: Sequence[int], first: int, top: int) -> tuple[list[TokenWeight], int]:
+        choice = await self._one_more(tokens, prompt_logprobs=top)
         told = choice.prompt_logprobs or []
         if len(told) != len(tokens):
             raise self.upstream.broken(f"told the chances of {len(told)} tokens for a prompt of {len(tokens)}")
-        within = [self._likeliest(told[place], tokens[place]) for place in range(first + 1, len(tokens))]
-        return [*within, self._generated(choice)]
+        within = [self._weight(told[place], tokens[place]) for place in range(first + 1, len(tokens))]
+        return within, self._generated(choice)
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
         """Let it choose once more and check whether it stops."""
@@ -111,16 +122,17 @@ class VllmClient(OpenAiClient):
             raise self.upstream.broken("answered without a choice")
         return answer.choices[0]
 
-    def _likeliest(self, told: dict[str, Any] | None, token: int) -> int:
-        """The most likely of the tokens returned for a position; the token of the text itself must be among them."""
+    def _weight(self, told: dict[str, Any] | None, token: int) -> TokenWeight:
+        """The weight of the text's own token, which must be among those returned for its position."""
         try:
             chances = {int(name): float(entry["logprob"]) for name, entry in (told or {}).items()}
         except (TypeError, ValueError, KeyError, OverflowError):
             raise self.upstream.broken("told chances that cannot be read") from None
         if token not in chances:
             raise self.upstream.broken(f"told the chances of other tokens than the prompt's (token {token} is missing)")
-        best = max(chances.values())
-        return min(one for one, chance in chances.items() if chance == best)
+        if not all(map(isfinite, chances.values())):
+            raise self.upstream.broken("told chances that are no numbers")
+        return weighed(chances, token)
 
     def _generated(self, choice: ChunkChoice) -> int:
         """The id of the one generated token."""

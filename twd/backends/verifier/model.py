@@ -38,6 +38,8 @@ class PreparedRemoteJob:
     piece: PieceReader
     end_tokens: frozenset[int]
     seed: int
+    judged: tuple[int, ...] | None = None
+    """The tokens of an answer to be judged."""
 
 
 class VerifyingModel:
@@ -84,12 +86,14 @@ class VerifyingModel:
         self._prompts.prepare(tokens)
         pieces = PieceReader(self.texts)
         self._loop.run(pieces.read(job.resume))
+        judged = None if job.judge is None else tuple(self._loop.run(self.backend.tokenize(job.judge.text)))
         return PreparedRemoteJob(
             tokens=tokens,
             sampler=sampler_for(job, seed, pieces),
             piece=pieces,
             end_tokens=frozenset() if job.ignore_eos else frozenset({END}),
             seed=seed,
+            judged=judged,
         )
 
     def tokenize(self, text: str) -> list[int]:

@@ -8,10 +8,11 @@ from typing import Final
 import msgspec
 
 from twd.backends.clients.base import UNKNOWN, Backend, CompletionWish, whole_grammar
+from twd.backends.clients.weighing import TokenWeight
 from twd.backends.drafter.continuous_stream import ContinuousStream
 from twd.backends.verifier.loop_thread import LoopThread
 from twd.backends.verifier.token_texts import END, PieceReader, TokenTexts
-from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window
+from twd.decoding.window import LEAST_GAP, Logits, Report, Sampler, Score, VerifyResult, Window
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import Grammar, JobSubmitted, Prompt, Sampling
 from twd.wire.prefix import common_prefix
@@ -21,6 +22,9 @@ CHUNK: Final = 256
 PATIENCE_S: Final = 0.25
 """An answer that takes longer than this many seconds is late: other sessions continue without it."""
 _PLAIN: Final = Sampling()
+_GREEDY_ONLY = "a remote target judges only texts of temperature 0 without penalties and grammars"
+_ENDS, _GOES_ON = Score(0.0, 0.0, 0.0), Score(1e4, -1e4, 0.0)
+"""The score of a text's end where the model ends it, too, and where it goes on: no chance of an end is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,8 @@ class RemoteTarget:
             tokens += window.tokens
             verdict.path = list(range(len(window.tokens)))
             return verdict
+        if window.scores:
+            return await self._weigh(session, window, verdict)
         before = [*tokens, *window.tokens[: window.committed]]
         drafts = window.tokens[window.committed :]
         chosen = await self._choose(session, before, drafts)
@@ -186,6 +192,25 @@ class RemoteTarget:
         await session.sampler.pieces.read(verdict.tokens)
         verdict.path = list(range(window.committed + len(chosen) - 1))
         tokens[:] = [*before, *chosen[:-1]]
+        return verdict
+
+    async def _weigh(self, session: _Session, window: Window, verdict: VerifyResult) -> VerifyResult:
+        """Score given tokens: one request for all of them."""
+        if not session.sampler.checks:
+            raise TwdError(FailureCode.UNSUPPORTED, _GREEDY_ONLY, "temperature")
+        before = [*session.tokens, *window.tokens[: window.committed]]
+        given = list(window.tokens[window.committed :])
+        weights, choice = await self._backend.weigh([*before, *given], len(before) - 1)
+        verdict.scores = [_score_of(weight, token) for weight, token in zip(weights, given, strict=True)]
+        verdict.path = list(range(len(window.tokens)))
+        verdict.tokens = given
+        session.tokens[:] = [*before, *given]
+        await self._texts.learn([choice], session.tokens)
+        if window.goes_on:
+            verdict.tokens = [*given, self._texts.ended(choice)]
+        if window.ends:
+            verdict.scores.append(_ENDS if self._texts.ended(choice) == END else _GOES_ON)
+        await session.sampler.pieces.read(verdict.tokens)
         return verdict
 
     async def _choose(self, session: _Session, before: list[int], drafts: Sequence[int]) -> list[int]:
@@ -219,6 +244,11 @@ class RemoteTarget:
             if place >= len(drafts) or choice != drafts[place] or self._texts.ended(choice) == END:
                 break
         return chosen
+
+
+def _score_of(weight: TokenWeight, token: int) -> Score:
+    gap = 0.0 if weight.choice == token else max(LEAST_GAP, weight.choice_logprob - weight.logprob)
+    return Score(gap, max(-1e4, weight.logprob), max(0.0, weight.entropy))
 
 
 async def _stop(session: _Session) -> None:

@@ -1,7 +1,7 @@
 """Trials of drafters: each new drafter drafts for a fixed text, to measure its drafts; one drafter at a time.
 
-A trial is an ordinary job of the speculator itself. It gives way when a user's job arrives, and is repeated later unless
-that job has measured the drafter.
+A trial is a job of the speculator itself. It gives way when a user's job arrives, and is repeated later unless that job
+has measured the drafter.
 """
 
 from twd.wire.base import InstanceId, JobId, ModelId
