@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from twd.drafting.betting import Audit
 from twd.gate.audit import due
-from twd.gate.calibration import profile
+from twd.gate.calibration import audit_file, profile
 from twd.gate.calibration.profile import Conditions, Profile
 from twd.gate.verdict import Rule
 from twd.wire.job import JobSubmitted
@@ -69,7 +69,11 @@ class Trust:
             return
         known = self.standing.get(key)
         if known is None or known.profile.checksum != found.checksum:
-            self.standing[key] = Standing(found, Audit(found.max_error))
+            passed, audit = audit_file.read(self._audits_of(key), found.checksum, found.max_error)
+            self.standing[key] = Standing(found, audit, passed)
+
+    def _audits_of(self, key: tuple[str, str]) -> Path:
+        return audit_file.path_of(profile.path_of(self.home, *key))
 
     def rules(self, job: JobSubmitted, target: str, members: Iterable[str], facts: Facts) -> dict[str, Rule]:
         """The rule of each member for this request. For a member without a rule, every token must be the
@@ -118,9 +122,11 @@ class Trust:
 
     def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:
         """Add the result of an audit; returns the audit counts, and why the profile is closed, or an empty text."""
-        standing = self.standing[task.target, task.member]
+        key = task.target, task.member
+        standing = self.standing[key]
         audit = standing.audit
         audit.learn(wrong)
+        audit_file.write(self._audits_of(key), standing.profile.checksum, standing.passed, audit)
         if not audit.broken or standing.profile.closed:
             return audit, ""
         why = (
