@@ -61,15 +61,11 @@ def test_counts_and_bounds_are_read_again(calibrated: Path) -> None:
 
 
 def test_errors_before_a_restart_count_for_closing(calibrated: Path) -> None:
-    closed = []
-    for _ in range(60):
-        gate = trust(calibrated)
-        if gate.standing["big", "a"].profile.closed:
-            break
-        audit(gate, wrong=True)
-        closed.append(gate.standing["big", "a"].profile.closed)
-    assert closed[-1]
-    assert not closed[0]
+    restarts = 0
+    while not trust(calibrated).standing["big", "a"].profile.closed:
+        audit(trust(calibrated), wrong=True)
+        restarts += 1
+    assert 1 < restarts < 20
 
 
 def test_another_profile_begins_anew(calibrated: Path) -> None:

@@ -110,16 +110,15 @@ inline int64_t other_number(Random & random, int64_t now) {
 inline void spoil(Operation & op, Random & random) {
     ++op.broken;
     ggml_tensor * of = op.tensors[random.upto(int64_t(op.tensors.size())) - 1];
-    const int64_t at = random.upto(GGML_MAX_DIMS) - 1;
+    // ggml itself reads the chosen experts before it asks us, and believes that they are of 32 bits and two dimensions
+    const int64_t at = random.upto(of == op.chosen ? 2 : GGML_MAX_DIMS) - 1;
     switch (random.upto(8)) {
         case 1:
         case 2:
         case 3: of->ne[at] = other_number(random, of->ne[at]); break;
         case 4:
         case 5: of->nb[at] = size_t(other_number(random, int64_t(of->nb[at]))); break;
-        case 6: // ggml itself reads the chosen experts before it asks us, and believes that they are of 32 bits
-            of->type = of == op.chosen ? of->type : random.one_of(WEIGHTS);
-            break;
+        case 6: of->type = of == op.chosen ? of->type : random.one_of(WEIGHTS); break;
         case 7: op.result->op_params[random.upto(3) - 1] = int32_t(random.next()); break;
         default: op.result->src[2 + random.upto(2)] = random.one_in(2) ? nullptr : op.tensors[0]; // the mask or the sinks
     }
