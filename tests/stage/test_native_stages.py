@@ -1,6 +1,7 @@
 """A real model over real stages and links: the texts and log probabilities of the model in one process, bit for bit."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from tests.ring.rings import Hand, Ring, native_ring
 from twd.decoding.window import Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.slices.engine import StagePlan
+from twd.gguf_tools.model_file import file_hash
+from twd.gguf_tools.slice_cache import cached_slice, find_slice
 from twd.ring.frames import Open, PassFrame, SessionSpec, VoidEpochs, WindowItem
 from twd.stage.native import SlicePlan, load_slice
 from twd.wire.base import ModelId
@@ -48,6 +51,22 @@ def test_a_stage_refuses_to_cut_another_file_than_the_one_that_is_meant(q4_path:
     with pytest.raises(TwdError, match=r"is another file by now .*, not 01234567\); copy the model anew"):
         load_slice(plan, lambda share, stage: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_needs_its_slice_alone(q4_path: Path, tmp_path: Path) -> None:
+    model = file_hash(q4_path)
+    made = cached_slice(q4_path, 0, 4, False, tmp_path)
+    assert find_slice(tmp_path, model, 0, 4, False) == made
+    assert find_slice(tmp_path, model, 0, 5, False) is None
+    plan = SlicePlan(ModelId("m"), made, StagePlan(made, 0, 4, 0, False, ctx_size=256), tmp_path, hash=model)
+    loaded = load_slice(plan, lambda share, stage: None)
+    loaded.engine.close()
+    assert (loaded.held.file_hash, loaded.held.first, loaded.held.end, loaded.held.layers) == (model, 0, 4, 30)
+    with pytest.raises(TwdError, match="another file"):
+        load_slice(replace(plan, hash="0" * 32), lambda share, stage: None)
+    other = replace(plan, stage=replace(plan.stage, first=4, end=8))
+    with pytest.raises(TwdError, match="holds layers 0-4"):
+        load_slice(other, lambda share, stage: None)
 
 
 def spec_of(sampling: Sampling, prompt: list[int], **more: object) -> SessionSpec:

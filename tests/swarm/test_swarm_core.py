@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.swarm.core import COPIES_MAX, HUNG_S, RUN_MAX, SILENT_S, SOURCES_MAX, Picker, Request
+from twd.swarm.core import COPIES_MAX, HUNG_S, LATE_S, RUN_MAX, SILENT_S, SOURCES_MAX, Picker, Request
 
 MIB = 1 << 20
 
@@ -97,8 +97,12 @@ def test_at_the_end_others_are_asked_for_the_same_unit() -> None:
         one.join(name)
         one.tell(name, [0])
     asked = one.decide(0.0)
+    assert len(asked) == 1
+    assert not one.decide(LATE_S / 2), "what comes in time comes once"
+    asked += one.decide(LATE_S)
     assert len(asked) == COPIES_MAX
     assert len({request.source for request in asked}) == COPIES_MAX
+    assert not one.decide(2 * LATE_S)
 
 
 def test_a_silent_source_costs_two_seconds() -> None:

@@ -13,6 +13,8 @@ from tests.signed import signed
 from tests.swarm.swarms import model
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
+from twd.gguf_tools.model_file import file_hash
+from twd.gguf_tools.slice import write_slice
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.reply_decoding import read_answer
@@ -30,14 +32,17 @@ from twd.wire.node import ModelFile, NodeChanged, NodeFacts
 from twd.wire.routes import EVERYTHING, subject_of
 from twd.wire.service import read_lease
 from twd.wire.swarm import (
+    LayerRange,
     PullAnswered,
     PullFailed,
     PullFinished,
     PullUnwanted,
     PullWanted,
     SeedChanged,
+    SliceHere,
     read_door,
     read_files,
+    read_store,
 )
 
 
@@ -288,3 +293,70 @@ async def test_a_pull_that_is_not_wanted_any_more_ends(tmp_path: Path) -> None:
         await world.ask(PullUnwanted(node=NodeId("b"), root=manifest.root))
         assert not b._pulls.running
         assert not (world.home("b") / "models" / path.name).exists()
+
+
+@pytest.fixture
+def real(tmp_path: Path, q4_path: Path) -> Path:
+    """A real model, with room for its manifest beside."""
+    path = tmp_path / q4_path.name
+    path.symlink_to(q4_path)
+    return path
+
+
+@pytest.mark.model
+async def test_layers_go_from_machine_to_machine(tmp_path: Path, real: Path) -> None:
+    quick, layers = file_hash(real), LayerRange(first=4, end=9)
+    async with world_in(tmp_path) as world:
+        a, b, c = [await world.machine(node) for node in "abc"]
+        world.models("a", real, quick)
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        wanted = PullWanted(node=NodeId("b"), hash=quick, layers=layers)
+        assert (await world.ask(wanted)).failure is None
+        await until(lambda: read_store(b.facts()).slices, "the slice is there")
+        (done,) = await world.until(PullFinished)
+        assert isinstance(done, PullFinished)
+        assert (done.hash, done.layers) == (quick, layers)
+        made = world.home("b") / "cache" / "slices" / f"{real.stem}-4-9-{quick}.gguf"
+        assert done.path == str(made)
+        expected = write_slice(real, 4, 9, tmp_path / "expected.gguf", head=False).path
+        assert made.read_bytes() == expected.read_bytes()
+        assert done.fetched_bytes < 16 * UNIT
+        assert read_store(b.facts()).slices == [SliceHere(hash=quick, layers=layers)]
+        assert (await world.ask(wanted)).done
+        assert not list((world.home("b") / "models").iterdir())
+        await a.stop()  # b gives on what it has
+        assert (await world.ask(msgspec.structs.replace(wanted, node=NodeId("c")))).failure is None
+        await until(lambda: read_store(c.facts()).slices, "the slice came from b")
+
+
+@pytest.mark.model
+async def test_what_was_fetched_for_its_layers_is_shared_after_a_restart(tmp_path: Path, real: Path) -> None:
+    quick, layers = file_hash(real), LayerRange(first=4, end=9)
+    async with world_in(tmp_path) as world:
+        a, b = await world.machine("a"), await world.machine("b")
+        world.models("a", real, quick)
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await world.ask(PullWanted(node=NodeId("b"), hash=quick, layers=layers))
+        await world.until(PullFinished)
+        await b.stop()
+        again = await world.machine("b")
+        (shared,) = read_files(again.facts())
+        assert 8 <= shared.have < shared.units
+        for path in (world.home("b") / "cache" / "parts").glob("*/*"):
+            path.unlink()
+        await until(lambda: not read_files(again.facts()), "what was removed is shared no more")
+
+
+async def test_layers_that_nobody_has_are_told_with_the_reason(tmp_path: Path) -> None:
+    layers = LayerRange(first=4, end=9)
+    async with world_in(tmp_path) as world:
+        b = await world.machine("b")
+        wanted = PullWanted(node=NodeId("b"), hash="ab" * 16, layers=layers)
+        assert (await world.ask(wanted)).failure is None
+        (failed,) = await world.until(PullFailed)
+        assert isinstance(failed, PullFailed)
+        assert failed.failure.code is FailureCode.NO_SOURCE
+        (told,) = read_store(b.facts()).fetching
+        assert "no machine of this bus has" in told.problem
+        await world.ask(PullUnwanted(node=NodeId("b"), root="", hash=wanted.hash, layers=layers))
+        assert not read_store(b.facts()).fetching

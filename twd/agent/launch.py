@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from twd.gguf_tools.slice_cache import find_slice
 from twd.process import platform
 from twd.process.fork_server import OURS
 from twd.settings.model import BinariesConfig, PoolConfig
@@ -75,11 +76,11 @@ def cache_argv(folder: Path, pool: PoolConfig) -> tuple[str, ...]:
     return ("--cache", str(folder), "--cache-bytes", str(size))
 
 
-def stage_argv(wanted: ProcessWanted, file: ModelFile, host: str, port: int) -> tuple[str, ...]:
-    """The command line of a stage; it cuts its slice from this machine's own copy of the model."""
+def stage_argv(wanted: ProcessWanted, path: str, host: str, port: int) -> tuple[str, ...]:
+    """The command line of a stage; `path` is this machine's own copy of the model, or the slice alone."""
     stage = wanted.stage
     assert stage is not None
-    own = (*OURS, "run", "stage", "--model", file.path)
+    own = (*OURS, "run", "stage", "--model", path)
     parts = ("--name", stage.model, "--layers", f"{stage.first}-{stage.end}", *(("--head",) if stage.head else ()))
     size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
     types = ("--type-k", stage.type_k, "--type-v", stage.type_v)
@@ -120,14 +121,18 @@ def find_draft_model(wanted: ProcessWanted, models: Sequence[ModelFile], named: 
     raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "drafter.path")
 
 
-def find_model(wanted: ProcessWanted, models: Sequence[ModelFile]) -> ModelFile:
-    """Return this machine's copy of a stage's model; raises where there is none, or only another file of that name."""
+def find_model(wanted: ProcessWanted, models: Sequence[ModelFile], slices: Path) -> str:
+    """Return the path of a stage's model on this machine, or of its slice in the folder `slices`; raises where there is
+    neither."""
     stage = wanted.stage
     if stage is None:
         raise TwdError(FailureCode.BAD_REQUEST, "a stage needs to know its slice", "stage")
     found = next((model for model in models if model.hash == stage.hash), None)
     if found is not None:
-        return found
+        return found.path
+    alone = find_slice(slices, stage.hash, stage.first, stage.end, stage.head)
+    if alone is not None:
+        return str(alone)
     named = next((model for model in models if model.name == stage.file), None)
     text = f"there is no copy of {stage.file} on this machine; put one into a folder of agent.model_dirs"
     if named is not None:

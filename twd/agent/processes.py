@@ -192,7 +192,8 @@ class ManagedProcesses:
     def _prepare(self, wanted: ProcessWanted) -> ManagedProcess:
         if wanted.kind is ProcessKind.STAGE:
             host, port = self._settings.pool.host, self._stage_port()
-            argv = stage_argv(wanted, find_model(wanted, self._models()), host, port)
+            slices = StateFolder(self._settings.home_dir).slices
+            argv = stage_argv(wanted, find_model(wanted, self._models(), slices), host, port)
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         elif wanted.kind is ProcessKind.DRAFTER:
             host, port = "", 0  # others reach it over the bus only

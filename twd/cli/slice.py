@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twd.engine.rpc.tensor_cache import CachedTensors
     from twd.gguf_tools.slice_cache import CachedSlice
     from twd.gguf_tools.slice_layout import SliceFacts
+    from twd.pieces.parts import KeptPart
 
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
@@ -34,7 +35,8 @@ _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 def slice_command(ctx: CliContext, file: str, layers: str, output: str, head: bool, as_json: bool) -> ExitCode:
     """Cut layers A up to, but not including, B out of a GGUF model: `twd slice model.gguf 0-15`.
 
-    Without FILE it lists the slices that are kept, the weights that RPC workers keep, and what they take.
+    Without FILE it lists the slices that are kept, the parts of models that came for their layers, the weights that RPC
+    workers keep, and what they take.
     """
     if not file:
         return _list(ctx.home, as_json)
@@ -102,7 +104,7 @@ def _list(home: StateFolder, as_json: bool) -> ExitCode:
     places = [_Kept.of(one) for one in (home, *homes_of_played(home))]
     held = sorted((one for place in places for one in place.all), key=lambda one: one.used_at)
     if as_json:
-        click.echo(msgspec.json.encode(held, enc_hook=str))
+        click.echo(msgspec.json.encode([_told(one) for one in held]))
         return ExitCode.OK
     rows = table("slice", "on disk", "last used")
     for one in reversed(held):
@@ -115,35 +117,44 @@ def _list(home: StateFolder, as_json: bool) -> ExitCode:
     return ExitCode.OK
 
 
+def _told(one: "CachedSlice | KeptPart | CachedTensors") -> dict[str, object]:
+    return {"path": str(one.path), "disk_bytes": one.disk_bytes, "used_at": one.used_at}
+
+
 class _Kept(NamedTuple):
     """What one home holds."""
 
     home: StateFolder
     slices: "list[CachedSlice]"
+    parts: "list[KeptPart]"
     workers: "list[CachedTensors]"
 
     @classmethod
     def of(cls, home: StateFolder) -> "_Kept":
         from twd.engine.rpc.tensor_cache import by_worker
         from twd.gguf_tools.slice_cache import contents
+        from twd.pieces.parts import PartFolder
 
-        return cls(home, contents(_folder(home)), by_worker(home.weights))
+        parts = PartFolder.of(home.cache, "auto").contents()
+        return cls(home, contents(_folder(home)), parts, by_worker(home.weights))
 
     @property
-    def all(self) -> "list[CachedSlice | CachedTensors]":
-        return [*self.slices, *self.workers]
+    def all(self) -> "list[CachedSlice | KeptPart | CachedTensors]":
+        return [*self.slices, *self.parts, *self.workers]
 
     def lines(self) -> "Iterator[str]":
         yield f"{count(len(self.slices), 'slice')}, {_sum(self.slices)} in {_folder(self.home)}"
+        if self.parts:
+            yield f"parts of {count(len(self.parts), 'model')}, {_sum(self.parts)} in {self.parts[0].folder}"
         if self.workers:
             yield f"weights of {count(len(self.workers), 'worker')}, {_sum(self.workers)} in {self.home.weights}"
 
 
-def _sum(held: "Iterable[CachedSlice | CachedTensors]") -> str:
+def _sum(held: "Iterable[CachedSlice | KeptPart | CachedTensors]") -> str:
     from twd.engine.host_memory.limits import gib
 
     return gib(sum(one.disk_bytes for one in held))
 
 
 def _folder(home: StateFolder) -> Path:
-    return home.cache / "slices"
+    return home.slices

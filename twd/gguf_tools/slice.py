@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from twd.gguf_tools.encode import encode_start, encode_tensor
-from twd.gguf_tools.header import aligned, read_header
+from twd.gguf_tools.header import GgufHeader, aligned, read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_layout import FileRange, SliceFacts, SliceLayout, lay_out, require_sliceable
@@ -35,6 +35,32 @@ class WrittenSlice:
     disk_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """The files of one model that slices are cut from. Partial files do as well, if they hold what the slice needs."""
+
+    files: tuple[Path, ...]
+    hash: str
+    """The hash of the whole model."""
+    stem: str
+    """The model's name in the names of slices."""
+    complete: bool = True
+
+    @classmethod
+    def whole(cls, path: Path) -> "ModelSource":
+        """A complete model on this disk; raises BrokenGguf."""
+        files = shards_of(path)
+        read_header(files[0])  # a missing or broken file is refused with its reason
+        return cls(tuple(files), file_hash(path), files[0].stem)
+
+    def headers(self) -> list[GgufHeader]:
+        """The headers of all files."""
+        return [read_header(file) for file in self.files]
+
+
+Model = Path | ModelSource
+
+
 class DiskFull(TwdError):
     """There is no room for a slice; no part of it is left on disk."""
 
@@ -43,10 +69,15 @@ class DiskFull(TwdError):
         super().__init__(FailureCode.MODEL_LOAD, text)
 
 
-def plan_slice(source: Path, first: int, end: int, *, head: bool) -> SliceLayout:
+def model_source(model: Model) -> ModelSource:
+    """The files of a model that is named by its first file."""
+    return ModelSource.whole(model) if isinstance(model, Path) else model
+
+
+def plan_slice(source: Model, first: int, end: int, *, head: bool) -> SliceLayout:
     """The layout of a slice; raises TwdError if this model or this cut is refused."""
-    shards = [read_header(shard) for shard in shards_of(source)]
-    return lay_out(shards, file_hash(source), first, end, head=head)
+    model = model_source(source)
+    return lay_out(model.headers(), model.hash, first, end, head=head)
 
 
 def read_cuts(source: Path) -> CutPoints:
@@ -57,11 +88,12 @@ def read_cuts(source: Path) -> CutPoints:
 
 
 def write_slice(
-    source: Path, first: int, end: int, target: Path, *, head: bool, progress: Share = unheard
+    source: Model, first: int, end: int, target: Path, *, head: bool, progress: Share = unheard
 ) -> WrittenSlice:
     """Write layers `first` to `end` (not included) of `source` to `target`; `head` adds the output matrix."""
+    source = model_source(source)
     layout = plan_slice(source, first, end, head=head)
-    if target.exists() and any(target.samefile(shard) for shard in shards_of(source)):
+    if target.exists() and any(target.samefile(file) for file in source.files):
         raise TwdError(FailureCode.BAD_REQUEST, f"{target} is the model itself; name another file for the slice")
     with _disk_errors(target), _unfinished(target) as file:
         _require_room(target, layout)

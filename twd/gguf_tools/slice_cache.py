@@ -1,7 +1,9 @@
 """A cache of slices that this machine made. Slices are found by model and layers; the longest unused go first."""
 
+import contextlib
 import logging
 import os
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -9,8 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from twd.gguf_tools.header import read_header
-from twd.gguf_tools.inspect import shards_of
-from twd.gguf_tools.slice import PARTIAL, DiskFull, plan_slice, write_slice
+from twd.gguf_tools.slice import PARTIAL, DiskFull, Model, ModelSource, model_source, plan_slice, write_slice
 from twd.gguf_tools.slice_layout import SliceFacts, read_facts
 from twd.kit.progress import Share, unheard
 from twd.process.platform import disk_bytes
@@ -19,6 +20,7 @@ from twd.wire.failures import TwdError
 _log = logging.getLogger("twd.gguf_tools.slice")
 _SHARE_OF_DISK: Final = 4
 _ABANDONED_S: Final = 3600.0
+_NAME: Final = re.compile(r"-(\d+)-(\d+)(-head)?-([0-9a-f]{32})\.gguf\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class CachedSlice:
 
 
 def cached_slice(
-    source: Path,
+    source: Model,
     first: int,
     end: int,
     head: bool,
@@ -42,12 +44,13 @@ def cached_slice(
 ) -> Path:
     """The file of the slice with layers `first` to `end` (not included), written on first use.
 
-    For all layers with the head it returns `source`. After writing, other slices are removed until the cache takes at
-    most `budget_bytes` (0: a quarter of the disk); this slice always stays.
+    For all layers with the head it returns the model's own file. After writing, other slices are removed until the
+    cache takes at most `budget_bytes` (0: a quarter of the disk); this slice always stays.
     """
+    source = model_source(source)
     facts = plan_slice(source, first, end, head=head).facts
-    if facts.whole:
-        return source
+    if facts.whole and source.complete:
+        return source.files[0]
     path = folder / slice_name(source, facts)
     if _is(path, facts):
         os.utime(path)
@@ -63,10 +66,32 @@ def cached_slice(
     return path
 
 
-def slice_name(source: Path, facts: SliceFacts) -> str:
+def slice_name(source: ModelSource, facts: SliceFacts) -> str:
     """The file name of a slice in the cache. It contains the model's hash, so models with the same name differ."""
-    stem = shards_of(source)[0].stem[:80]
-    return f"{stem}-{facts.first}-{facts.end}{'-head' if facts.head else ''}-{facts.model}.gguf"
+    return f"{source.stem[:80]}-{facts.first}-{facts.end}{'-head' if facts.head else ''}-{facts.model}.gguf"
+
+
+def named_slice(name: str) -> tuple[int, int, bool, str] | None:
+    """Layers, head and model hash in the file name of a cached slice; None for another name."""
+    found = _NAME.search(name)
+    return (int(found[1]), int(found[2]), bool(found[3]), found[4]) if found else None
+
+
+def find_slice(folder: Path, model: str, first: int, end: int, head: bool) -> Path | None:
+    """A slice in the cache by its model's hash and its layers, whether or not the model itself is here; else None."""
+    wanted = (first, end, head, model)
+    for path in folder.glob("*.gguf") if folder.is_dir() else ():
+        if named_slice(path.name) != wanted:
+            continue
+        try:
+            facts = read_facts(read_header(path).metadata)
+        except TwdError:  # broken, or removed by another process
+            continue
+        if facts is not None and (facts.first, facts.end, facts.head, facts.model) == wanted:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return path
+    return None
 
 
 def contents(folder: Path) -> list[CachedSlice]:

@@ -32,6 +32,8 @@ _PREFIX: Final = "twd.slice."
 _STAND_IN_ROWS: Final = 32
 _SMALL_LAYER_BYTES: Final = 64 << 20
 _BLOCK: Final = 32
+_APART: Final = 4096
+"""Gaps of so many bytes between tensors are no gaps: they align the tensors."""
 _MATRIX: Final = 2
 
 
@@ -94,6 +96,17 @@ class SliceLayout:
     alignment: int
     fields: list[bytes | FileRange] = field(default_factory=list)
     tensors: list[SliceTensor] = field(default_factory=list)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The [begin, end) of the source file that hold the slice's tensors; neighbours are joined."""
+        places = sorted((one.source.offset, one.source.offset + one.source.size) for one in self.tensors if one.source)
+        joined: list[tuple[int, int]] = []
+        for begin, end in places:
+            if joined and begin <= joined[-1][1] + _APART:
+                joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+            else:
+                joined.append((begin, end))
+        return joined
 
 
 def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, head: bool) -> SliceLayout:

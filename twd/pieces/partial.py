@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -71,7 +71,8 @@ class PartialFile:
             self._check_same(head)
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         found = os.fstat(self.descriptor)
-        self._check_room(found.st_blocks * 512)
+        if not self._some:  # who wants only some bytes checks the room for these
+            self._check_room(found.st_blocks * 512)
         if head is not None and found.st_size == self.checks.size:
             self.have = Bitmap(len(self.checks), raw[_HEAD_BYTES:])
             if found.st_mtime_ns != head.mtime_ns:
@@ -130,6 +131,11 @@ class PartialFile:
     def missing(self) -> Iterator[int]:
         """Yield the missing units."""
         return (index for index in range(len(self.checks)) if index not in self.have)
+
+    def missing_bytes(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Return how many bytes must come so that these ranges are there."""
+        wanted = {index for begin, end in ranges for index in self.checks.of_range(begin, end)}
+        return sum(self.checks.place(index)[1] for index in wanted if index not in self.have)
 
     # -- on the disk -----------------------------------------------------------------------------
 
@@ -205,6 +211,27 @@ def _umask() -> int:
 
 def look(target: Path) -> Found | None:
     """Return what is here of a partial file; None if there is none."""
+    read = _read(target)
+    if read is None:
+        return None
+    head, bitmap = read
+    return Found(bitmap.count, bitmap.length, head.name, head.some)
+
+
+def closed_units(target: Path) -> Bitmap | None:
+    """Return the units of a partial file that nobody changed since it was closed in order; None for any other."""
+    read = _read(target)
+    if read is None:
+        return None
+    head, bitmap = read
+    try:
+        found = part_of(target).stat()
+    except OSError:
+        return None
+    return bitmap if (found.st_size, found.st_mtime_ns) == (head.size, head.mtime_ns) else None
+
+
+def _read(target: Path) -> tuple[_Head, Bitmap] | None:
     try:
         raw = bitmap_of(target).read_bytes()
     except OSError:
@@ -212,5 +239,4 @@ def look(target: Path) -> Found | None:
     head = read_as(_Head, raw[:_HEAD_BYTES].rstrip(b"\0 \n"))
     if head is None or head.unit < 1:
         return None
-    units = -(-head.size // head.unit)
-    return Found(Bitmap(units, raw[_HEAD_BYTES:]).count, units, head.name, head.some)
+    return head, Bitmap(-(-head.size // head.unit), raw[_HEAD_BYTES:])

@@ -80,6 +80,8 @@ class StateFolder:
         self.cache = path / "cache"
         self.weights = self.cache / "weights"
         """The weights that RPC workers received, each worker in a folder of its own."""
+        self.slices = self.cache / "slices"
+        """Slices of models, each a file of its own."""
         self.models = path / "models"
         self._lock_file = self.run / "lock"
         self._instance_file = self.run / "instance.json"

@@ -349,6 +349,10 @@ class SwarmConfig(SettingSection, frozen=True):
     signers: Annotated[
         tuple[str, ...], about("Public nkeys whose signed manifests alone are believed; empty: all manifests.")
     ] = ()
+    disk_gib: Annotated[
+        Auto | Annotated[float, Meta(ge=0)],
+        about("Most GiB of parts of models that came for their layers; auto: a quarter of the disk."),
+    ] = "auto"
     accept: Annotated[bool, about("Take models in when asked to, though this machine lends nothing to a pool.")] = False
 
     def __post_init__(self) -> None:

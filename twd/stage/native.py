@@ -1,4 +1,5 @@
-"""A stage that computes with llama.cpp in this process; its slice is cut from this machine's own copy of the model."""
+"""A stage that computes with llama.cpp in this process; its slice is cut from this machine's own copy of the model, or
+came without it."""
 
 import sys
 import threading
@@ -10,10 +11,12 @@ from twd.decoding.window import Report, Sampler
 from twd.engine.build import engine_build
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.slices.report import CheckedText
+from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice
-from twd.kit.progress import Progress
+from twd.gguf_tools.slice_layout import read_facts
+from twd.kit.progress import Progress, Share
 from twd.kit.service import ServiceContext
 from twd.process.core_plan import EngineRole
 from twd.process.core_registry import OwnCores
@@ -82,23 +85,11 @@ class SlicePlan:
 
 
 def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
-    """Cut the slice unless it is cached, load it, measure its passes; return it."""
+    """Cut the slice unless it is here already, load it, measure its passes; return it."""
     began = time.monotonic()
-    wanted, hash_ = plan.stage, file_hash(plan.source)
-    if plan.hash not in ("", hash_):
-        text = f"{plan.source} is another file by now ({hash_[:8]}, not {plan.hash[:8]}); copy the model anew"
-        raise TwdError(FailureCode.MODEL_LOAD, text)
-    layers = wanted.layers or inspect(plan.source).layers
-    wanted = replace(wanted, layers=layers, end=wanted.end or layers)
     assert plan.folder is not None
-    path = cached_slice(
-        plan.source,
-        wanted.first,
-        wanted.end,
-        wanted.head,
-        plan.folder,
-        progress=lambda share: progress(_CUT * share, "cutting the slice"),
-    )
+    path, hash_, wanted = _slice_of(plan, lambda share: progress(_CUT * share, "cutting the slice"))
+    layers = wanted.layers
     engine = NativeSlice.load(
         replace(wanted, path=path), lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage)
     )
@@ -121,6 +112,28 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     return LoadedSlice(held, engine, timing, engine_build(), engine.settings, load_ms, engine.model.offloads)
 
 
+def _slice_of(plan: SlicePlan, progress: Share) -> tuple[Path, str, StagePlan]:
+    """Return the file of the slice, the hash of its model, and the stage with all numbers filled in.
+
+    The source is a whole model, or a slice that came without its model.
+    """
+    wanted = plan.stage
+    facts = read_facts(read_header(plan.source).metadata) if plan.source.suffix == ".gguf" else None
+    hash_ = facts.model if facts is not None else file_hash(plan.source)
+    if plan.hash not in ("", hash_):
+        text = f"{plan.source} is another file by now ({hash_[:8]}, not {plan.hash[:8]}); copy the model anew"
+        raise TwdError(FailureCode.MODEL_LOAD, text)
+    if facts is not None:
+        if not wanted.end and not wanted.head:
+            wanted = replace(wanted, first=facts.first, end=facts.end, head=facts.head)
+        return plan.source, hash_, replace(wanted, layers=facts.layers, end=wanted.end or facts.end)
+    layers = wanted.layers or inspect(plan.source).layers
+    wanted = replace(wanted, layers=layers, end=wanted.end or layers)
+    assert plan.folder is not None
+    path = cached_slice(plan.source, wanted.first, wanted.end, wanted.head, plan.folder, progress=progress)
+    return path, hash_, wanted
+
+
 def loader(plan: SlicePlan) -> Load:
     """Return the function that loads this slice; the service chooses its thread."""
     return lambda progress: load_slice(plan, progress)
@@ -128,7 +141,7 @@ def loader(plan: SlicePlan) -> Load:
 
 def native_stage(ctx: ServiceContext, settings: Settings, plan: SlicePlan, address: StageAddress) -> StageService:
     """Return a stage service whose links follow the settings."""
-    plan = plan if plan.folder else replace(plan, folder=StateFolder(settings.home_dir).cache / "slices")
+    plan = plan if plan.folder else replace(plan, folder=StateFolder(settings.home_dir).slices)
     sys.setswitchinterval(SWITCH_S)
     rules = LinkRules(key=settings.pool.key, trusted_lan=settings.pool.trusted_lan)
     cores = OwnCores(EngineRole.STAGE, plan.model, plan.stage.threads)

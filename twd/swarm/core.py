@@ -24,6 +24,8 @@ HUNG_S: Final = 15.0
 """After so many seconds without a byte, a request is given up."""
 PAUSE_S: Final = 1.0
 PAUSE_MAX_S: Final = 30.0
+LATE_S: Final = 0.3
+"""A request that runs for so many seconds may be late; units of others are requested only once."""
 COPIES_MAX: Final = 2
 """The most requests for the same unit at one time."""
 
@@ -130,6 +132,11 @@ class Picker:
     def hashed(self, index: int) -> None:
         """Note that the hash of a unit is known: now any source may send it."""
         self._hashed[index] = True
+
+    def want(self, indexes: Iterable[int]) -> None:
+        """Request more units."""
+        self._missing |= _mask(self.units, indexes)
+        self.left = int(self._missing.sum())
 
     def came(self, request: Request, now: float) -> None:
         """Note that the next unit of a request came completely; it is not checked yet."""
@@ -249,7 +256,7 @@ class Picker:
             first, count = self._run(free, self._length(source, sources))
         else:  # the end of a pull: units that other sources were asked for are requested here, too
             mine = _mask(self.units, (index for request in source.requests for index in request.open))
-            twice = can & (self._asked < COPIES_MAX) & ~mine
+            twice = can & (self._asked < COPIES_MAX) & ~mine & self._late(source, now)
             if not twice.any():
                 return None
             first, count = self._run(twice, 1)
@@ -257,6 +264,13 @@ class Picker:
         source.requests.append(request)
         self._asked[first : first + count] += 1
         return request
+
+    def _late(self, source: Known, now: float) -> Mask:
+        """Return the units that come so slowly that this source would probably send them sooner."""
+        patience = max(LATE_S, 2 * self.unit_bytes / source.pace if source.pace else 0.0)
+        running = (request for other in self.sources.values() for request in other.requests)
+        late = (request for request in running if now - request.began >= patience)
+        return _mask(self.units, (index for request in late for index in request.open))
 
     def _length(self, source: Known, sources: int) -> int:
         """Return the number of units for one request, by the source's speed, and so that all sources have work."""

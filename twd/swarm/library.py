@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from twd.pieces.names import part_of
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
@@ -54,6 +55,12 @@ class Library:
             text = f"{found.path.name} changed while it was shared; its seeder must make the manifest again"
             raise TwdError(FailureCode.WRONG_BYTES, text)
         return found
+
+    def drop_removed(self) -> None:
+        """Stop to share partial files that were removed: their bytes leave the disk only then."""
+        for shared in self:
+            if not shared.have.complete and not part_of(shared.path).exists() and not shared.path.exists():
+                self.drop(shared)
 
     def close(self) -> None:
         """Stop to share all files."""

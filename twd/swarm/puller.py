@@ -27,6 +27,7 @@ JUDGED_MAX: Final = 12
 JUDGES: Final = 2
 RATE_S: Final = 5.0
 T = TypeVar("T")
+Ranges = Sequence[tuple[int, int]]
 
 
 class Progress(NamedTuple):
@@ -73,18 +74,20 @@ class Pull:
         *,
         shared: Shared | None = None,
         parallel: int = 4,
-        ranges: Sequence[tuple[int, int]] | None = None,
+        ranges: Ranges | None = None,
         sha256: str = "",
         pace: Pace | None = None,
         hooks: Hooks | None = None,
         patience_s: float = NOBODY_S,
+        then: Callable[[], Ranges] | None = None,
     ) -> None:
         """`ranges`: pull only the units with these bytes; the file stays partial.
 
+        `then`: called in a thread when these are there, returns the ranges that are pulled next.
         `sha256`: checked over the whole file at the end, if its unit hashes came from a hub's bytes.
         """
         self.file, self._shared, self._sha256, self._patience_s = file, shared, sha256, patience_s
-        self._only = ranges
+        self._only, self._then = None if ranges is None else list(ranges), then
         self._hooks, self._pace, self.counts = hooks or Hooks(), pace or Pace(), Counts()
         checks = file.checks
         wanted = [index for index in self._wanted() if index not in file.have]
@@ -163,6 +166,9 @@ class Pull:
         """Run until all is there; at the end the partial file is closed or renamed in any case."""
         try:
             await self._until_there()
+            while self._then is not None and self._fatal is None:
+                await self._widen()
+                await self._until_there()
             await self._tasks.close()
             await self._finish()
         finally:
@@ -170,6 +176,14 @@ class Pull:
             await asyncio.to_thread(self._threads.shutdown)
             if self.file.descriptor >= 0:
                 await asyncio.to_thread(self.file.close)
+
+    async def _widen(self) -> None:
+        """Pull more ranges, now that the first ones are there."""
+        assert self._then is not None
+        then, self._then = self._then, None
+        more = await self._in_thread(then)
+        self._only = [*(self._only or ()), *more]
+        self.sampler.want(index for index in self._wanted() if index not in self.file.have)
 
     async def _until_there(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -19,7 +19,7 @@ from twd.swarm.pace import Pace
 from twd.swarm.peer import Peer, Peers
 from twd.swarm.puller import Hooks
 from twd.swarm.shared import Shared
-from twd.swarm.transfer import Transfer, is_here, target_in
+from twd.swarm.transfer import Transfer, WantedLayers, is_here, target_in
 from twd.wire.base import Event, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.swarm import PeerBanned, PullAnswered, PullFailed, PullFinished, PullProgressed, PullWanted, SharedFile
@@ -65,6 +65,8 @@ class Pulls:
         self._settings, self._pace, self._teller = settings, pace, teller
         self._running: dict[str, Transfer] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._layered: list[Transfer] = []
+        """The transfers of jobs that fetch layers alone."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
 
     @property
@@ -76,8 +78,7 @@ class Pulls:
 
     async def begin(self, event: PullWanted, dest: Path, machines: Sequence[Machine]) -> PullAnswered:
         """Start to pull a file, unless it is here or being pulled; returns the answer to the request."""
-        manifest = await self._manifest(event, machines)
-        check_signer(manifest, self._settings.signers)
+        manifest = await self.manifest(event, machines)
         target = target_in(dest, manifest.filename)
         answer = PullAnswered(
             node=self._teller.node,
@@ -92,8 +93,15 @@ class Pulls:
             self.meet(machines)
         return answer
 
+    async def manifest(self, event: PullWanted, machines: Sequence[Machine]) -> Manifest:
+        """Return the manifest of the wanted file; raises TwdError where nobody has the file, or its signer is none of
+        ours."""
+        manifest = await self._manifest(event, machines)
+        check_signer(manifest, self._settings.signers)
+        return manifest
+
     async def _manifest(self, event: PullWanted, machines: Sequence[Machine]) -> Manifest:
-        own = self._library.find(event.root) if event.root else None
+        own = self._own(event)
         if own is not None:
             return own.manifest
         found = find_file(machines, event.root, event.file, event.hash)
@@ -101,7 +109,7 @@ class Pulls:
         give_up = time.monotonic() + ADMITTED_S
         while True:
             problems = []
-            for machine, one in found:
+            for machine, one in sorted(found, key=lambda pair: not pair[1].root):  # the others must read it first
                 try:
                     return await self._manifest_from(machine, one)
                 except TwdError as error:
@@ -109,6 +117,17 @@ class Pulls:
             if time.monotonic() > give_up:
                 raise TwdError(FailureCode.NO_SOURCE, "; ".join(problems[:4]))
             await asyncio.sleep(AGAIN_S)
+
+    def _own(self, event: PullWanted) -> Shared | None:
+        if event.root:
+            return self._library.find(event.root)
+        named = (shared for shared in self._library if event.hash and shared.manifest.quick_hash == event.hash)
+        return next(named, None)
+
+    def whole(self, quick_hash: str) -> Path | None:
+        """Return the whole file with this quick hash, if it is here."""
+        files = (shared for shared in self._library if shared.have.complete and shared.fit())
+        return next((shared.path for shared in files if shared.manifest.quick_hash == quick_hash), None)
 
     async def _manifest_from(self, machine: Machine, one: SharedFile) -> Manifest:
         where = f"{one.root}/manifest" if one.root else f"by-hash/{one.hash}"
@@ -134,6 +153,31 @@ class Pulls:
         self._teller.tell_seed(transfer.shared)
         self._work[manifest.name] = self._tasks.start(f"pull {manifest.filename}", self._run(transfer))
 
+    def begin_layers(
+        self, manifest: Manifest, target: Path, wanted: WantedLayers, machines: Sequence[Machine]
+    ) -> Transfer:
+        """Make a transfer of some layers; the caller runs it."""
+        hooks = Hooks(banned=lambda name, reason, unit: self._banned(manifest, name, reason, unit))
+        transfer = Transfer(
+            manifest,
+            target,
+            library=self._library,
+            parallel=self._settings.parallel,
+            pace=self._pace,
+            hooks=hooks,
+            layers=wanted,
+            patience_s=PATIENCE_S,
+        )
+        self._layered.append(transfer)
+        self._teller.tell_seed(transfer.shared)
+        self.meet(machines)
+        return transfer
+
+    def end_layers(self, transfer: Transfer) -> None:
+        """Give a transfer of layers no more sources."""
+        self._layered.remove(transfer)
+        self._teller.tell_seed(transfer.shared)
+
     def go_on(self, folders: Iterable[Path]) -> None:
         """Continue the transfers that were running when the service ended."""
         for bitmap in [one for folder in folders for one in folder.glob(f"*{BITMAP}")]:
@@ -153,7 +197,8 @@ class Pulls:
     def meet(self, machines: Sequence[Machine]) -> None:
         """Use the machines that have units of running transfers as sources; drop those that are gone."""
         urls = {machine.url for machine in machines}
-        for root, transfer in self._running.items():
+        for transfer in (*self._running.values(), *self._layered):
+            root = transfer.manifest.name
             for name in transfer.pull.names():
                 if name not in urls:
                     transfer.pull.drop(name)
@@ -245,8 +290,8 @@ def _check_one(event: PullWanted, found: Sequence[tuple[Machine, SharedFile]], m
         there = sorted({one.file for machine in machines for one in machine.files})
         listed = f"; there is: {', '.join(there[:8])}" if there else "; no machine of this bus shares any"
         raise TwdError(FailureCode.NO_SOURCE, f"no machine of this bus has {name!r}{listed}")
-    different = {one.root or one.hash for _, one in found}
-    if len(different) > 1:
+    roots, hashes = {one.root for _, one in found if one.root}, {one.hash for _, one in found if one.hash}
+    if len(roots) > 1 or len(hashes) > 1:
         listed = ", ".join(sorted(f"{one.root[:12] or one.hash[:12]} at {machine.node}" for machine, one in found))
         text = f"several files are called {name!r}: {listed}; name the one that is meant by its root"
         raise TwdError(FailureCode.BAD_REQUEST, text, "file")

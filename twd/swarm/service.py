@@ -11,11 +11,15 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, 
 from twd.kit.tasks import every
 from twd.net.addresses import is_loopback, told_host
 from twd.pieces.making import files_of, known_manifest, manifest_for
-from twd.pieces.manifest import Manifest, check_piece_size
+from twd.pieces.manifest import Manifest, check_piece_size, load_manifest
+from twd.pieces.names import manifest_of
+from twd.pieces.parts import PartFolder
+from twd.process.home import StateFolder
 from twd.ring.trust import make_identity
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.layer_pulls import LayerPulls, Wish
 from twd.swarm.library import Library
 from twd.swarm.local_key import make_key, proves
 from twd.swarm.machines import Certificates, Machine, machines_of
@@ -31,6 +35,7 @@ from twd.wire.routes import ROUTE_OF
 from twd.wire.swarm import (
     DOOR_FACT,
     FILES_FACT,
+    STORE_FACT,
     PeerBanned,
     PullAnswered,
     PullFailed,
@@ -40,12 +45,14 @@ from twd.wire.swarm import (
     PullWanted,
     SeedChanged,
     SharedFile,
+    Store,
     SwarmDoor,
     written,
 )
 
 LOOK_S: Final = 1.0
 TELL_S: Final = 0.5
+SLICES_MAX: Final = 512
 
 
 class Swarm(Service):
@@ -79,9 +86,13 @@ class Swarm(Service):
         self._seeder = Seeder(self._library, swarm.upload_mib_s, make=self._made)
         self._peers = Peers(swarm.token)
         self._pulls = Pulls(self._library, self._peers, self._certificates, swarm, Pace(swarm.download_mib_s), self)
+        folder = StateFolder(home)
+        parts = PartFolder.of(folder.cache, swarm.disk_gib)
+        self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         await self._open_ports()
         await self._look()
         await self._read_models()
+        await self._share_parts(parts)
         self.tasks.start("look", every(LOOK_S, self._look))
         self.tasks.start("tell", every(TELL_S, self._tell))
         self._pulls.go_on(self._folders())
@@ -108,6 +119,7 @@ class Swarm(Service):
 
     async def teardown(self) -> None:
         """Stop all pulls, and close the ports."""
+        await self._layers.close()
         await self._pulls.close()
         await self._peers.close()
         await self._seeder.close()
@@ -117,7 +129,21 @@ class Swarm(Service):
         """Return where this machine gives files, and which."""
         door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
         pulling = [one.manifest.filename for one in self._pulls.running]
-        return {"url": self.url, "pulling": pulling, FILES_FACT: written(self._files()), **door}
+        told = {FILES_FACT: written(self._files()), STORE_FACT: written(self._store())}
+        return {"url": self.url, "pulling": pulling, **told, **door}
+
+    def _store(self) -> Store:
+        return Store(
+            accepts=self._accepts,
+            room_bytes=self._layers.parts.room() // 2,  # a slice is cut beside
+            slices=self._layers.slices()[:SLICES_MAX],
+            fetching=self._layers.fetching(),
+        )
+
+    @property
+    def _accepts(self) -> bool:
+        """Whether others may ask this machine to take models in."""
+        return not is_loopback(self._settings.pool.host) or self._settings.swarm.accept
 
     def _files(self) -> list[SharedFile]:
         read = [
@@ -174,6 +200,18 @@ class Swarm(Service):
                     self._unread[model.hash] = model
         await self.renew_lease()
 
+    async def _share_parts(self, parts: PartFolder) -> None:
+        """Share the partial files that were fetched for their layers earlier."""
+        for one in await asyncio.to_thread(parts.contents):
+            try:
+                manifest = await asyncio.to_thread(load_manifest, manifest_of(one.target))
+                shared = await asyncio.to_thread(Shared.kept, manifest, one.target)
+            except (TwdError, OSError) as error:
+                self.log.warning("%s is not shared: %s", one.path, error)
+                continue
+            if shared is not None:
+                self._library.add(shared)
+
     def _add(self, manifest: Manifest, path: Path) -> None:
         try:
             shared = Shared.whole(manifest, path)
@@ -223,9 +261,10 @@ class Swarm(Service):
             return
         self._certificates.admit(self._machines)
         self._pulls.meet(self._machines)
+        self._library.drop_removed()
 
     async def _tell(self) -> None:
-        for progressed in self._pulls.progressed():
+        for progressed in (*self._pulls.progressed(), *self._layers.progressed()):
             self.emit(progressed)
 
     def said(self, event: Event) -> None:
@@ -255,7 +294,10 @@ class Swarm(Service):
         """Stop a pull."""
 
         async def stop() -> None:
-            await self._pulls.stop(event.root)
+            if event.layers is not None:
+                await self._layers.stop(Wish(event.hash, event.layers))
+            else:
+                await self._pulls.stop(event.root)
             reply(PullAnswered(node=self.ctx.node, root=event.root))
 
         return [Do(f"stop {event.root[:12]}", stop)]
@@ -264,7 +306,10 @@ class Swarm(Service):
         try:
             folder = self._check(event)
             await self._look()
-            answer = await self._pulls.begin(event, folder, self._machines)
+            if event.layers is not None:
+                answer = await self._layers.begin(event, folder if event.dest else None)
+            else:
+                answer = await self._pulls.begin(event, folder, self._machines)
             await self.renew_lease()
         except TwdError as error:
             answer = PullAnswered(node=self.ctx.node, root=event.root, file=event.file, failure=error.failure)
@@ -278,8 +323,7 @@ class Swarm(Service):
         told = path_of(event.dest) if event.dest else self._settings.home_dir / "models"
         if event.proof and proves(self._key, event.proof, event.root, event.file, event.dest):
             return told
-        lends = not is_loopback(self._settings.pool.host)
-        if not lends and not self._settings.swarm.accept:
+        if not self._accepts:
             text = f"{self.ctx.node} lends nothing (pool.host) and does not accept models (swarm.accept: true)"
             raise TwdError(FailureCode.FORBIDDEN, text)
         folder = told if told.is_dir() else told.parent

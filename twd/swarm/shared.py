@@ -14,8 +14,9 @@ from twd.pieces.bitmap import Bitmap
 from twd.pieces.checks import Checks
 from twd.pieces.making import open_model
 from twd.pieces.manifest import Manifest, encode_manifest
+from twd.pieces.names import part_of
 from twd.pieces.page_care import let_go, warm_units
-from twd.pieces.partial import PartialFile
+from twd.pieces.partial import PartialFile, closed_units
 from twd.pieces.source import News
 from twd.pieces.tree import UNIT
 from twd.wire.failures import FailureCode, TwdError
@@ -74,6 +75,14 @@ class Shared:
     def partial(cls, manifest: Manifest, file: PartialFile) -> "Shared":
         """Return a share of a partial file."""
         return cls(manifest, file.target, os.dup(file.descriptor), file.have)
+
+    @classmethod
+    def kept(cls, manifest: Manifest, target: Path) -> "Shared | None":
+        """Return a share of a partial file that nobody pulls now; None if it was not closed in order."""
+        have = closed_units(target)
+        if have is None or len(have) != len(Checks.of(manifest)):
+            return None
+        return cls(manifest, target, os.open(part_of(target), os.O_RDONLY | os.O_CLOEXEC), have)
 
     @property
     def name(self) -> str:

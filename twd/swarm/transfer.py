@@ -1,19 +1,22 @@
 """One file from its manifest to its final name: the partial file, the pull, and the share for others meanwhile."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from twd.pieces.checks import Checks
+from twd.pieces.layers import header_ranges, layer_ranges
 from twd.pieces.making import known_manifest, make_manifest
 from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.partial import PartialFile
+from twd.pieces.parts import PartFolder
 from twd.swarm.library import Library
 from twd.swarm.pace import Pace
-from twd.swarm.puller import Hooks, Pull
+from twd.swarm.puller import Hooks, Pull, Ranges
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.swarm import LayerRange
 
 
 def target_in(dest: Path, filename: str) -> Path:
@@ -40,6 +43,13 @@ def is_here(target: Path, manifest: Manifest) -> bool:
     raise TwdError(FailureCode.BAD_REQUEST, text)
 
 
+class WantedLayers(NamedTuple):
+    """The layers that a transfer fetches alone, and the folder of partial files that it must keep to."""
+
+    layers: LayerRange
+    parts: PartFolder
+
+
 class Transfer:
     """Continues a partial file or begins a new one. Raises TwdError or OSError if it cannot begin."""
 
@@ -52,9 +62,12 @@ class Transfer:
         parallel: int = 4,
         pace: Pace | None = None,
         hooks: Hooks | None = None,
-        ranges: Sequence[tuple[int, int]] | None = None,
+        ranges: Ranges | None = None,
         patience_s: float = 30.0,
+        layers: "WantedLayers | None" = None,
     ) -> None:
+        """`ranges` or `layers`: only these; the file stays partial."""
+        ranges = header_ranges(manifest) if layers is not None else ranges
         self.manifest, self.target, self._library = manifest, target, library
         try:
             self.file = PartialFile(target, manifest.name, Checks.of(manifest), some=ranges is not None)
@@ -73,7 +86,14 @@ class Transfer:
             hooks=hooks,
             ranges=ranges,
             patience_s=patience_s,
+            then=(lambda: self._rest_of(layers)) if layers is not None else None,
         )
+
+    def _rest_of(self, wanted: "WantedLayers") -> Ranges:
+        """Return the bytes behind the header that the layers need, and make room for them."""
+        ranges = layer_ranges(self.target, self.manifest, wanted.layers)
+        wanted.parts.make_room(self.file.missing_bytes(ranges), self.target)
+        return ranges
 
     async def run(self) -> None:
         """Run until the file has its final name or all ranges are there; raises why not."""

@@ -15,6 +15,14 @@ Rate = Annotated[float, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
 
 
+class LayerRange(Part, frozen=True):
+    """Some layers of a model: from `first` up to, not including, `end`, and perhaps the output head."""
+
+    first: Count
+    end: Count
+    head: bool = False
+
+
 class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
     """A machine is asked to have a file; asking twice changes nothing."""
 
@@ -30,6 +38,8 @@ class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
     """Only the units that hold these bytes, as [begin, end); empty: the whole file."""
     proof: Annotated[str, Meta(max_length=128)] = ""
     """Shows that who asks may read that machine's state folder: only he names other places than folders of models."""
+    layers: LayerRange | None = None
+    """Only these layers: what holds them is fetched, and a slice is cut from it."""
 
 
 class PullUnwanted(Event, frozen=True, tag="twd.v1.pull.unwanted"):
@@ -37,6 +47,9 @@ class PullUnwanted(Event, frozen=True, tag="twd.v1.pull.unwanted"):
 
     node: NodeId
     root: Root
+    hash: Annotated[str, Meta(max_length=64)] = ""
+    """With `layers`: the quick hash of their model, as no root may be known yet."""
+    layers: LayerRange | None = None
 
 
 class PullAnswered(Event, frozen=True, tag="twd.v1.pull.answered"):
@@ -64,6 +77,9 @@ class PullProgressed(Event, frozen=True, tag="twd.v1.pull.progressed"):
     """None: nothing comes."""
     sources: Count = 0
     banned: Count = 0
+    hash: Annotated[str, Meta(max_length=64)] = ""
+    layers: LayerRange | None = None
+    """Where only some layers of the model with this quick hash are fetched."""
 
 
 class PullFinished(Event, frozen=True, tag="twd.v1.pull.finished"):
@@ -78,6 +94,9 @@ class PullFinished(Event, frozen=True, tag="twd.v1.pull.finished"):
     wasted_bytes: Count = 0
     """Came twice, or was wrong."""
     ms: Count = 0
+    hash: Annotated[str, Meta(max_length=64)] = ""
+    layers: LayerRange | None = None
+    """Where only these were fetched; `path` is the slice then."""
 
 
 class PullFailed(Event, frozen=True, tag="twd.v1.pull.failed"):
@@ -87,6 +106,8 @@ class PullFailed(Event, frozen=True, tag="twd.v1.pull.failed"):
     root: Root
     file: Name
     failure: Failure
+    hash: Annotated[str, Meta(max_length=64)] = ""
+    layers: LayerRange | None = None
 
 
 class SeedChanged(Event, frozen=True, tag="twd.v1.seed.changed"):
@@ -132,9 +153,39 @@ class SwarmDoor(Part, frozen=True):
     """In PEM; empty where the way is not encrypted."""
 
 
+class SliceHere(Part, frozen=True):
+    """A slice that a machine has, whether or not it has the whole model with this quick hash."""
+
+    hash: Annotated[str, Meta(max_length=64)]
+    layers: LayerRange
+
+
+class Fetching(Part, frozen=True):
+    """Layers of a model that a machine fetches now; with a `problem`: that it could not fetch."""
+
+    hash: Annotated[str, Meta(max_length=64)]
+    layers: LayerRange
+    done_bytes: Count = 0
+    total_bytes: Count = 0
+    """0: not known yet."""
+    bytes_s: Rate = 0.0
+    problem: Annotated[str, Meta(max_length=1024)] = ""
+
+
+class Store(Part, frozen=True):
+    """What a machine keeps of models whose files it does not have, and whether it takes more."""
+
+    accepts: bool = False
+    room_bytes: Count = 0
+    """What it may still take: of its disk, and of `swarm.disk_gib`."""
+    slices: list[SliceHere] = []
+    fetching: list[Fetching] = []
+
+
 DOOR_FACT = "door"
 FILES_FACT = "files"
-"""Under these names a swarm's lease keeps its SwarmDoor and its list of SharedFile, as JSON."""
+STORE_FACT = "store"
+"""Under these names a swarm's lease keeps its SwarmDoor, its list of SharedFile, and its Store, as JSON."""
 
 
 def read_door(facts: dict[str, Any]) -> SwarmDoor | None:
@@ -145,6 +196,11 @@ def read_door(facts: dict[str, Any]) -> SwarmDoor | None:
 def read_files(facts: dict[str, Any]) -> list[SharedFile]:
     """Which files it has."""
     return read_as(list[SharedFile], str(facts.get(FILES_FACT, ""))) or []
+
+
+def read_store(facts: dict[str, Any]) -> Store:
+    """What it keeps of other models, and whether it takes more."""
+    return read_as(Store, str(facts.get(STORE_FACT, ""))) or Store()
 
 
 def written(value: object) -> str:

@@ -118,3 +118,28 @@ def test_a_pull_that_was_killed_goes_on(file: Path, tmp_path: Path) -> None:
     last = json.loads(ended.stdout.splitlines()[-1])
     assert target.read_bytes() == file.read_bytes()
     assert last["fetched_bytes"] <= 10 * UNIT
+
+
+@pytest.mark.model
+def test_layers_alone_become_a_slice(
+    q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TWD_HOME", str(tmp_path / "home"))
+    model, folder = tmp_path / q4_path.name, tmp_path / "slices"
+    model.symlink_to(q4_path)
+    folder.mkdir()
+    with seeding(str(model)) as url:
+        pull = ["swarm", "pull", str(folder), "--peer", url, "--layers", "24-30", "--head", "--json"]
+        assert run(pull) == ExitCode.OK
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert run([*pull[:-4], "--layers", "thirty"]) == ExitCode.USAGE
+        assert run([*pull[:-4], "--head"]) == ExitCode.USAGE
+        assert run([*pull[:-4], "--layers", "24-99"]) == ExitCode.CONFIG
+        assert "out of range" in capsys.readouterr().err
+    assert run(["slice", str(model), "24-30", "--head", "-o", str(tmp_path / "whole.gguf")]) == ExitCode.OK
+    assert Path(told["path"]).parent == folder
+    assert Path(told["path"]).read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert told["fetched_bytes"] < model.stat().st_size * 0.7
+    capsys.readouterr()
+    assert run(["slice"]) == ExitCode.OK
+    assert "parts of 1 model, " in capsys.readouterr().out

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
     from twd.cli.swarm.pull import Asked
     from twd.wire.base import Event
-    from twd.wire.swarm import PullAnswered
+    from twd.wire.swarm import LayerRange, PullAnswered
 
 ASK_S: Final = 120.0
 SILENCE_S: Final = 15.0
@@ -41,7 +41,7 @@ async def _pull(ctx: CliContext, asked: "Asked", as_json: bool) -> ExitCode:
         if answer.done:
             click.echo(f"{answer.path} is here already", err=True)
             return ExitCode.OK
-        return await _follow(heard, answer, TransferView(answer.file, as_json), as_json)
+        return await _follow(heard, answer, asked.layers, TransferView(answer.file, as_json), as_json)
 
 
 async def _hear(bus: "NatsBus", heard: "asyncio.Queue[Event]") -> None:
@@ -72,7 +72,7 @@ async def _ask(bus: "NatsBus", ctx: CliContext, asked: "Asked") -> "PullAnswered
     root, file = (asked.manifest, "") if is_root else ("", asked.manifest)
     dest = str(path_of(asked.dest).absolute())
     proof = proof_here(ctx.settings.home_dir, root, file, dest)
-    wanted = PullWanted(node=ctx.here, root=root, file=file, dest=dest, proof=proof)
+    wanted = PullWanted(node=ctx.here, root=root, file=file, dest=dest, proof=proof, layers=asked.layers)
     try:
         answer = read_answer(await bus.request(subject_of(wanted), encode(wanted), timeout_s=ASK_S))
     except BusError as error:
@@ -83,7 +83,13 @@ async def _ask(bus: "NatsBus", ctx: CliContext, asked: "Asked") -> "PullAnswered
     return answer
 
 
-async def _follow(heard: "asyncio.Queue[Event]", answer: "PullAnswered", view: TransferView, as_json: bool) -> ExitCode:
+async def _follow(
+    heard: "asyncio.Queue[Event]",
+    answer: "PullAnswered",
+    layers: "LayerRange | None",
+    view: TransferView,
+    as_json: bool,
+) -> ExitCode:
     from twd.swarm.puller import Progress
     from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 
@@ -94,7 +100,8 @@ async def _follow(heard: "asyncio.Queue[Event]", answer: "PullAnswered", view: T
         except TimeoutError:
             text = f"the swarm service here has said nothing for {SILENCE_S:g} s; see `twd status` and `twd logs`"
             raise CommandError(ExitCode.UNHEALTHY, text) from None
-        if getattr(event, "root", "") != answer.root or getattr(event, "node", "") != answer.node:
+        about = [getattr(event, field, None) for field in ("node", "root", "layers")]
+        if about != [answer.node, answer.root, layers]:
             continue
         match event:
             case PullProgressed():

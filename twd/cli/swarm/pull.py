@@ -13,11 +13,14 @@ from twd.kit.exit_codes import ExitCode
 from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twd.pieces.manifest import Manifest
     from twd.settings.model import SwarmConfig
     from twd.swarm.library import Library
     from twd.swarm.peer import Peers
     from twd.swarm.transfer import Transfer
+    from twd.wire.swarm import LayerRange
 
 
 class Asked(NamedTuple):
@@ -32,6 +35,7 @@ class Asked(NamedTuple):
     host: str
     port: int | None
     stay: bool
+    layers: "LayerRange | None" = None
 
 
 @click.command()
@@ -40,6 +44,8 @@ class Asked(NamedTuple):
 @click.option("--peer", "peers", multiple=True, metavar="URL", help="A seeder; give it for each.")
 @click.option("--parallel", type=click.IntRange(1, 64), help="Requests at the same time.  [default: swarm.parallel]")
 @click.option("--token", default="", help="Bearer token of the seeders.  [default: swarm.token]")
+@click.option("--layers", default="", metavar="A-B", help="Only these layers, B not included: DEST becomes a slice.")
+@click.option("--head", is_flag=True, help="With --layers: with the output head; A-B may then be empty, as in 30-30.")
 @click.option("--verify", is_flag=True, help="Read the whole file once more in the end, and compare its SHA-256.")
 @click.option("--host", default="", help="With --port: where others may take what came already.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Give to others, too, while it comes; 0: a free port.")
@@ -53,41 +59,67 @@ def pull(
     peers: tuple[str, ...],
     parallel: int | None,
     token: str,
+    layers: str,
+    head: bool,
     verify: bool,
     host: str,
     port: int | None,
     stay: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Pull a model to DEST, a file or a folder. Without --peer, the service here finds machines that have it."""
+    """Pull a model to DEST, a file or a folder. Without --peer, the service here finds machines that have it.
+
+    With --layers only the MiBs that hold these layers come, and a slice of them is written to DEST.
+    """
     import sys
 
     from twd.process import platform
 
     settings = ctx.settings.swarm
     token, host = token or settings.token, host or settings.host
-    asked = Asked(dest, manifest, peers, parallel or settings.parallel, token, verify, host, port, stay)
+    only = layer_range(layers, head)
+    asked = Asked(dest, manifest, peers, parallel or settings.parallel, token, verify, host, port, stay, only)
     as_json = as_json or not sys.stdout.isatty()
     if not peers and not manifest.startswith(("http://", "https://")):
         from twd.cli.swarm.ask import pull_by_service
 
         return pull_by_service(ctx, asked, as_json)
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
-        return runner.run(_pull(asked, settings, as_json))
+        return runner.run(_pull(asked, ctx, as_json))
 
 
-async def _pull(asked: Asked, settings: "SwarmConfig", as_json: bool) -> ExitCode:
+def layer_range(layers: str, head: bool) -> "LayerRange | None":
+    """The layers that the options name; None for all of the file."""
+    import re
+
+    from twd.wire.swarm import LayerRange
+
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", layers)
+    if layers and found is None:
+        text = f"--layers {layers!r} is no range; write it as 0-16, the end not included"
+        raise CommandError(ExitCode.USAGE, text)
+    if found is None:
+        if head:
+            raise CommandError(ExitCode.USAGE, "--head says more of --layers: give both, as in `--layers 24-32 --head`")
+        return None
+    return LayerRange(first=int(found[1]), end=int(found[2]), head=head)
+
+
+async def _pull(asked: Asked, ctx: CliContext, as_json: bool) -> ExitCode:
     from twd.pieces.signing import check_signer
     from twd.swarm.library import Library
     from twd.swarm.peer import Peers
 
-    peers, library = Peers(asked.token), Library()
+    peers, library, settings = Peers(asked.token), Library(), ctx.settings.swarm
     try:
         first = await _find(peers, asked)
         await _serve(library, asked, settings)
         for manifest in [first, *await _others(peers, asked, first)]:
             check_signer(manifest, settings.signers)
-            await _one(peers, library, asked, settings, manifest, as_json)
+            if asked.layers is not None:
+                await _layers(peers, library, asked, ctx, manifest, as_json)
+            else:
+                await _one(peers, library, asked, settings, manifest, as_json)
         if asked.stay and asked.port is not None:
             await _until_stopped()
     finally:
@@ -158,7 +190,7 @@ def _none_or_several(asked: Asked, found: dict[str, str], names: dict[str, str],
 
 async def _others(peers: "Peers", asked: Asked, first: "Manifest") -> "list[Manifest]":
     """The manifests of the other files of a split model, where DEST can take them."""
-    if not first.shards or not path_of(asked.dest).is_dir():
+    if not first.shards or asked.layers is not None or not path_of(asked.dest).is_dir():
         return []
     wanted = [shard.root for shard in first.shards if shard.root and shard.root != first.root]
     url = _urls(asked)[0]
@@ -204,13 +236,45 @@ async def _one(
         click.echo(str(target))
 
 
-async def _watched(transfer: "Transfer", view: TransferView) -> None:
-    """Run it, and show how far it is."""
+async def _layers(
+    peers: "Peers", library: "Library", asked: Asked, ctx: CliContext, manifest: "Manifest", as_json: bool
+) -> None:
+    """Pull what some layers need to the folder of partial files, and write the slice."""
+    from twd.gguf_tools.slice import write_slice
+    from twd.pieces.layers import cut_name, partial_source
+    from twd.pieces.parts import PartFolder
+    from twd.swarm.pace import Pace
+    from twd.swarm.peer import Peer
+    from twd.swarm.puller import Hooks
+    from twd.swarm.transfer import Transfer, WantedLayers
+
+    assert asked.layers is not None
+    layers, dest = asked.layers, path_of(asked.dest)
+    parts = PartFolder.of(ctx.home.cache, ctx.settings.swarm.disk_gib)
+    target = parts.target(manifest)
+    hooks = Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
+    pace, only = Pace(ctx.settings.swarm.download_mib_s), WantedLayers(layers, parts)
+    transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks, layers=only)
+    for url in _urls(asked):
+        transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
+
+    def cut() -> Path:
+        path = dest / cut_name(target, manifest, layers) if dest.is_dir() else dest
+        return write_slice(partial_source(target, manifest), layers.first, layers.end, path, head=layers.head).path
+
+    made = await _watched(transfer, TransferView(manifest.filename, as_json), cut)
+    if not as_json:
+        click.echo(str(made))
+
+
+async def _watched(transfer: "Transfer", view: TransferView, cut: "Callable[[], Path] | None" = None) -> Path:
+    """Run it, and show how far it is; returns the file. `cut` writes a slice of what came, and returns its path."""
     from twd.process.run_service import StopRequests, unless
 
     stop = StopRequests(lambda: None)
     stop.watch()
     showing = asyncio.get_running_loop().call_later(0.0, lambda: None)
+    made: Path | None = None
 
     def show() -> None:
         nonlocal showing
@@ -220,17 +284,23 @@ async def _watched(transfer: "Transfer", view: TransferView) -> None:
     show()
     try:
         await unless(stop.asked, transfer.run())
+        if transfer.target.exists():
+            made = transfer.target
+        elif cut is not None and not stop.asked.is_set():
+            made = await asyncio.to_thread(cut)
     finally:
         showing.cancel()
-        counts, done = transfer.pull.counts, transfer.target.exists()
+        counts = transfer.pull.counts
         more = {
             "fetched_bytes": counts.fetched_bytes,
             "wasted_bytes": counts.wasted_bytes,
             "by_source": counts.by_source,
         }
-        view.end(transfer.pull.progress(), "finished" if done else "stopped", path=str(transfer.target), **more)
-    if stop.asked.is_set() and not transfer.target.exists():
+        state = "finished" if made is not None else "stopped"
+        view.end(transfer.pull.progress(), state, path=str(made or transfer.target), **more)
+    if made is None:
         raise CommandError(ExitCode.INTERRUPTED, "stopped; what came is kept, and the same command goes on from there")
+    return made
 
 
 def _verify(target: Path, manifest: "Manifest") -> None:
