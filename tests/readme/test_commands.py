@@ -42,6 +42,7 @@ NOT_RUN = {
     "twd swarm seed big.gguf --token SECRET": SWARM,
     PULL: SWARM,
     CALIBRATE: "asks hundreds of prompts; tests/gate has its parts",
+    "twd up --demo --ring 3 --bare 2": "tests/e2e/test_fetched_layers.py has it",
     "twd bench": "asks for minutes; tests/cli/bench/test_bench_command.py has it with short answers",
 }
 PLAYED = "twd up --demo --ring 2 --link-rtt 20"

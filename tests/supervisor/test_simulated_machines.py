@@ -6,7 +6,7 @@ import pytest
 
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.settings.model import ModelConfig, PoolConfig, Settings
+from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
 from twd.supervisor.simulated_machines import SimulatedMachines, as_node
 
 
@@ -36,3 +36,19 @@ def test_each_machine_has_an_agent_of_its_own_behind_its_link(tmp_path: Path) ->
     assert node.pool.stage_port == 0, "played machines share the ports of one"
     assert str(tmp_path / "models") in node.agent.model_dirs
     assert node.models == models, "their agents find the files where the settings name them"
+
+
+def test_some_machines_may_have_no_models(tmp_path: Path) -> None:
+    played = SimulatedMachines.asked(0, 3, 0.0, 2)
+    assert played is not None
+    assert played.options == ("--ring=3", "--link-rtt=0", "--bare=2")
+    assert [spec.argv[-1] == "--bare" for spec in played.agents()] == [False, True, True]
+    models = {"one": ModelConfig(path=str(tmp_path / "one.gguf"))}
+    drafters = (DrafterConfig(path="quick.gguf", for_model="one"),)
+    settings = played.settings(Settings(home=str(tmp_path), models=models, drafters=drafters))
+    node = as_node(settings, "node-3", bare=True)
+    assert (node.models, node.drafters, node.agent.model_dirs) == ({}, (), ())
+    assert node.swarm.accept
+    for rpc, ring, bare in ((2, 0, 1), (0, 2, 2), (0, 0, 1)):
+        with pytest.raises(CommandError, match="--bare"):
+            SimulatedMachines.asked(rpc, ring, 0.0, bare)

@@ -182,6 +182,7 @@ class AgentService(Service):
             processes=self._processes.facts(),
             link_ms=self._link_s * 1000,
             lends=self._processes.lends,
+            accepts=self._processes.lends or self._settings.swarm.accept,
         )
 
     def _models(self) -> Sequence[ModelFile]:

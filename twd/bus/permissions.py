@@ -127,8 +127,8 @@ ROLES: Final[tuple[BusRole, ...]] = (
     ),
     BusRole(
         "coordinator",
-        reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited),
-        writes=(PlacementDecided, ProcessWanted, ProcessUnwanted),
+        reads=(NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited, PullFinished, PullFailed),
+        writes=(PlacementDecided, ProcessWanted, ProcessUnwanted, PullWanted, PullUnwanted),
         registry=RegistryAccess.READ,
         keys=("coordinator.placement.>", "coordinator.guest.>"),
         claims=("coordinator.active.claim",),

@@ -25,6 +25,7 @@ from twd.supervisor.stage_options import StageChoice, stage_options
 @click.option("--ram-reclaim", type=click.Choice(["off", "on", "auto"]), help="Instead of what the settings say.")
 @click.option("--no-prewarm", is_flag=True, help="Do not read a model's file ahead.")
 @click.option("--node", default="", hidden=True, help="Play a machine of this name.")
+@click.option("--bare", is_flag=True, hidden=True, help="That machine has no models.")
 @click.option("--link-rtt", default=0.0, hidden=True, help="Milliseconds to and from that machine.")
 @stage_options
 @click.pass_obj
@@ -38,6 +39,7 @@ def run_command(
     ram_reclaim: str | None,
     no_prewarm: bool,
     node: str,
+    bare: bool,
     link_rtt: float,
     **stage: Any,
 ) -> ExitCode:
@@ -45,7 +47,7 @@ def run_command(
     from twd.cli.fork_server import fork_off
 
     forks = fork_off() if service == "agent" else None
-    settings = as_node(ctx.with_bus(), node) if node else ctx.with_bus()
+    settings = as_node(ctx.with_bus(), node, bare=bare) if node else ctx.with_bus()
     here = node_id(node) if node else ctx.node
     memory = {"ram_reclaim": ram_reclaim or settings.ram_reclaim, "prewarm": settings.prewarm and not no_prewarm}
     settings = msgspec.structs.replace(settings, **memory)

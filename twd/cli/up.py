@@ -37,6 +37,7 @@ READY_S: Final = 600.0
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
 @click.option("--rpc", default=0, help="The models over so many RPC workers here, as if on other machines.")
 @click.option("--ring", default=0, help="The models over a ring of so many stages here.")
+@click.option("--bare", default=0, help="With --ring: so many of them have no copy of a model, and fetch their layers.")
 @click.option("--link-rtt", default=0.0, type=NumberRange(0.0, 60_000), help="Milliseconds to and from each of them.")
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @click.option("-d", "--detach", is_flag=True, help="Return when all is ready; `twd down` ends it.")
@@ -59,6 +60,7 @@ def up(
     no_models: bool,
     rpc: int,
     ring: int,
+    bare: int,
     link_rtt: float,
     skip_version_check: bool,
     detach: bool,
@@ -68,7 +70,7 @@ def up(
     report: bool,
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
-    played = SimulatedMachines.asked(rpc, ring, link_rtt)
+    played = SimulatedMachines.asked(rpc, ring, link_rtt, bare)
     home = ctx.home
     home.prepare()
     if not report:

@@ -3,6 +3,7 @@ turn it reads the registry and carries out the next actions of the plan."""
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
 from twd.coordinator.agentless_watch import AgentlessWatch
 from twd.coordinator.core.drafters import WantedDrafter, process_name
+from twd.coordinator.core.fetching import pull_name, remarks
 from twd.coordinator.core.machines.agentless_hosts import WorkerKey, claims, losses
 from twd.coordinator.core.machines.computers import counted_once, told_once
 from twd.coordinator.core.memory_ledger import promised
@@ -19,7 +21,18 @@ from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.process_reconciler import idle_drafters
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.readers import READS_FACT, able, better, unable
-from twd.coordinator.core.state import Action, DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState
+from twd.coordinator.core.state import (
+    Action,
+    DecidePlacement,
+    ObservedState,
+    SetAim,
+    StartProcess,
+    StartPull,
+    StopProcess,
+    StopPull,
+    WantedState,
+)
+from twd.coordinator.fetch_requests import ask_for_layers
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import LinkTable
 from twd.coordinator.model_shape import read_shape
@@ -45,6 +58,7 @@ from twd.wire.node import (
 )
 from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement
 from twd.wire.service import ServiceExited, ServiceStarted, read_lease
+from twd.wire.swarm import PullFailed, PullFinished, PullUnwanted, PullWanted
 
 TURN_S: Final = 1.0
 A_MOMENT_S: Final = 0.01
@@ -65,8 +79,8 @@ class CoordinatorService(Service):
     """Decides what runs where, while it holds the coordinators' key."""
 
     name = "coordinator"
-    reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited)
-    writes = (PlacementDecided, ProcessWanted, ProcessUnwanted)
+    reads = (NodeChanged, ProcessStarted, ProcessStopped, ServiceStarted, ServiceExited, PullFinished, PullFailed)
+    writes = (PlacementDecided, ProcessWanted, ProcessUnwanted, PullWanted, PullUnwanted)
 
     def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
         super().__init__(ctx)
@@ -125,7 +139,8 @@ class CoordinatorService(Service):
 
     @property
     def _remarks(self) -> str:
-        return "; ".join([*self._idle_drafters, *told_once(self._observed.nodes.values())])
+        fetched = remarks(self._wanted, self._observed)
+        return "; ".join([*fetched, *self._idle_drafters, *told_once(self._observed.nodes.values())])
 
     def facts(self) -> dict[str, str | int | float | bool | list[str]]:
         """What `twd status` shows."""
@@ -326,6 +341,16 @@ class CoordinatorService(Service):
                 self._observed.basis[place] = basis
                 self.log.info("%s: %s", place, _in_words(decision))
                 self.tasks.start(f"tell {place}", self._tell(decision))
+            case SetAim(place, aim):
+                self._observed.aims[place] = aim
+                if aim.decision is not None:
+                    self.log.info("%s shall go, when its layers have come: %s", place, _in_words(aim.decision))
+            case StartPull(wish):
+                self._observed.tried[wish.node, pull_name(wish.hash, wish.layers)] = self.clock.now()
+                self.tasks.start(f"ask {wish.node} for layers", self._ask_for_layers(wish))
+            case StopPull(wish):
+                self._observed.tried[wish.node, f"stop {pull_name(wish.hash, wish.layers)}"] = self.clock.now()
+                self.tasks.start(f"ask {wish.node} to stop", self._ask_for_layers(wish))
             case StartProcess(wish) | StopProcess(wish):
                 self._observed.tried[wish.node, wish.process] = self.clock.now()
                 self.tasks.start(f"ask {wish.node} {wish.process}", self._ask(wish))
@@ -344,6 +369,10 @@ class CoordinatorService(Service):
             self.log.warning("%s: an answer about %s that makes no sense: %s", wish.node, wish.process, answer.reason)
         elif isinstance(answer, ProcessAnswered) and answer.failure is not None:
             self.log.warning("%s does not run %s: %s", wish.node, wish.process, answer.failure.message)
+        self._news.set()
+
+    async def _ask_for_layers(self, wish: PullWanted | PullUnwanted) -> None:
+        await ask_for_layers(partial(self.ask, timeout_s=ANSWER_S), wish, self.log)
         self._news.set()
 
     # -- hearing -------------------------------------------------------------------------------
@@ -373,6 +402,16 @@ class CoordinatorService(Service):
         return None
 
     def on_process_stopped(self, event: ProcessStopped) -> Effects:
+        """Start the next turn now."""
+        self._news.set()
+        return None
+
+    def on_pull_finished(self, event: PullFinished) -> Effects:
+        """Start the next turn now: a machine has layers that it lacked."""
+        self._news.set()
+        return None
+
+    def on_pull_failed(self, event: PullFailed) -> Effects:
         """Start the next turn now."""
         self._news.set()
         return None

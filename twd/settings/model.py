@@ -281,6 +281,9 @@ class PoolConfig(SettingSection, frozen=True):
     ] = False
     states: Annotated[Literal["f32", "f16"], about("Number format on the wire; f16 is not exact.")] = "f32"
     standby: Annotated[Annotated[int, Meta(ge=0, le=4)], about("Spare copies of each slice that wait ready.")] = 0
+    fetch: Annotated[
+        Literal["auto", "off"], about("Let machines without a model's file fetch the layers that they are to hold.")
+    ] = "auto"
     worker_cache: Annotated[
         Auto | Annotated[float, Meta(ge=0)],
         about("GB of disk for weights that RPC workers here keep; auto: a quarter of the disk; 0: none."),

@@ -8,7 +8,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.process.home import StateFolder
 from twd.process.supervisor import ProcessSpec
-from twd.settings.model import Settings
+from twd.settings.model import GateConfig, Settings
 from twd.supervisor.processes import RUN
 
 NODES_MAX: Final = 16
@@ -21,23 +21,29 @@ class SimulatedMachines(NamedTuple):
     engine: str
     machines: int
     rtt_ms: float
+    bare: int = 0
+    """So many of them, the last ones, have no copy of a model."""
 
     @classmethod
-    def asked(cls, rpc: int, ring: int, rtt_ms: float) -> "SimulatedMachines | None":
+    def asked(cls, rpc: int, ring: int, rtt_ms: float, bare: int = 0) -> "SimulatedMachines | None":
         """Return what the options of `twd up` ask for; None where they ask for no simulation."""
         if rpc and ring:
             raise CommandError(ExitCode.USAGE, "--rpc and --ring exclude each other: keep one")
+        if bare and not 0 < bare < ring:
+            text = "--bare N goes with --ring M, of which one machine has the files at least"
+            raise CommandError(ExitCode.USAGE, text)
         if not rpc and not ring:
             return None
         if not 1 <= rpc + ring <= NODES_MAX or rtt_ms < 0:
             text = f"one machine plays 1 to {NODES_MAX} others, and no link is quicker than 0 ms"
             raise CommandError(ExitCode.USAGE, text)
-        return cls("rpc" if rpc else "ring", rpc or ring, rtt_ms)
+        return cls("rpc" if rpc else "ring", rpc or ring, rtt_ms, bare)
 
     @property
     def options(self) -> tuple[str, ...]:
         """The command-line options that give this value."""
-        return (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
+        told = (f"--{self.engine}={self.machines}", f"--link-rtt={self.rtt_ms:g}")
+        return (*told, f"--bare={self.bare}") if self.bare else told
 
     def settings(self, settings: Settings) -> Settings:
         """Return settings that spread the models evenly over these machines; the machines use the same model files."""
@@ -46,9 +52,12 @@ class SimulatedMachines(NamedTuple):
 
     def agents(self) -> list[ProcessSpec]:
         """Return the process of an agent for each machine."""
-        link = ("--link-rtt", f"{self.rtt_ms:g}")
-        names = [f"node-{number}" for number in range(1, self.machines + 1)]
-        return [ProcessSpec(f"agent.{name}", (*RUN, "agent", "--node", name, *link), node=name) for name in names]
+        return [self._agent(number) for number in range(1, self.machines + 1)]
+
+    def _agent(self, number: int) -> ProcessSpec:
+        name, bare = f"node-{number}", number > self.machines - self.bare
+        argv = (*RUN, "agent", "--node", name, "--link-rtt", f"{self.rtt_ms:g}", *(("--bare",) if bare else ()))
+        return ProcessSpec(f"agent.{name}", argv, node=name)
 
 
 def homes_of_played(home: StateFolder) -> list[StateFolder]:
@@ -56,11 +65,15 @@ def homes_of_played(home: StateFolder) -> list[StateFolder]:
     return [StateFolder(folder) for folder in sorted((home.path / NODES).glob("*"))]
 
 
-def as_node(settings: Settings, name: str) -> Settings:
-    """Return the settings of a simulated machine: with a name, folder and ports of its own."""
+def as_node(settings: Settings, name: str, *, bare: bool = False) -> Settings:
+    """Return the settings of a simulated machine: with a name, folder and ports of its own; `bare`: without models."""
     home = StateFolder(settings.home_dir / NODES / name)
     home.prepare()
     models = (str(settings.home_dir / "models"), *settings.agent.model_dirs)
     agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models, counts_alone=True)
     pool = msgspec.structs.replace(settings.pool, stage_port=0)
-    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool)
+    swarm = msgspec.structs.replace(settings.swarm, port=0, accept=settings.swarm.accept or bare)
+    if bare:
+        agent = msgspec.structs.replace(agent, model_dirs=())
+        settings = msgspec.structs.replace(settings, models={}, backends={}, drafters=(), gate=GateConfig())
+    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool, swarm=swarm)

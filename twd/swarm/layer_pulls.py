@@ -220,10 +220,10 @@ class LayerPulls:
         ]
 
     def fetching(self) -> list[Fetching]:
-        """Return the jobs that run, and those that failed lately."""
+        """Return the jobs that run, and those that failed lately; not those of commands, which say where to write."""
         old = time.monotonic() - FAILED_S
         self._jobs = {wish: job for wish, job in self._jobs.items() if not job.ended_at or job.ended_at > old}
-        return [job.told() for job in self._jobs.values()]
+        return [job.told() for job in self._jobs.values() if not job.event.dest]
 
     def progressed(self) -> Iterator[PullProgressed]:
         """Yield the progress of each job that fetches."""

@@ -178,6 +178,8 @@ class NodeFacts(Part, frozen=True):
     """The round trip to its processes, where connecting to its agent does not tell that."""
     guest: bool = False
     """No agent looks after it: its RPC workers were there already, and the coordinator tells of them."""
+    accepts: bool = False
+    """Others may ask it to take models in."""
     computer: Text = ""
     """The same for all agents on one computer, but for those in networks of their own; empty: this one counts alone."""
 

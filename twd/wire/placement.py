@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.reading import read_as
+from twd.wire.swarm import LayerRange
 
 CERTIFICATE_FACT = "certificate"
 """Under this name a speculator's lease keeps the certificate with which it comes to workers."""
@@ -33,6 +34,17 @@ class Slice(Part, frozen=True):
     """The process that holds it, started by the machine's agent; empty: the one that serves the model."""
 
 
+class Fetch(Part, frozen=True):
+    """Layers that a machine without the model's file must fetch before it can hold them."""
+
+    node: NodeId
+    layers: LayerRange
+    bytes: Count
+    """About how many."""
+    sources: list[NodeId] = []
+    """Who can give them."""
+
+
 class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     """Where a model goes; without slices it fits nowhere, and `missing_bytes` says by how much."""
 
@@ -58,6 +70,8 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     """Which of several that serve the model, each over workers of its own."""
     basis: str = ""
     """A digest of what it rests on: while that stays as it is, the next coordinator changes nothing."""
+    fetches: list[Fetch] = []
+    """What must come first."""
 
     @property
     def place(self) -> str:

@@ -135,6 +135,7 @@ def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]
 def _show_standing(decision: "PlacementDecided", measured: float, as_json: bool) -> ExitCode:
     import msgspec
 
+    from twd.coordinator.core.fetching import fetch_line
     from twd.coordinator.core.forecast import bottleneck
 
     if as_json:
@@ -143,7 +144,7 @@ def _show_standing(decision: "PlacementDecided", measured: float, as_json: bool)
     else:
         click.echo(f"{decision.model}: as it was decided; `twd top` shows how it works")
         _print_decision(decision, len({piece.node for piece in decision.slices}))
-        for line in (bottleneck(decision), *beside_measured(decision, measured)):
+        for line in (fetch_line(decision, {}), bottleneck(decision), *beside_measured(decision, measured)):
             if line:
                 click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
@@ -184,6 +185,7 @@ def _decide(
     command_context: CliContext, model: "WantedModel", nodes: "list[NodeFacts]", entries: "list[LeaseEntry]"
 ) -> "tuple[PlacementDecided, list[str]]":
     """Where the model goes; and in lines what holds it up, and what another machine would bring."""
+    from twd.coordinator.core.fetching import aim, fetch_line
     from twd.coordinator.core.forecast import bottleneck, one_more
     from twd.coordinator.core.machines.configured_devices import all_given
     from twd.coordinator.core.model_placement import decide, with_spares
@@ -198,11 +200,13 @@ def _decide(
     wanted = WantedState(here, InstanceId("plan"), command_context.settings.pool, (model,))
     observed = observed_of(entries, nodes, links, here)
     observed.nodes = all_given(observed.nodes, command_context.settings.pool, here)
-    decision = carried(decide(wanted, observed, model), observed.decided.get(model.name))
+    found = aim(wanted, observed)
+    aimed = found.aim.decision if found is not None else None
+    decision = carried(aimed or decide(wanted, observed, model), observed.decided.get(model.name))
     if command_context.settings.pool.engine == "ring" and not decision.missing_bytes:
         decision = with_spares(wanted, observed, model, decision)
     more = one_more(wanted, without(observed, [model.name]), model, decision)
-    return decision, [line for line in (bottleneck(decision), more) if line]
+    return decision, [line for line in (fetch_line(decision, observed.links), bottleneck(decision), more) if line]
 
 
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:

@@ -27,6 +27,7 @@ from twd.coordinator.core.processes import WantedModel, process_of, stage_of
 from twd.coordinator.core.readers import why_unplanned
 from twd.coordinator.core.standby import filled
 from twd.coordinator.core.state import ObservedState, WantedState
+from twd.coordinator.core.stores import fetchers
 from twd.engine.host_memory.limits import gib
 from twd.settings.model import PoolConfig
 from twd.wire.base import ModelId, NodeId
@@ -34,15 +35,17 @@ from twd.wire.node import CPU, ModelFile, NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
 
 
-def decide(wanted: WantedState, observed: ObservedState, model: WantedModel) -> PlacementDecided:
-    """Return the placement of one model now, or why it has none."""
+def decide(
+    wanted: WantedState, observed: ObservedState, model: WantedModel, *, fetch: bool = False
+) -> PlacementDecided:
+    """Return the placement of one model now, or why it has none. `fetch`: also on machines that must fetch layers."""
     if model.shape is None:
         return _refused(wanted, model, why_unplanned(model, wanted.home, observed.nodes))
     wanted = replace(wanted, home=home_of(wanted, observed, model))
     seen = all_given(observed.nodes, wanted.pool, wanted.home)
     free = free_for(model.name, seen, observed.decided, observed.served)
     nodes = left_for(model.name, free, observed.decided, observed.held)
-    found = _found(nodes, wanted, model, wanted.home)
+    found = _found(nodes, wanted, model, wanted.home, _may_fetch(wanted, observed, model), fetch=fetch)
     home = found.homes.get(wanted.home)
     if home is None:
         return _refused(wanted, model, f"the agent of {wanted.home} is not on the bus; `twd run agent` starts it")
@@ -64,18 +67,33 @@ def with_spares(
     pool, home = wanted.pool, decision.home
     seen = all_given(observed.nodes, pool, home)
     nodes = free_for("", seen, decided, observed.served)
-    devices = with_paces(_found(nodes, wanted, model, home).devices, observed.paces)
+    may_fetch = _may_fetch(wanted, observed, model)
+    devices = with_paces(_found(nodes, wanted, model, home, may_fetch).devices, observed.paces)
     left = left_on(devices, seen, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
 
 
-def _found(nodes: Sequence[NodeFacts], wanted: WantedState, model: WantedModel, home: NodeId) -> UsableDevices:
+def _may_fetch(wanted: WantedState, observed: ObservedState, model: WantedModel) -> dict[NodeId, int]:
+    if wanted.pool.engine != "ring" or wanted.pool.fetch == "off" or model.file is None:
+        return {}
+    return fetchers(observed.nodes.values(), observed.stores, model.file)
+
+
+def _found(
+    nodes: Sequence[NodeFacts],
+    wanted: WantedState,
+    model: WantedModel,
+    home: NodeId,
+    may_fetch: Mapping[NodeId, int],
+    *,
+    fetch: bool = False,
+) -> UsableDevices:
     """Return the devices that may hold layers of a model."""
     pool = wanted.pool
     if model.on_cpus:
         nodes = [facts if facts.guest else msgspec.structs.replace(facts, gpus=[]) for facts in nodes]
         pool = msgspec.structs.replace(pool, gpus=(), workers=())
-    return without_other_files(find_devices(nodes, pool, home), nodes, wanted, model)
+    return without_other_files(find_devices(nodes, pool, home), nodes, wanted, model, may_fetch, fetch=fetch)
 
 
 def home_of(wanted: WantedState, observed: ObservedState, model: WantedModel) -> NodeId:
@@ -115,14 +133,31 @@ def _quickest(devices: Sequence[PlacementDevice]) -> list[PlacementDevice]:
 
 
 def without_other_files(
-    found: UsableDevices, nodes: Sequence[NodeFacts], wanted: WantedState, model: WantedModel
+    found: UsableDevices,
+    nodes: Sequence[NodeFacts],
+    wanted: WantedState,
+    model: WantedModel,
+    may_fetch: Mapping[NodeId, int],
+    *,
+    fetch: bool = False,
 ) -> UsableDevices:
-    """Leave out machines without the right model file: in a ring each machine cuts its slice from its own copy."""
+    """Leave out machines without the right model file: in a ring each machine cuts its slice from its own copy.
+
+    `may_fetch`: machines that may fetch their layers, with the bytes that they may take; with `fetch` they stay.
+    """
     if wanted.pool.engine != "ring" or model.file is None:
         return found
     why = {facts.node: text for facts in nodes if (text := file_problem(facts, model.file))}
-    devices = tuple(device for device in found.devices if device.node not in why)
-    return replace(found, devices=devices, notes=(*found.notes, *(f"{node} is left out: {why[node]}" for node in why)))
+    out = {NodeId(node) for node in why if not (fetch and node in may_fetch)}
+    devices = tuple(_within(device, may_fetch) for device in found.devices if device.node not in out)
+    notes = (f"{node} is left out: {why[node]}" for node in why if node not in may_fetch)
+    return replace(found, devices=devices, notes=(*found.notes, *notes))
+
+
+def _within(device: PlacementDevice, may_fetch: Mapping[NodeId, int]) -> PlacementDevice:
+    """Return a device with no more room than its machine's disk has for layers that it must fetch."""
+    most = may_fetch.get(NodeId(device.node))
+    return device if most is None else replace(device, free=min(device.free, most))
 
 
 def file_problem(facts: NodeFacts, file: ModelFile) -> str:

@@ -10,6 +10,7 @@ from twd.bus.base import LeaseEntry
 from twd.coordinator.core.machines.agentless_hosts import held
 from twd.coordinator.core.measured import paces_of
 from twd.coordinator.core.state import ObservedState
+from twd.coordinator.core.stores import stores_of
 from twd.coordinator.links import LinkTable
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
@@ -70,6 +71,7 @@ def take_in(observed: ObservedState, links: LinkTable, entries: Sequence[LeaseEn
     links.learn_between(ways_between(stages))
     measured = [stage for lease in stages if (stage := read_stage(lease.facts)) is not None]
     observed.paces = paces_of(measured, observed.decided.values())
+    observed.stores = stores_of(_leases(entries, "swarm."))
     return uses
 
 

@@ -7,7 +7,7 @@ import hashlib
 
 import msgspec
 
-from twd.coordinator.core import process_reconciler
+from twd.coordinator.core import fetching, process_reconciler
 from twd.coordinator.core.measured import retimed
 from twd.coordinator.core.memory_ledger import overdrawn, promised
 from twd.coordinator.core.model_placement import decide, file_problem, home_of, with_spares
@@ -15,6 +15,7 @@ from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.readers import holders
 from twd.coordinator.core.standby import carried, promoted, trimmed, wants_more
 from twd.coordinator.core.state import Action, DecidePlacement, ObservedState, WantedState
+from twd.coordinator.core.stores import has_file
 from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
 from twd.wire.placement import PlacementDecided, Slice
@@ -23,11 +24,14 @@ from twd.wire.placement import PlacementDecided, Slice
 def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | None:
     """Return the next action; None when nothing is to do."""
     return (
-        _decide(wanted, observed)
+        fetching.aim(wanted, observed)
+        or _decide(wanted, observed)
         or _stand_by(wanted, observed)
         or _retime(wanted, observed)
         or process_reconciler.stop(wanted, observed, now)
         or process_reconciler.start(wanted, observed, now)
+        or fetching.stop(wanted, observed, now)
+        or fetching.start(wanted, observed, now)
     )
 
 
@@ -37,10 +41,31 @@ def _decide(wanted: WantedState, observed: ObservedState) -> DecidePlacement | N
         if known is not None and fits(known) and (home not in observed.nodes or model.shape is None):
             # Its agent comes back, or its speculator turns up elsewhere; or only another coordinator can read its file.
             continue  # a working placement stays
+        if known is not None and _waits_for_better(observed, model, known):
+            continue
         if known is None or observed.basis.get(model.name) != basis_of(model, observed, known, home, wanted.pool):
-            decision = _taken_over(wanted, observed, model, home) or carried(decide(wanted, observed, model), known)
+            decision = _taken_over(wanted, observed, model, home) or carried(_best(wanted, observed, model), known)
             return DecidePlacement(decision, basis_of(model, observed, decision, home, wanted.pool))
     return None
+
+
+def _best(wanted: WantedState, observed: ObservedState, model: WantedModel) -> PlacementDecided:
+    """Return the aim where all its layers have come; else what fits on machines that have the file, which serves until
+    then; else the aim, whose missing stages start when their layers have come."""
+    aim = observed.aims.get(model.name)
+    aimed = aim.decision if aim is not None else None
+    if aimed is not None and fetching.arrived(observed, model):
+        return msgspec.structs.replace(aimed, fetches=[])
+    now = decide(wanted, observed, model)
+    return aimed if aimed is not None and not fits(now) else now
+
+
+def _waits_for_better(observed: ObservedState, model: WantedModel, known: PlacementDecided) -> bool:
+    """Whether a placement with fetched layers goes on until those of another one have come."""
+    if fetching.pending(observed, model) is None or model.file is None or not fits(known):
+        return False
+    alone = any(not has_file(observed.nodes[p.node], model.file.hash) for p in known.slices if p.node in observed.nodes)
+    return alone and fetching.works(observed, model, known)
 
 
 def _taken_over(
@@ -111,7 +136,10 @@ def basis_of(
     copies = _copies(model, observed, known) if pool.engine == "ring" else []
     if model.shape is None:
         copies = holders(model, observed.nodes)
-    asked = (home, model.ctx, model.sessions, model.problem, model.shape, told, sorted(others.items()), held, copies)
+    aim = observed.aims.get(model.name)
+    aimed = (aim.basis, fetching.arrived(observed, model)) if aim is not None and aim.decision is not None else ()
+    sizes = (model.ctx, model.sessions, model.problem, model.shape)
+    asked = (home, *sizes, told, sorted(others.items()), held, copies, aimed)
     return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
 
 

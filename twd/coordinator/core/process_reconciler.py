@@ -8,9 +8,11 @@ from twd.coordinator.core.drafters import DRAFTERS, WantedDrafter, assigned, pro
 from twd.coordinator.core.memory_ledger import free_for, is_ready, room, total
 from twd.coordinator.core.processes import WantedModel, belongs, standby_wishes, wishes
 from twd.coordinator.core.state import ObservedState, StartProcess, StopProcess, WantedState
+from twd.coordinator.core.stores import has_layers
 from twd.wire.base import NodeId
-from twd.wire.node import NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted
+from twd.wire.node import NodeFacts, ProcessFacts, ProcessUnwanted, ProcessWanted, StageWanted
 from twd.wire.placement import PlacementDecided, Slice
+from twd.wire.swarm import LayerRange
 
 OWN_PREFIXES: Final = ("rpc.pool.", "stage.pool.", DRAFTERS)
 RETRY_S: Final = 5.0
@@ -28,9 +30,16 @@ def start(wanted: WantedState, observed: ObservedState, now: float) -> StartProc
             continue  # its file is unknown here
         if facts is None or any(known.process == due.process for known in facts.processes):
             continue
+        if wanted.pool.fetch != "off" and due.stage is not None and _lacks(observed, facts, due.stage):
+            continue  # its layers have not come yet
         if now - observed.tried.get((due.node, due.process), -inf) >= RETRY_S:
             return StartProcess(due)
     return None
+
+
+def _lacks(observed: ObservedState, facts: NodeFacts, stage: StageWanted) -> bool:
+    layers = LayerRange(first=stage.first, end=stage.end, head=stage.head)
+    return bool(stage.hash) and not has_layers(facts, observed.stores.get(facts.node), stage.hash, layers)
 
 
 def stop(wanted: WantedState, observed: ObservedState, now: float) -> StopProcess | None:

@@ -10,10 +10,12 @@ from twd.coordinator.core.machines.devices import rpc_version
 from twd.coordinator.core.measured import Paces
 from twd.coordinator.core.placement import MachineLink
 from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.stores import Stores
 from twd.settings.model import PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import READY, NodeFacts, ProcessUnwanted, ProcessWanted
 from twd.wire.placement import PlacementDecided
+from twd.wire.swarm import PullUnwanted, PullWanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,12 @@ class ObservedState:
     """Workers of agentless hosts, each with the place of the model whose speculator holds it."""
     paces: Paces = field(default_factory=dict)
     """Measured speeds of devices."""
+    stores: Stores = field(default_factory=dict)
+    """What machines keep of models besides whole files."""
+    storeless_since: dict[NodeId, float] = field(default_factory=dict)
+    """Since when machines are seen without a swarm service."""
+    aims: dict[str, "Aim"] = field(default_factory=dict)
+    """The placement that each model shall have once layers were fetched."""
     _machines: tuple[Mapping[NodeId, NodeFacts], dict[bool, str]] | None = None
 
     def looked(self, now: float) -> None:
@@ -60,6 +68,8 @@ class ObservedState:
             for node, process in seen
             if (key := (node, process.process)) in self.ready_at or process.state == READY
         }
+        without = self.nodes.keys() - self.stores.keys()
+        self.storeless_since = {node: self.storeless_since.get(node, now) for node in without}
 
     def machines(self, by_free: bool) -> str:
         """Return the facts of all machines that a decision depends on: usability, total memory, and with `by_free` free
@@ -94,7 +104,38 @@ class StopProcess:
     wish: ProcessUnwanted
 
 
-Action = DecidePlacement | StartProcess | StopProcess
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """The best placement with machines that fetch layers; None where none of them is needed."""
+
+    decision: PlacementDecided | None
+    basis: str
+    """A hash of what it depends on: it is made again only when that changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetAim:
+    """Remember where a model shall go."""
+
+    place: str
+    aim: Aim
+
+
+@dataclass(frozen=True, slots=True)
+class StartPull:
+    """Ask a machine to fetch layers."""
+
+    wish: PullWanted
+
+
+@dataclass(frozen=True, slots=True)
+class StopPull:
+    """Ask a machine to stop a fetch."""
+
+    wish: PullUnwanted
+
+
+Action = DecidePlacement | StartProcess | StopProcess | SetAim | StartPull | StopPull
 
 
 def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:
@@ -102,6 +143,7 @@ def _machine(facts: NodeFacts, by_free: bool) -> tuple[object, ...]:
         facts.node,
         facts.machine,
         facts.lends,
+        facts.accepts,
         rpc_version(facts),
         facts.memory.total,
         _steps(facts.memory.available) if by_free else 0,

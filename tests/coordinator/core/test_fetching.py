@@ -1,0 +1,283 @@
+"""Machines without a model's file: planned where they can fetch, asked for layers, used when these have come."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from tests.coordinator.machines import DESK, GIB, SHAPE, machine
+from twd.coordinator.core import fetching
+from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.plan import plan
+from twd.coordinator.core.processes import WantedModel
+from twd.coordinator.core.state import (
+    Action,
+    DecidePlacement,
+    ObservedState,
+    SetAim,
+    StartProcess,
+    StartPull,
+    StopPull,
+    WantedState,
+)
+from twd.coordinator.core.stores import SeenStore
+from twd.engine.host_memory.limits import gib
+from twd.settings.model import PoolConfig
+from twd.wire.base import InstanceId, NodeId
+from twd.wire.node import DiskFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.placement import PlacementDecided
+from twd.wire.swarm import Fetching, LayerRange, PullUnwanted, PullWanted, SharedFile, SliceHere, Store
+
+HASH = "ab" * 16
+FILE = ModelFile(name="big", path="/m/big.gguf", size_bytes=20 * GIB, hash=HASH)
+MODEL = WantedModel("big", 4096, 1, SHAPE, file=FILE)
+SHED, BARN = NodeId("shed"), NodeId("barn")
+
+
+def wanting(pool: PoolConfig | None = None, models: Sequence[WantedModel] = (MODEL,)) -> WantedState:
+    return WantedState(DESK, InstanceId("coordinator.desk.x"), pool or PoolConfig(), tuple(models))
+
+
+def with_file(facts: NodeFacts) -> NodeFacts:
+    return msgspec.structs.replace(facts, models=[FILE])
+
+
+def without(name: str, ram: float = 12, disk: float = 100, *, accepts: bool = True) -> NodeFacts:
+    disks = [DiskFacts(path="/", total=int(disk * GIB), free=int(disk * GIB))]
+    return msgspec.structs.replace(machine(name, ram), disks=disks, accepts=accepts)
+
+
+def whole(hash_: str = HASH) -> SeenStore:
+    return SeenStore(Store(room_bytes=50 * GIB), (SharedFile(file="big.gguf", size=20 * GIB, hash=hash_),))
+
+
+def empty(room: float = 50) -> SeenStore:
+    return SeenStore(Store(accepts=True, room_bytes=int(room * GIB)))
+
+
+class Pool:
+    """Machines of a test, and what a coordinator does with them."""
+
+    def __init__(self, *nodes: NodeFacts, wanted: WantedState | None = None, stores: bool = True) -> None:
+        self.wanted = wanted or wanting()
+        self.observed = ObservedState(nodes={facts.node: facts for facts in nodes})
+        if stores:
+            self.observed.stores = {
+                facts.node: whole() if facts.models else empty() for facts in nodes if not facts.guest
+            }
+        self.now = 0.0
+
+    def turn(self, seconds: float = 1.0) -> list[Action]:
+        """What is done in one turn."""
+        self.now += seconds
+        self.observed.looked(self.now)
+        done: list[Action] = []
+        for _ in range(64):
+            action = plan(self.wanted, self.observed, self.now)
+            if action is None:
+                return done
+            done.append(action)
+            self._carry_out(action)
+        raise AssertionError(f"it never comes to rest: {done[-3:]}")
+
+    def _carry_out(self, action: Action) -> None:
+        observed = self.observed
+        match action:
+            case DecidePlacement(decision, basis):
+                observed.decided["big"], observed.basis["big"] = decision, basis
+            case SetAim(place, aim):
+                observed.aims[place] = aim
+            case StartPull(wish):
+                observed.tried[wish.node, fetching.pull_name(wish.hash, wish.layers)] = self.now
+            case StopPull(wish):
+                observed.tried[wish.node, f"stop {fetching.pull_name(wish.hash, wish.layers)}"] = self.now
+            case StartProcess(wish):
+                observed.tried[wish.node, wish.process] = self.now
+                self.run(wish.node, wish.process, wish.kind)
+
+    def run(self, node: NodeId, process: str, kind: ProcessKind) -> None:
+        """A process runs there from now on."""
+        facts = self.observed.nodes[node]
+        more = [*facts.processes, ProcessFacts(process=process, kind=kind, state="ready")]
+        self.observed.nodes = {**self.observed.nodes, node: msgspec.structs.replace(facts, processes=more)}
+
+    def has(self, node: NodeId, *slices: LayerRange, jobs: Sequence[Fetching] = ()) -> None:
+        """What a machine's swarm service tells now."""
+        held = [SliceHere(hash=HASH, layers=one) for one in slices]
+        store = Store(accepts=True, room_bytes=50 * GIB, slices=held, fetching=list(jobs))
+        self.observed.stores = {**self.observed.stores, node: SeenStore(store)}
+
+    @property
+    def decided(self) -> PlacementDecided:
+        return self.observed.decided["big"]
+
+    @property
+    def aim(self) -> PlacementDecided:
+        found = self.observed.aims["big"].decision
+        assert found is not None
+        return found
+
+
+def pulls(actions: Sequence[Action]) -> list[PullWanted]:
+    return [one.wish for one in actions if isinstance(one, StartPull)]
+
+
+def stages(actions: Sequence[Action]) -> set[NodeId]:
+    return {one.wish.node for one in actions if isinstance(one, StartProcess) and one.wish.kind is ProcessKind.STAGE}
+
+
+def test_a_model_without_room_waits_for_a_machine_that_fetches() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"))
+    done = pool.turn()
+    assert {piece.node for piece in pool.decided.slices} == {DESK, SHED}
+    assert stages(done) == {DESK}, "the other one waits for its layers"
+    (wish,) = pulls(done)
+    (piece,) = [piece for piece in pool.decided.slices if piece.node == SHED]
+    assert (wish.node, wish.hash) == (SHED, HASH)
+    assert wish.layers == LayerRange(first=piece.first, end=piece.end, head=piece.head)
+    (fetch,) = pool.decided.fetches
+    assert (fetch.node, fetch.sources, fetch.bytes) == (SHED, [DESK], piece.weight_bytes + piece.other_bytes)
+    assert not pulls(pool.turn()), "it is not asked twice"
+    pool.has(SHED, wish.layers)
+    done = pool.turn()
+    assert stages(done) == {SHED}
+    assert not pool.decided.fetches
+    assert pool.turn() == []
+
+
+def test_what_fits_serves_first_and_the_model_moves_when_the_rest_is_there() -> None:
+    """The desk's graphics card is small, and the shed's is not."""
+    shed = msgspec.structs.replace(without("shed", 64), cpu=msgspec.structs.replace(machine("x").cpu, bandwidth=10**12))
+    pool = Pool(with_file(machine("desk", 64)), shed)
+    done = pool.turn()
+    assert {piece.node for piece in pool.decided.slices} == {DESK}
+    assert SHED in {piece.node for piece in pool.aim.slices}
+    (wish,) = pulls(done)
+    assert wish.layers is not None
+    assert "shed is left out" not in " ".join(pool.decided.notes)
+    assert pool.turn() == []
+    pool.has(SHED, wish.layers)
+    pool.turn()
+    assert SHED in {piece.node for piece in pool.decided.slices}
+    assert pool.turn() == []
+
+
+@pytest.mark.parametrize(
+    "shed",
+    [
+        without("shed", accepts=False),
+        without("shed", disk=0),
+        msgspec.structs.replace(without("shed"), lends=False),
+    ],
+)
+def test_a_machine_that_cannot_fetch_is_left_out(shed: NodeFacts) -> None:
+    pool = Pool(with_file(machine("desk", 12)), shed, stores=False)
+    assert not pulls(pool.turn())
+    assert pool.decided.missing_bytes
+    assert any("shed is left out" in note for note in pool.decided.notes)
+
+
+def test_fetching_can_be_turned_off() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanting(PoolConfig(fetch="off")))
+    assert not pulls(pool.turn())
+    assert "copy the file" in " ".join(pool.decided.notes)
+
+
+def test_no_machine_gets_more_than_its_disk_takes() -> None:
+    pool = Pool(with_file(machine("desk", 20)), without("shed", 20), without("barn", 20))
+    pool.observed.stores = {**pool.observed.stores, SHED: empty(2)}
+    pool.turn()
+    taken = {piece.node: piece.weight_bytes + piece.other_bytes for piece in pool.aim.slices}
+    assert taken.get(SHED, 0) <= 2 * GIB
+
+
+def test_swarm_services_are_started_where_they_are_missing() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), stores=False)
+    assert not pulls(pool.turn())
+    done = pool.turn(fetching.SWARM_S)
+    swarms = {one.wish.node for one in done if isinstance(one, StartProcess) and one.wish.kind is ProcessKind.SWARM}
+    assert swarms == {DESK, SHED}
+    assert not pulls(done), "nobody is there to hear it"
+    pool.observed.stores = {DESK: whole(), SHED: empty()}
+    assert len(pulls(pool.turn())) == 1
+
+
+def test_a_fetch_that_failed_is_told_and_tried_again() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"))
+    (wish,) = pulls(pool.turn())
+    assert wish.layers is not None
+    job = Fetching(hash=HASH, layers=wish.layers, done_bytes=GIB, total_bytes=4 * GIB, bytes_s=1e8)
+    pool.has(SHED, jobs=[job])
+    assert not pulls(pool.turn(60.0))
+    (told,) = fetching.remarks(pool.wanted, pool.observed)
+    assert "25%" in told
+    assert "about 32 s to go" in told
+    pool.has(SHED, jobs=[msgspec.structs.replace(job, problem="the disk of /m is full")])
+    assert len(pulls(pool.turn())) == 1
+    assert any("disk of /m is full" in line for line in fetching.remarks(pool.wanted, pool.observed))
+    assert not pulls(pool.turn(fetching.FAILED_S / 2))
+    assert len(pulls(pool.turn(fetching.FAILED_S))) == 1
+
+
+def test_a_fetch_that_no_model_needs_is_stopped() -> None:
+    pool = Pool(with_file(machine("desk", 64)), without("shed"))
+    stray, foreign = LayerRange(first=3, end=9), Fetching(hash="cd" * 16, layers=LayerRange(first=0, end=1))
+    pool.has(SHED, jobs=[Fetching(hash=HASH, layers=stray), foreign])
+    done = pool.turn()
+    assert [one.wish for one in done if isinstance(one, StopPull)] == [
+        PullUnwanted(node=SHED, root="", hash=HASH, layers=stray)
+    ]
+
+
+def test_fetched_layers_serve_on_while_others_come() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"))
+    (wish,) = pulls(pool.turn())
+    assert wish.layers is not None
+    pool.has(SHED, wish.layers)
+    pool.turn()
+    before = pool.decided
+    quick = msgspec.structs.replace(
+        without("barn", 64), cpu=msgspec.structs.replace(machine("x").cpu, bandwidth=10**12)
+    )
+    pool.observed.nodes = {**pool.observed.nodes, BARN: quick}
+    pool.observed.stores = {**pool.observed.stores, BARN: empty()}
+    done = pool.turn()
+    assert [one.node for one in pulls(done)] == [BARN]
+    assert pool.decided == before
+    pool.has(BARN, *(one.layers for one in pulls(done) if one.layers is not None))
+    pool.turn()
+    assert BARN in {piece.node for piece in pool.decided.slices}
+
+
+def test_a_machine_that_leaves_takes_its_layers_along() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), without("barn"))
+    first = pulls(pool.turn())
+    for one in first:
+        assert one.layers is not None
+        pool.has(one.node, one.layers)
+    pool.turn()
+    gone = first[0].node
+    pool.observed.nodes = {node: facts for node, facts in pool.observed.nodes.items() if node != gone}
+    pool.observed.stores = {node: seen for node, seen in pool.observed.stores.items() if node != gone}
+    done = pool.turn()
+    assert gone not in {piece.node for piece in pool.decided.slices}
+    assert {one.node for one in pulls(done)} == {SHED, BARN} - {gone}
+
+
+def test_split_models_and_other_engines_are_left_as_they_were() -> None:
+    split = replace(MODEL, file=msgspec.structs.replace(FILE, shards=3))
+    for wanted in (wanting(models=[split]), wanting(PoolConfig(engine="rpc"))):
+        pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanted)
+        assert not pulls(pool.turn())
+
+
+def test_how_long_it_takes() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"))
+    pool.turn()
+    size = sum(one.bytes for one in pool.aim.fetches)
+    assert fetching.fetch_seconds(pool.aim, {}) == pytest.approx(size / 100e6)
+    link = MachineLink(bytes_s=1e9, measured=True)
+    words = f"shed: fetch {gib(size)} from desk: about {size / 1e9:.0f} s"
+    assert fetching.fetch_line(pool.aim, {"shed": link}) == words
+    assert not fetching.fetch_line(msgspec.structs.replace(pool.aim, fetches=[]), {})
