@@ -22,7 +22,7 @@ BARE = ("node-2", "node-3")
 def decided(installed: Installed) -> list[str]:
     """The machines that the model's stages are on now."""
     pools = [one["facts"].get("pool", []) for one in installed.status()["services"] if one["service"] == "speculator"]
-    return [str(part).split("/")[0] for part in pools[0]]
+    return [re.split("[/ ]", str(part))[0] for part in pools[0]]
 
 
 def fetched(installed: Installed) -> dict[str, int]:
