@@ -246,8 +246,8 @@ class WorkerConfig(SettingSection, frozen=True):
     gpus: Annotated[tuple[GpuConfig, ...], about("Its devices; empty: what its agent or RPC worker tells.")] = ()
     rpc_port: Annotated[Port, about("Port of its RPC worker; used where no agent of it is on the bus.")] = 50052
     peer_port: Annotated[Port, about("Port of its agent.")] = 9191
-    ssh_user: Annotated[str, about("User for copies and deployment by ssh; nothing uses it yet.")] = ""
-    model_dir: Annotated[str, about("Folder for models on that machine; nothing uses it yet.")] = ""
+    ssh_user: Annotated[str, about("User for copies by ssh.")] = ""
+    model_dir: Annotated[str, about("Folder for models on that machine; `twd distribute` copies them there.")] = ""
 
 
 class LlamaServerConfig(SettingSection, frozen=True):

@@ -4,10 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-UNUSED: Final = (
-    ("moe_placement and moe_hot_profile of models", r"models\..+\.moe_"),
-    ("ssh_user and model_dir of pool.workers", r"pool\.workers\b.*\.(ssh_user|model_dir)$"),
-)
+UNUSED: Final = (("moe_placement and moe_hot_profile of models", r"models\..+\.moe_"),)
 
 
 def unused_hints(given: Iterable[str]) -> Iterator[str]:
