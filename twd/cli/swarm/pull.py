@@ -8,6 +8,7 @@ import click
 
 from twd.cli.common.context import CliContext
 from twd.cli.swarm.transfer_bar import TransferView
+from twd.cli.swarm.watched import watched
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.settings.paths import path_of
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from twd.settings.model import SwarmConfig
     from twd.swarm.library import Library
     from twd.swarm.peer import Peers
-    from twd.swarm.transfer import Transfer
 
 
 class Asked(NamedTuple):
@@ -197,40 +197,11 @@ async def _one(
     transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks)
     for url in _urls(asked):
         transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
-    await _watched(transfer, TransferView(manifest.filename, as_json))
+    await watched(transfer, TransferView(manifest.filename, as_json))
     if asked.verify:
         await asyncio.to_thread(_verify, target, manifest)
     if not as_json:
         click.echo(str(target))
-
-
-async def _watched(transfer: "Transfer", view: TransferView) -> None:
-    """Run it, and show how far it is."""
-    from twd.process.run_service import StopRequests, unless
-
-    stop = StopRequests(lambda: None)
-    stop.watch()
-    showing = asyncio.get_running_loop().call_later(0.0, lambda: None)
-
-    def show() -> None:
-        nonlocal showing
-        view.show(transfer.pull.progress())
-        showing = asyncio.get_running_loop().call_later(0.5, show)
-
-    show()
-    try:
-        await unless(stop.asked, transfer.run())
-    finally:
-        showing.cancel()
-        counts, done = transfer.pull.counts, transfer.target.exists()
-        more = {
-            "fetched_bytes": counts.fetched_bytes,
-            "wasted_bytes": counts.wasted_bytes,
-            "by_source": counts.by_source,
-        }
-        view.end(transfer.pull.progress(), "finished" if done else "stopped", path=str(transfer.target), **more)
-    if stop.asked.is_set() and not transfer.target.exists():
-        raise CommandError(ExitCode.INTERRUPTED, "stopped; what came is kept, and the same command goes on from there")
 
 
 def _verify(target: Path, manifest: "Manifest") -> None:
