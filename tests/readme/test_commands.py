@@ -44,6 +44,7 @@ NOT_RUN = {
     "twd pull org/repo:Q4_K_M --dir ~/models": HUB,
     "twd pull ollama://llama3.2:1b": HUB,
     "twd pull https://example.org/m.gguf": HUB,
+    "twd inspect qwen3:32b-q4_k_m --plan": HUB,
     "twd swarm seed big.gguf --token SECRET": SWARM,
     PULL: SWARM,
     CALIBRATE: "asks hundreds of prompts; tests/gate has its parts",

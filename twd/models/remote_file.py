@@ -91,11 +91,11 @@ class HubSource:
                     raise HubError(SourceTrouble.WRONG, f"{self.name} sends more than was asked for")
                 yield data
 
-    async def beginning(self, length: int = len(MAGIC)) -> bytes:
-        """Return the first bytes of the file; asks a few times."""
+    async def some(self, begin: int, length: int) -> bytes:
+        """Return some bytes of the file at once; asks a few times."""
 
         async def read() -> bytes:
-            return b"".join([data async for data in self.read(0, min(length, self.file.size))])
+            return b"".join([data async for data in self.read(begin, length)])
 
         return await self._client.patiently(read)
 

@@ -8,7 +8,7 @@ import msgspec
 
 from twd.kit.progress import Share, unheard
 from twd.models.client import HubClient
-from twd.models.remote_file import CONNECTIONS, HubSource, RemoteFile, check_magic
+from twd.models.remote_file import CONNECTIONS, MAGIC, HubSource, RemoteFile, check_magic
 from twd.pieces.checks import Checks
 from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manifest_for
 from twd.pieces.manifest import Manifest, write_manifest
@@ -97,7 +97,7 @@ class HubTransfer:
         """Run until the file has its final name; raises why not."""
         try:
             if 0 not in self.file.have:
-                check_magic(self.remote, await self._source.beginning())
+                check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
             self.pull.add(self._source)
         except BaseException:
             await asyncio.to_thread(self.file.close)
