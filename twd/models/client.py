@@ -56,9 +56,14 @@ class HubClient:
     """Requests to one hub and to the servers that it sends us to. Close it in the end."""
 
     def __init__(
-        self, endpoint: str, token: str = "", *, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        endpoint: str,
+        token: str = "",
+        *,
+        offline: bool = False,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.endpoint, self.has_token = endpoint, bool(token)
+        self.endpoint, self._offline = endpoint, offline
         self._token, self._pause = token, pause
         self._session: aiohttp.ClientSession | None = None
 
@@ -93,6 +98,8 @@ class HubClient:
         self, method: str, url: str, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Yield the response of one server, a redirect too; raises HubError for what is neither."""
+        if self._offline:
+            raise HubError(SourceTrouble.REFUSED, f"HF_HUB_OFFLINE is set, so {self.host} is not asked; unset it")
         told = dict(headers or {})
         if self._token and may_have_token(url, self.endpoint):
             told["Authorization"] = f"Bearer {self._token}"

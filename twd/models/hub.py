@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from twd.models.client import HubClient
 from twd.models.environment import HubEnvironment
+from twd.models.hub_cache import files_in_cache
 from twd.models.huggingface import HuggingFace
 from twd.models.ollama import endpoint_of, ollama_files
 from twd.models.spec import HubFile, HubQuant, OllamaModel, Spec
 from twd.models.web import endpoint_of_url, web_files
-from twd.wire.failures import FailureCode, TwdError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,17 +35,19 @@ async def found_on_hub(spec: Spec, environment: HubEnvironment) -> "AsyncIterato
 
 
 def client_for(spec: Spec, environment: HubEnvironment) -> HubClient:
-    """Return a client of the hub that a SPEC names; raises TwdError where no hub may be asked."""
-    if environment.offline:
-        text = "HF_HUB_OFFLINE is set, so no hub is asked; unset it, or name a model that is here"
-        raise TwdError(FailureCode.BAD_REQUEST, text, "HF_HUB_OFFLINE")
+    """Return a client of the hub that a SPEC names."""
+    offline = environment.offline
     if isinstance(spec, HubFile | HubQuant):
-        return HubClient(environment.endpoint, environment.token)
-    return HubClient(endpoint_of(spec.host) if isinstance(spec, OllamaModel) else endpoint_of_url(spec.url))
+        return HubClient(environment.endpoint, environment.token, offline=offline)
+    return HubClient(
+        endpoint_of(spec.host) if isinstance(spec, OllamaModel) else endpoint_of_url(spec.url), offline=offline
+    )
 
 
 async def _files(client: HubClient, spec: Spec, environment: HubEnvironment) -> "list[RemoteFile]":
     if isinstance(spec, HubFile | HubQuant):
+        if environment.offline:
+            return files_in_cache(spec, environment)
         return await HuggingFace(client, environment).files(spec)
     if isinstance(spec, OllamaModel):
         return await ollama_files(client, spec)

@@ -15,11 +15,12 @@ HEADER_BYTES_MAX: Final = 1 << 28
 
 
 async def fetch_headers(client: HubClient, files: Sequence[RemoteFile], folder: Path) -> tuple[Path, int]:
-    """Write the header of each file to `folder`; returns the first one's path, and how many bytes came.
+    """Write the headers that are not in `folder` yet; returns the first file's path, and how many bytes came.
 
     The files have their true sizes, but take room for the headers alone: who reads headers finds whole models.
     """
-    fetched = [await _fetch_header(HubSource(client, file), folder / file.name) for file in files]
+    missing = [file for file in files if not (folder / file.name).exists()]
+    fetched = [await _fetch_header(HubSource(client, file), folder / file.name) for file in missing]
     return folder / files[0].name, sum(fetched)
 
 

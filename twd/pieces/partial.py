@@ -134,6 +134,10 @@ class PartialFile:
         while view:
             written = os.pwrite(self.descriptor, view, begin)
             view, begin = view[written:], begin + written
+        self._mark(index)
+        return True
+
+    def _mark(self, index: int) -> None:
         digest = self.checks.digests[index]
         if self._learns and digest is not None:
             os.pwrite(self._bits, digest, self._hashes_at + index * HASH_BYTES)
@@ -141,6 +145,19 @@ class PartialFile:
             self.have.add(index)
             at = index >> 3
             os.pwrite(self._bits, self.have.data[at : at + 1], _HEAD_BYTES + at)
+
+    def take_written(self, index: int, *, define: bool = False) -> bool:
+        """Check a unit that was copied into the file, and mark it if it is right; returns whether it is.
+
+        `define`: if its hash is unknown, that of these bytes is taken.
+        """
+        begin, length = self.checks.place(index)
+        data = os.pread(self.descriptor, length, begin)
+        if define and len(data) == length and self.checks.digests[index] is None:
+            self.checks.learn(index, self.checks.digest(data))
+        elif not self.checks.holds(index, data):
+            return False
+        self._mark(index)
         return True
 
     def read(self, begin: int, length: int) -> bytes:

@@ -1,6 +1,8 @@
 """One file from a hub to its final name, which it gets when the SHA-256 of the whole is right."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +11,8 @@ import msgspec
 from twd.kit.progress import Share, unheard
 from twd.models.client import HubClient
 from twd.models.remote_file import CONNECTIONS, MAGIC, HubSource, RemoteFile, check_magic
+from twd.models.reuse import take_units, whole
+from twd.models.stores import ModelStore, whole_copies
 from twd.pieces.checks import Checks
 from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manifest_for
 from twd.pieces.manifest import Manifest, write_manifest
@@ -55,15 +59,26 @@ class HubPull(Pull):
             self._fatal = self._nobody()
             self._stirred.set()
 
-    def _check_whole(self) -> None:
+    def was_here(self, index: int, store: str) -> None:
+        """Note that a unit was copied on this machine."""
+        if self.sampler.got(index):
+            by = self.counts.by_source
+            by[store] = by.get(store, 0) + self.file.checks.place(index)[1]
+
+    def holds_promise(self) -> bool:
+        """Return whether the whole has the SHA-256 that the hub promised; reads all of it."""
         made = make_manifest(self.file.path, self._piece_bytes)
         if made.sha256 == self._sha256:
             self.manifest = msgspec.structs.replace(made, filename=self.file.target.name)
+        return self.manifest is not None
+
+    def _check_whole(self) -> None:
+        if self.manifest is not None or self.holds_promise():
             return
         self.file.forget()
         text = (
-            f"{self.file.target.name} came with SHA-256 {made.sha256[:12]}…, and {self._sha256[:12]}… was promised: it "
-            "gets no name; pull again, and all of it is fetched anew"
+            f"{self.file.target.name} came with another SHA-256 than {self._sha256[:12]}…, which was promised: it gets "
+            "no name; pull again, and all of it is fetched anew"
         )
         raise TwdError(FailureCode.WRONG_BYTES, text)
 
@@ -81,9 +96,11 @@ class HubTransfer:
         piece_bytes: int = PIECE_BYTES,
         pace: Pace | None = None,
         hooks: Hooks | None = None,
+        stores: Sequence[ModelStore] = (),
     ) -> None:
+        """`stores`: where a copy may lie on this machine already."""
         check_name(target.name)
-        self.remote, self.target = remote, target
+        self.remote, self.target, self._stores = remote, target, stores
         try:
             self.file = PartialFile(target, remote.sha256, Checks.unknown(remote.size))
         except OSError as error:
@@ -91,17 +108,37 @@ class HubTransfer:
             raise TwdError(FailureCode.BAD_REQUEST, text) from None
         self._source = HubSource(client, remote)
         parallel = max(parallel, CONNECTIONS)
-        self.pull = HubPull(self.file, remote, piece_bytes, parallel, hooks or Hooks(), pace or Pace())
+        self._new_pull = partial(HubPull, self.file, remote, piece_bytes, parallel, hooks or Hooks(), pace or Pace())
+        self.pull = self._new_pull()
 
     async def run(self) -> None:
         """Run until the file has its final name; raises why not."""
         try:
+            await self._take_copy()
             if 0 not in self.file.have:
                 check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
-            self.pull.add(self._source)
+            if self.pull.sampler.left:
+                self.pull.add(self._source)
         except BaseException:
             await asyncio.to_thread(self.file.close)
             raise
         await self.pull.run()
         if self.pull.manifest is not None:
             await asyncio.to_thread(write_manifest, manifest_of(self.target), self.pull.manifest)
+
+    async def _take_copy(self) -> None:
+        """Take a copy that is here; one that turns out to be another file is dropped."""
+        loop = asyncio.get_running_loop()
+        for copy in await asyncio.to_thread(whole_copies, self._stores, self.remote.sha256, self.remote.size):
+            pull = self.pull
+            if self.file.have.count and not copy.known:
+                continue
+
+            def taken(index: int, store: str, pull: HubPull = pull) -> None:
+                loop.call_soon_threadsafe(pull.was_here, index, store)
+
+            await asyncio.to_thread(take_units, self.file, [whole(copy, self.remote.size)], taken, define=True)
+            if self.file.have.complete and await asyncio.to_thread(pull.holds_promise):
+                return
+            self.file.forget()
+            self.pull = self._new_pull()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.hubs import Hub, Repository, hub_in_thread
+from tests.models.hubs import Hub, Repository, hub_in_thread, sha256
 from tests.moe.mixtures import write_random
 from twd.cli.app import run
 from twd.cli.hub.holders import on_machines
@@ -20,6 +20,7 @@ from twd.wire.node import NodeFacts
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TWD_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
@@ -51,6 +52,17 @@ def test_a_model_on_a_hub_is_told_by_its_header_alone(hub: Hub, capsys: pytest.C
     same = ("name", "architecture", "parameters", "size_bytes", "layers", "heads", "tensors", "chat_template", "cut")
     assert {key: there[key] for key in same} == {key: here[key] for key in same}
     assert "path" not in there
+
+
+def test_a_copy_of_another_program_is_read_instead(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blob = tmp_path / f".ollama/models/blobs/sha256-{sha256(packaged_model().read_bytes())}"
+    blob.parent.mkdir(parents=True)
+    blob.symlink_to(packaged_model())
+    there = told(["org/Model-GGUF:Q4_1"], capsys)
+    assert (there["fetched_bytes"], hub.sent_bytes) == (0, 0)
+    assert there["who_has_it"] == [{"where": "Ollama's store", "path": str(blob)}]
 
 
 def test_shards_on_a_hub_are_one_model(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.delenv(name, raising=False)
     with hub_in_thread(made) as url:
         monkeypatch.setenv("HF_ENDPOINT", url)
+        monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.setenv("TWD_HOME", str(tmp_path / "home"))
         monkeypatch.chdir(tmp_path)
@@ -175,9 +176,14 @@ def test_a_full_disk_is_told_before_the_first_byte(
 def test_offline_and_with_a_bad_token_no_hub_is_asked(
     hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_TOKEN", "tökén")):
+    host = hub.url.removeprefix("http://")
+    for name, value, spec, code in (
+        ("HF_HUB_OFFLINE", "1", "org/Model-GGUF:Q4_K_M", ExitCode.NOT_FOUND),
+        ("HF_HUB_OFFLINE", "1", f"ollama://{host}/small:1b", ExitCode.NOTHING_RUNS),
+        ("HF_TOKEN", "tökén", "org/Model-GGUF:Q4_K_M", ExitCode.CONFIG),
+    ):
         monkeypatch.setenv(name, value)
-        assert run(["pull", "org/Model-GGUF:Q4_K_M", "--dir", "."]) == ExitCode.CONFIG
+        assert run(["pull", spec, "--dir", "."]) == code
         assert name in capsys.readouterr().err
     assert hub.asked == []
 
@@ -188,3 +194,64 @@ def test_the_catalogue_and_a_repository(hub: Hub, capsys: pytest.CaptureFixture[
     assert run(["pull", "--list", "org/Model-GGUF", "--json"]) == ExitCode.OK
     listed = json.loads(capsys.readouterr().out)["models"]
     assert ("org/Model-GGUF/Q8_0/m-Q8_0-00001-of-00002.gguf", 2) in [(one["spec"], one["files"]) for one in listed]
+
+
+# -- what is here already ------------------------------------------------------------------------------
+
+
+def place(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("store", ["hub", "hub-new-name", "ollama", "llama.cpp", "lmstudio", "models"])
+def test_a_copy_of_another_program_is_taken_and_nothing_fetched(
+    hub: Hub, tmp_path: Path, store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = hub.repositories["org/Model-GGUF"].files["m-Q4_K_M.gguf"]
+    digest = sha256(data)
+    places = {
+        "hub": f"hf/hub/models--org--Model-GGUF/blobs/{digest}",
+        "hub-new-name": f"hf/hub/models--somebody--else/blobs/{digest}",
+        "ollama": f".ollama/models/blobs/sha256-{digest}",
+        "llama.cpp": ".cache/llama.cpp/org_Model-GGUF_m-Q4_K_M.gguf",
+        "lmstudio": ".lmstudio/models/org/Model-GGUF/other-name.gguf",
+        "models": "home/models/deep/er/copy.gguf",
+    }
+    place(tmp_path / places[store], data)
+    (tmp_path / "out").mkdir()
+    assert run(["pull", "org/Model-GGUF:Q4_K_M", "--dir", "out"]) == ExitCode.OK
+    assert (tmp_path / "out/m-Q4_K_M.gguf").read_bytes() == data
+    last = told(capsys)
+    assert (hub.sent_bytes, last["fetched_bytes"]) == (0, 0)
+    assert isinstance(last["by_source"], dict)
+    assert sum(last["by_source"].values()) == len(data)
+    assert load_manifest(manifest_of(tmp_path / "out/m-Q4_K_M.gguf")).sha256 == digest
+
+
+def test_a_copy_with_other_bytes_is_not_taken(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = hub.repositories["org/Model-GGUF"].files["m-Q4_K_M.gguf"]
+    place(tmp_path / f".ollama/models/blobs/sha256-{sha256(data)}", data[:-1] + b"x")
+    place(tmp_path / ".lmstudio/models/m.gguf", b"GGUF" + bytes(len(data) - 4))
+    place(tmp_path / ".cache/llama.cpp/m.gguf", data[:-1])
+    assert run(["pull", "org/Model-GGUF:Q4_K_M", "--dir", "."]) == ExitCode.OK
+    assert (tmp_path / "m-Q4_K_M.gguf").read_bytes() == data
+    assert told(capsys)["fetched_bytes"] == len(data)
+
+
+def test_offline_the_hubs_cache_is_enough(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    data = weights(2)
+    cache = tmp_path / "hf/hub/models--org--cached"
+    place(cache / "refs/main", b"abc123")
+    blob = place(cache / f"blobs/{sha256(data)}", data)
+    (cache / "snapshots/abc123").mkdir(parents=True)
+    (cache / "snapshots/abc123/c-Q8_0.gguf").symlink_to(blob)
+    assert run(["pull", "org/cached:Q8_0", "--dir", "."]) == ExitCode.OK
+    assert (tmp_path / "c-Q8_0.gguf").read_bytes() == data
+    assert run(["pull", "org/cached:Q4_0", "--dir", "."]) == ExitCode.NOT_FOUND
+    assert "there is: org/cached/c-Q8_0.gguf" in capsys.readouterr().err
+    assert hub.asked == []

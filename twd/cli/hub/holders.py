@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from twd.cli.common.context import CliContext
+from twd.cli.hub.pull import local_stores
 from twd.kit.errors import CommandError
 from twd.wire.failures import TwdError
 
@@ -23,12 +24,21 @@ class ModelHolder(msgspec.Struct, frozen=True, omit_defaults=True):
     """The machine, or the store on this one."""
     path: str
     same: str = "hash"
-    """By what it is known to be the same: its hash, or only its name and size."""
+    """By what it is known to be the same: its hash, or only its name or size."""
 
 
 def holders_of(ctx: CliContext, path: Path, remote: "Sequence[RemoteFile]") -> list[ModelHolder]:
     """Return the copies that are known; nothing where no bus runs."""
-    return on_machines(_nodes(ctx), path, remote)
+    return [*_in_stores(ctx, remote), *on_machines(_nodes(ctx), path, remote)]
+
+
+def _in_stores(ctx: CliContext, remote: "Sequence[RemoteFile]") -> list[ModelHolder]:
+    """The copies on this machine of a model that is on a hub, by its SHA-256."""
+    from twd.models.stores import whole_copies
+
+    stores = local_stores(ctx) if remote else []
+    copies = [copy for file in remote for copy in whole_copies(stores, file.sha256, file.size)]
+    return [ModelHolder(one.store, str(one.path), "hash" if one.known else "size") for one in copies]
 
 
 def _nodes(ctx: CliContext) -> "list[NodeFacts]":

@@ -13,6 +13,7 @@ import msgspec
 
 from twd.cli.common.context import CliContext
 from twd.cli.hub.holders import holders_of
+from twd.cli.hub.pull import local_stores
 from twd.cli.hub.show_report import show_report
 from twd.cli.moe.summary import model_path
 from twd.kit.errors import CommandError
@@ -84,10 +85,10 @@ def _inspected(ctx: CliContext, name: str, revision: str) -> Iterator[Inspected]
         yield Inspected(path, str(path))
         return
     with TemporaryDirectory(prefix="twd-inspect-") as folder:
-        yield asyncio.run(_fetched(name, revision, Path(folder)))
+        yield asyncio.run(_fetched(ctx, name, revision, Path(folder)))
 
 
-async def _fetched(name: str, revision: str, folder: Path) -> Inspected:
+async def _fetched(ctx: CliContext, name: str, revision: str, folder: Path) -> Inspected:
     from twd.models.environment import read_hub_environment
     from twd.models.hub import found_on_hub
     from twd.models.remote_header import fetch_headers
@@ -99,8 +100,19 @@ async def _fetched(name: str, revision: str, folder: Path) -> Inspected:
     except BadSpec as error:
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {name[:200]!r} here; {error}") from None
     async with found_on_hub(spec, environment) as found:
+        _link_copies(ctx, found.files, folder)
         path, fetched = await fetch_headers(found.client, found.files, folder)
         return Inspected(path, found.files[0].origin, tuple(found.files), fetched)
+
+
+def _link_copies(ctx: CliContext, files: "list[RemoteFile]", folder: Path) -> None:
+    """What another program of this machine has is read there, and not fetched."""
+    from twd.models.stores import whole_copies
+
+    for file in files:
+        copy = next((one for one in whole_copies(local_stores(ctx), file.sha256, file.size) if one.known), None)
+        if copy is not None:
+            (folder / file.name).symlink_to(copy.path)
 
 
 def _origin(found: Inspected) -> dict[str, Any]:

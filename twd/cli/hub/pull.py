@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twd.models.environment import HubEnvironment
     from twd.models.remote_file import RemoteFile
     from twd.models.spec import Spec
+    from twd.models.stores import ModelStore
     from twd.settings.model import SwarmConfig
     from twd.wire.failures import TwdError
 
@@ -80,14 +81,23 @@ def _folder(ctx: CliContext, written: str) -> Path:
     raise CommandError(ExitCode.NOT_FOUND, f"{folder} {what}; give --dir an existing folder")
 
 
+def local_stores(ctx: CliContext) -> "list[ModelStore]":
+    """The folders with models on this machine, those of other programs, too."""
+    from twd.models.stores import stores_here
+
+    own = [ctx.home.models, *(path_of(one) for one in ctx.settings.agent.model_dirs)]
+    return stores_here(os.environ, Path.home(), own)
+
+
 async def _pull(ctx: CliContext, spec: "Spec", environment: "HubEnvironment", folder: Path, as_json: bool) -> ExitCode:
     from twd.models.hub import found_on_hub
 
     async with found_on_hub(spec, environment) as found:
         missing = await _missing(found.files, folder)
         _check_room(missing, folder)
+        stores = local_stores(ctx)
         for file in missing:
-            await _one(found.client, file, folder / file.name, ctx.settings.swarm, as_json)
+            await _one(found.client, file, folder / file.name, ctx.settings.swarm, stores, as_json)
         if len(found.files) > 1:
             await asyncio.to_thread(_join, [folder / file.name for file in found.files])
     if not as_json:
@@ -126,7 +136,14 @@ def _check_room(files: "Sequence[RemoteFile]", folder: Path) -> None:
         raise NoRoomForFile(f"{text}; make room there, or name another --dir")
 
 
-async def _one(client: "HubClient", file: "RemoteFile", target: Path, settings: "SwarmConfig", as_json: bool) -> None:
+async def _one(
+    client: "HubClient",
+    file: "RemoteFile",
+    target: Path,
+    settings: "SwarmConfig",
+    stores: "list[ModelStore]",
+    as_json: bool,
+) -> None:
     from twd.pieces.manifest import check_piece_size
     from twd.swarm.from_hub import HubTransfer
     from twd.swarm.pace import Pace
@@ -142,6 +159,7 @@ async def _one(client: "HubClient", file: "RemoteFile", target: Path, settings: 
         piece_bytes=check_piece_size(settings.piece_size_mib),
         pace=Pace(settings.download_mib_s),
         hooks=Hooks(trouble=troubles.told),
+        stores=stores,
     )
     click.echo(f"{file.origin}, SHA-256 {file.sha256[:12]}…", err=True)
     try:

@@ -52,5 +52,7 @@ async def watched(transfer: Watchable, view: TransferView) -> None:
             "by_source": counts.by_source,
         }
         view.end(transfer.pull.progress(), "finished" if done else "stopped", path=str(transfer.target), **more)
+        if done:
+            view.sources(counts.by_source)
     if stop.asked.is_set() and not transfer.target.exists():
         raise CommandError(ExitCode.INTERRUPTED, "stopped; what came is kept, and the same command goes on from there")
