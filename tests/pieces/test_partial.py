@@ -137,3 +137,24 @@ def test_hashes_that_come_later(checks: Checks) -> None:
     assert late.holds(0, unit(0))
     with pytest.raises(TwdError, match="two hashes"):
         late.learn(0, bytes(32))
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_hashes_that_nobody_told_are_kept_with_the_units(tmp_path: Path, in_order: bool) -> None:
+    file = begun(tmp_path, Checks.unknown(len(DATA)))
+    for index in (1, 4):
+        file.checks.learn(index, file.checks.digest(unit(index)))
+        file.put(index, unit(index))
+    file.close() if in_order else file._let_go()
+    spoiled = bytes(UNIT)
+    with part_of(tmp_path / "model.gguf").open("r+b") as bytes_of_it:
+        bytes_of_it.seek(UNIT)
+        bytes_of_it.write(spoiled)
+    os.utime(part_of(tmp_path / "model.gguf"), (1, 1))
+    again = begun(tmp_path, Checks.unknown(len(DATA)))
+    assert set(again.have) == {4}
+    assert again.checks.holds(4, unit(4))
+    again.forget()
+    assert again.checks.digests == [None] * UNITS
+    again.close()
+    assert set(begun(tmp_path, Checks.unknown(len(DATA))).have) == set()

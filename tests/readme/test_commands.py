@@ -31,6 +31,7 @@ PULL = (
 CALIBRATE = "twd gate calibrate prompts.jsonl --max-error 0.05 --confidence 0.95"
 MOE = "needs a mixture of experts; tests/cli/moe runs it on tiny ones"
 SWARM = "tests/cli/swarm runs it with ports of its own"
+HUB = "tests/cli/hub runs it at a hub on loopback"
 NOT_RUN = {
     "git clone <this repository> twd && cd twd": "the repository has no one address",
     "make demo": "sets up the environment in which the tests run; `twd up --demo` is in tests/e2e",
@@ -39,6 +40,11 @@ NOT_RUN = {
     "twd moe profile -m FILE": MOE,
     "twd moe plan FILE": MOE,
     "twd moe fuse IN OUT": MOE,
+    "twd pull qwen3:8b-q4_k_m": HUB,
+    "twd pull org/repo:Q4_K_M --dir ~/models": HUB,
+    "twd pull ollama://llama3.2:1b": HUB,
+    "twd pull https://example.org/m.gguf": HUB,
+    "twd inspect qwen3:32b-q4_k_m --plan": HUB,
     "twd swarm seed big.gguf --token SECRET": SWARM,
     PULL: SWARM,
     CALIBRATE: "asks hundreds of prompts; tests/gate has its parts",

@@ -20,6 +20,7 @@ LAYERS = (
     ("engine",),
     ("moe",),
     ("ring", "pieces"),
+    ("models",),
     ("agent", "backends", "coordinator", "drafter", "edge", "gate", "metrics", "racer", "speculator", "stage", "swarm"),
     ("bench",),
     ("supervisor",),

@@ -35,6 +35,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),
+    "pull": ("twd.cli.hub.pull:pull", "A model from a hub: Hugging Face, Ollama's registry, or a URL."),
+    "inspect": ("twd.cli.hub.inspecting:inspect_command", "What a model is: a file here, or one on a hub."),
     "manifest": (
         "twd.cli.swarm.manifest:manifest",
         "The hashes by which a model is shared and checked.",

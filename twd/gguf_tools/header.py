@@ -48,6 +48,10 @@ class BrokenGguf(TwdError):
         super().__init__(FailureCode.MODEL_LOAD, f"{path}: {what}")
 
 
+class CutShort(BrokenGguf):
+    """The header goes on behind the end of the file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayField:
     """The place of an array in the file: `length` elements from byte `offset` on. `GgufHeader.array` reads it."""
@@ -134,7 +138,7 @@ class _Cursor:
 
     def need(self, count: int, size: int) -> None:
         if count < 0 or count * size > self.end - self.at:
-            raise BrokenGguf(self.path, "the file is cut short or corrupt (its header does not fit); fetch it again")
+            raise CutShort(self.path, "the file is cut short or corrupt (its header does not fit); fetch it again")
 
     def require(self, count: int, most: int, what: str) -> None:
         """Raise BrokenGguf if `count` is above `most`, before the items are read."""
@@ -259,6 +263,16 @@ def read_header(path: Path) -> GgufHeader:
             path, f"the file is cut short: {missing} of {header.bytes_expected} bytes missing; fetch it again"
         )
     return header
+
+
+def begins_whole(path: Path) -> bool:
+    """Return whether a file that holds only the beginning of a model has its whole header; raises BrokenGguf."""
+    try:
+        with _open(path) as cursor:
+            header = _read(cursor)
+    except CutShort:
+        return False
+    return header.file_bytes >= header.data_offset or not header.tensors
 
 
 def _read(cursor: _Cursor) -> GgufHeader:

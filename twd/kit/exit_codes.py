@@ -58,6 +58,9 @@ _OF_FAILURE: Final[dict[FailureCode, ExitCode]] = {
     FailureCode.NO_SOURCE: ExitCode.NOTHING_RUNS,
     FailureCode.DISK_FULL: ExitCode.CANNOT_START,
     FailureCode.WRONG_BYTES: ExitCode.DIFFERENT,
+    FailureCode.BACKEND_DOWN: ExitCode.NOTHING_RUNS,
+    FailureCode.BACKEND_BROKEN: ExitCode.NOTHING_RUNS,
+    FailureCode.RATE_LIMITED: ExitCode.NOTHING_RUNS,
 }
 
 

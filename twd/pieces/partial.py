@@ -13,6 +13,7 @@ import msgspec
 from twd.pieces.bitmap import Bitmap
 from twd.pieces.checks import Bytes, Checks
 from twd.pieces.names import bitmap_of, part_of
+from twd.pieces.tree import HASH_BYTES
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import read_as
 
@@ -42,13 +43,18 @@ class Found(NamedTuple):
 
 
 class PartialFile:
-    """The bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Methods may be called from several threads."""
+    """The bytes in `FILE.twd.part`, the bitmap in `FILE.twd.pieces`. Methods may be called from several threads.
+
+    If no manifest told the hashes, those of the units that came are kept behind the bitmap, for a pull that was killed.
+    """
 
     def __init__(self, target: Path, name: str, checks: Checks, *, some: bool = False) -> None:
         """Continue a partial file or begin one; raises TwdError or OSError, and changes nothing then."""
         self.target, self.name, self.checks, self._some = target, name, checks, some
         self.path, self._bitmap_path = part_of(target), bitmap_of(target)
         self.have = Bitmap(len(checks))
+        self._learns = None in checks.digests
+        self._hashes_at = _HEAD_BYTES + len(self.have.data)
         self._lock = threading.Lock()
         self._closing = threading.Lock()
         self._bits = os.open(self._bitmap_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -75,6 +81,7 @@ class PartialFile:
             self._check_room(found.st_blocks * 512)
         if head is not None and found.st_size == self.checks.size:
             self.have = Bitmap(len(self.checks), raw[_HEAD_BYTES:])
+            self._read_hashes()
             if found.st_mtime_ns != head.mtime_ns:
                 self._recheck()
         os.ftruncate(self.descriptor, self.checks.size)
@@ -105,6 +112,18 @@ class PartialFile:
             if not self.checks.holds(index, os.pread(self.descriptor, length, begin)):
                 self.have.discard(index)
 
+    def _read_hashes(self) -> None:
+        """Read the hashes of units that came before; a unit without one comes again."""
+        if not self._learns:
+            return
+        kept = os.pread(self._bits, HASH_BYTES * len(self.checks), self._hashes_at)
+        for index in list(self.have):
+            digest = kept[index * HASH_BYTES : (index + 1) * HASH_BYTES]
+            if len(digest) == HASH_BYTES and any(digest):
+                self.checks.digests[index] = self.checks.digests[index] or digest
+            else:
+                self.have.discard(index)
+
     # -- units ---------------------------------------------------------------------------------
 
     def put(self, index: int, data: Bytes) -> bool:
@@ -116,10 +135,30 @@ class PartialFile:
         while view:
             written = os.pwrite(self.descriptor, view, begin)
             view, begin = view[written:], begin + written
+        self._mark(index)
+        return True
+
+    def _mark(self, index: int) -> None:
+        digest = self.checks.digests[index]
+        if self._learns and digest is not None:
+            os.pwrite(self._bits, digest, self._hashes_at + index * HASH_BYTES)
         with self._lock:
             self.have.add(index)
             at = index >> 3
             os.pwrite(self._bits, self.have.data[at : at + 1], _HEAD_BYTES + at)
+
+    def take_written(self, index: int, *, define: bool = False) -> bool:
+        """Check a unit that was copied into the file, and mark it if it is right; returns whether it is.
+
+        `define`: if its hash is unknown, that of these bytes is taken.
+        """
+        begin, length = self.checks.place(index)
+        data = os.pread(self.descriptor, length, begin)
+        if define and len(data) == length and self.checks.digests[index] is None:
+            self.checks.learn(index, self.checks.digest(data))
+        elif not self.checks.holds(index, data):
+            return False
+        self._mark(index)
         return True
 
     def read(self, begin: int, length: int) -> bytes:
@@ -147,8 +186,10 @@ class PartialFile:
                 os.fdatasync(self._bits)
 
     def forget(self) -> None:
-        """Clear the bitmap: all units are pulled again."""
+        """Clear the bitmap, and hashes that were learned: all units are pulled again."""
         self.have = Bitmap(len(self.checks))
+        if self._learns:
+            self.checks.digests[:] = [None] * len(self.checks)
         os.pwrite(self._bits, bytes(self.have.data), _HEAD_BYTES)
 
     def finish(self) -> None:

@@ -59,7 +59,7 @@ async def send_to(ctx: CliContext, file: Path, hash_: str, nodes: "Sequence[Node
 
 
 async def _one(bus: "NatsBus", heard: "_Heard", facts: "NodeFacts", name: str, hash_: str) -> Outcome:
-    from twd.wire.swarm import PullFinished
+    from twd.wire.swarm import PullFailed, PullFinished
 
     if not facts.accepts:
         return Outcome(facts.node, "swarm", "it lends nothing and takes nothing in; set swarm.accept: true there")
@@ -75,7 +75,7 @@ async def _one(bus: "NatsBus", heard: "_Heard", facts: "NodeFacts", name: str, h
     last = await heard.end_of(facts.node, answer.root)
     if isinstance(last, PullFinished):
         return Outcome(facts.node, f"swarm, {last.ms / 1000:.0f} s, {last.path}")
-    problem = last.failure.with_advice if last is not None else f"it has said nothing for {SILENCE_S:g} s"
+    problem = last.failure.with_advice if isinstance(last, PullFailed) else f"it has said nothing for {SILENCE_S:g} s"
     return Outcome(facts.node, "swarm", problem)
 
 

@@ -49,27 +49,42 @@ def plan_command(
     FILE is a GGUF file or a model in the settings. Predictions are estimates from measured speeds. Exit code 3 when not
     even the dense weights fit.
     """
+    with refused():
+        path = model_path(ctx, file)
+        facts, plan, devices = placed(ctx, file, path, strategy, hot_profile, refresh=refresh)
+    if emit_ot:
+        _emit(plan, devices)
+    elif as_json:
+        click.echo(msgspec.json.encode(placement_document(path, facts, plan, devices)))
+    else:
+        show_placement(facts, plan)
+    return ExitCode.OK
+
+
+def placed(
+    ctx: CliContext,
+    file: str,
+    path: Path,
+    strategy: "Strategy | None",
+    hot_profile: str,
+    *,
+    refresh: bool = False,
+    disk: Path | None = None,
+) -> "tuple[MixtureSummary, MixturePlan, list[DeviceScore]]":
+    """A mixture on the devices that are there. `disk`: the file that is read to measure the disk, if not the model."""
     from twd.cli.moe.devices import find_devices
     from twd.moe.model import read_mixture
     from twd.moe.placement import place
     from twd.moe.summary import summarize
 
-    with refused():
-        path = model_path(ctx, file)
-        facts = summarize(read_mixture(path))
-        chosen = _strategy(ctx, file, strategy, hot_profile)
-        profile = _profile(ctx, path, file, hot_profile, facts) if chosen == "profile-guided" else None
-        devices = find_devices(ctx, path, refresh=refresh)
-        plan = place(facts, devices, chosen, profile)
+    facts = summarize(read_mixture(path))
+    chosen = _strategy(ctx, file, strategy, hot_profile)
+    profile = _profile(ctx, path, file, hot_profile, facts) if chosen == "profile-guided" else None
+    devices = find_devices(ctx, disk or path, refresh=refresh)
+    plan = place(facts, devices, chosen, profile)
     if plan.missing:
         raise CommandError(ExitCode.UNHEALTHY, _too_small(facts, plan, devices))
-    if emit_ot:
-        _emit(plan, devices)
-    elif as_json:
-        click.echo(msgspec.json.encode(_document(path, facts, plan, devices)))
-    else:
-        _show(facts, plan)
-    return ExitCode.OK
+    return facts, plan, devices
 
 
 def _strategy(ctx: CliContext, file: str, asked: "Strategy | None", hot_profile: str) -> "Strategy":
@@ -111,7 +126,10 @@ def _emit(plan: "MixturePlan", devices: "list[DeviceScore]") -> None:
     click.echo(shell_line(server_arguments(plan, devices)))
 
 
-def _document(path: Path, facts: "MixtureSummary", plan: "MixturePlan", devices: "list[DeviceScore]") -> dict[str, Any]:
+def placement_document(
+    path: Path, facts: "MixtureSummary", plan: "MixturePlan", devices: "list[DeviceScore]"
+) -> dict[str, Any]:
+    """A placement for programs."""
     from twd.moe.server_arguments import server_arguments
 
     shares = [
@@ -145,7 +163,8 @@ def _document(path: Path, facts: "MixtureSummary", plan: "MixturePlan", devices:
     }
 
 
-def _show(facts: "MixtureSummary", plan: "MixturePlan") -> None:
+def show_placement(facts: "MixtureSummary", plan: "MixturePlan") -> None:
+    """A placement for people."""
     from twd.engine.host_memory.limits import gib
     from twd.kit.terminal import show, table
     from twd.moe.placement import layer_ranges

@@ -8,18 +8,16 @@ import click
 
 from twd.cli.common.context import CliContext
 from twd.cli.swarm.transfer_bar import TransferView
+from twd.cli.swarm.watched import watched
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twd.pieces.manifest import Manifest
     from twd.settings.model import SwarmConfig
     from twd.swarm.library import Library
     from twd.swarm.peer import Peers
-    from twd.swarm.transfer import Transfer
     from twd.wire.swarm import LayerRange
 
 
@@ -229,7 +227,7 @@ async def _one(
     transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks)
     for url in _urls(asked):
         transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
-    await _watched(transfer, TransferView(manifest.filename, as_json))
+    await watched(transfer, TransferView(manifest.filename, as_json))
     if asked.verify:
         await asyncio.to_thread(_verify, target, manifest)
     if not as_json:
@@ -262,45 +260,9 @@ async def _layers(
         path = dest / cut_name(target, manifest, layers) if dest.is_dir() else dest
         return write_slice(partial_source(target, manifest), layers.first, layers.end, path, head=layers.head).path
 
-    made = await _watched(transfer, TransferView(manifest.filename, as_json), cut)
+    made = await watched(transfer, TransferView(manifest.filename, as_json), cut)
     if not as_json:
         click.echo(str(made))
-
-
-async def _watched(transfer: "Transfer", view: TransferView, cut: "Callable[[], Path] | None" = None) -> Path:
-    """Run it, and show how far it is; returns the file. `cut` writes a slice of what came, and returns its path."""
-    from twd.process.run_service import StopRequests, unless
-
-    stop = StopRequests(lambda: None)
-    stop.watch()
-    showing = asyncio.get_running_loop().call_later(0.0, lambda: None)
-    made: Path | None = None
-
-    def show() -> None:
-        nonlocal showing
-        view.show(transfer.pull.progress())
-        showing = asyncio.get_running_loop().call_later(0.5, show)
-
-    show()
-    try:
-        await unless(stop.asked, transfer.run())
-        if transfer.target.exists():
-            made = transfer.target
-        elif cut is not None and not stop.asked.is_set():
-            made = await asyncio.to_thread(cut)
-    finally:
-        showing.cancel()
-        counts = transfer.pull.counts
-        more = {
-            "fetched_bytes": counts.fetched_bytes,
-            "wasted_bytes": counts.wasted_bytes,
-            "by_source": counts.by_source,
-        }
-        state = "finished" if made is not None else "stopped"
-        view.end(transfer.pull.progress(), state, path=str(made or transfer.target), **more)
-    if made is None:
-        raise CommandError(ExitCode.INTERRUPTED, "stopped; what came is kept, and the same command goes on from there")
-    return made
 
 
 def _verify(target: Path, manifest: "Manifest") -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 JSON_S: Final = 0.5
 MIB: Final = 1 << 20
+SHARES_MAX: Final = 5
 
 
 @contextmanager
@@ -52,6 +53,11 @@ class TransferView:
         elif sys.stderr.isatty():
             click.echo("\r\x1b[K", nl=False, err=True)
 
+    def sources(self, by_source: Mapping[str, int]) -> None:
+        """Tell people where the bytes are from; programs read it in the last line."""
+        if not self._json and by_source:
+            click.echo(f"{self._name}: {shares(by_source)}", err=True)
+
     def _write(self, state: str, progress: "Progress", **more: object) -> None:
         eta = progress.eta_s
         told = {
@@ -65,6 +71,14 @@ class TransferView:
             "banned": progress.banned,
         }
         click.echo(msgspec.json.encode({**told, **more}).decode())
+
+
+def shares(by_source: Mapping[str, int]) -> str:
+    """Which part of the bytes came from where, the largest first."""
+    total = max(1, sum(by_source.values()))
+    named = sorted(by_source.items(), key=lambda pair: -pair[1])
+    told = [f"{length / total:.0%} from {source}" for source, length in named[:SHARES_MAX]]
+    return ", ".join([*told, *([f"the rest from {len(named) - SHARES_MAX} more"] if len(named) > SHARES_MAX else [])])
 
 
 def line(name: str, progress: "Progress") -> str:

@@ -1,0 +1,1 @@
+"""`twd pull` and `twd inspect`: models on hubs."""

@@ -1,0 +1,144 @@
+"""One file from a hub to its final name, which it gets when the SHA-256 of the whole is right."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from twd.kit.progress import Share, unheard
+from twd.models.client import HubClient
+from twd.models.remote_file import CONNECTIONS, MAGIC, HubSource, RemoteFile, check_magic
+from twd.models.reuse import take_units, whole
+from twd.models.stores import ModelStore, whole_copies
+from twd.pieces.checks import Checks
+from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manifest_for
+from twd.pieces.manifest import Manifest, write_manifest
+from twd.pieces.names import check_name, manifest_of
+from twd.pieces.partial import PartialFile
+from twd.swarm.pace import Pace
+from twd.swarm.puller import Hooks, Pull
+from twd.wire.failures import FailureCode, TwdError
+
+PATIENCE_S: Final = 120.0
+"""Seconds that a pull waits for a hub that is busy or away."""
+
+
+def is_here_already(target: Path, file: RemoteFile, progress: Share = unheard) -> bool:
+    """Return whether the file is there with the hub's SHA-256; raises if another file has its name. May read it all."""
+    if target.is_dir():
+        raise TwdError(FailureCode.BAD_REQUEST, f"{target} is a folder; move it away, or name another --dir")
+    if not target.exists():
+        return False
+    if target.stat().st_size == file.size:
+        known = known_manifest(target)
+        if known is None or not known.sha256:
+            known = manifest_for(target, progress=progress)
+        if known.sha256 == file.sha256:
+            return True
+    text = f"{target} is there and is another file than {file.origin}; move it away, or name another --dir"
+    raise TwdError(FailureCode.BAD_REQUEST, text)
+
+
+class HubPull(Pull):
+    """A pull whose file is checked as a whole: by the hub's SHA-256, in the pass that makes its manifest."""
+
+    def __init__(
+        self, file: PartialFile, remote: RemoteFile, piece_bytes: int, parallel: int, hooks: Hooks, pace: Pace
+    ):
+        super().__init__(file, sha256=remote.sha256, parallel=parallel, hooks=hooks, pace=pace, patience_s=PATIENCE_S)
+        self._piece_bytes = piece_bytes
+        self.manifest: Manifest | None = None
+
+    def drop(self, name: str) -> None:
+        """Remove a source; when the last one refuses the file, the pull ends."""
+        super().drop(name)
+        if not self._sources and self.sampler.left and self._fatal is None:
+            self._fatal = self._nobody()
+            self._stirred.set()
+
+    def was_here(self, index: int, store: str) -> None:
+        """Note that a unit was copied on this machine."""
+        if self.sampler.got(index):
+            by = self.counts.by_source
+            by[store] = by.get(store, 0) + self.file.checks.place(index)[1]
+
+    def holds_promise(self) -> bool:
+        """Return whether the whole has the SHA-256 that the hub promised; reads all of it."""
+        made = make_manifest(self.file.path, self._piece_bytes)
+        if made.sha256 == self._sha256:
+            self.manifest = msgspec.structs.replace(made, filename=self.file.target.name)
+        return self.manifest is not None
+
+    def _check_whole(self) -> None:
+        if self.manifest is not None or self.holds_promise():
+            return
+        self.file.forget()
+        text = (
+            f"{self.file.target.name} came with another SHA-256 than {self._sha256[:12]}…, which was promised: it gets "
+            "no name; pull again, and all of it is fetched anew"
+        )
+        raise TwdError(FailureCode.WRONG_BYTES, text)
+
+
+class HubTransfer:
+    """Continues a partial file from a hub or begins a new one. Raises TwdError if it cannot begin."""
+
+    def __init__(
+        self,
+        client: HubClient,
+        remote: RemoteFile,
+        target: Path,
+        *,
+        parallel: int = CONNECTIONS,
+        piece_bytes: int = PIECE_BYTES,
+        pace: Pace | None = None,
+        hooks: Hooks | None = None,
+        stores: Sequence[ModelStore] = (),
+    ) -> None:
+        """`stores`: where a copy may lie on this machine already."""
+        check_name(target.name)
+        self.remote, self.target, self._stores = remote, target, stores
+        try:
+            self.file = PartialFile(target, remote.sha256, Checks.unknown(remote.size))
+        except OSError as error:
+            text = f"{target.parent} may not be written to ({error.strerror}); name another --dir"
+            raise TwdError(FailureCode.BAD_REQUEST, text) from None
+        self._source = HubSource(client, remote)
+        parallel = max(parallel, CONNECTIONS)
+        self._new_pull = partial(HubPull, self.file, remote, piece_bytes, parallel, hooks or Hooks(), pace or Pace())
+        self.pull = self._new_pull()
+
+    async def run(self) -> None:
+        """Run until the file has its final name; raises why not."""
+        try:
+            await self._take_copy()
+            if 0 not in self.file.have:
+                check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
+            if self.pull.sampler.left:
+                self.pull.add(self._source)
+        except BaseException:
+            await asyncio.to_thread(self.file.close)
+            raise
+        await self.pull.run()
+        if self.pull.manifest is not None:
+            await asyncio.to_thread(write_manifest, manifest_of(self.target), self.pull.manifest)
+
+    async def _take_copy(self) -> None:
+        """Take a copy that is here; one that turns out to be another file is dropped."""
+        loop = asyncio.get_running_loop()
+        for copy in await asyncio.to_thread(whole_copies, self._stores, self.remote.sha256, self.remote.size):
+            pull = self.pull
+            if self.file.have.count and not copy.known:
+                continue
+
+            def taken(index: int, store: str, pull: HubPull = pull) -> None:
+                loop.call_soon_threadsafe(pull.was_here, index, store)
+
+            await asyncio.to_thread(take_units, self.file, [whole(copy, self.remote.size)], taken, define=True)
+            if self.file.have.complete and await asyncio.to_thread(pull.holds_promise):
+                return
+            self.file.forget()
+            self.pull = self._new_pull()
