@@ -1,28 +1,13 @@
-"""Which architectures can be cut into slices, where, and what must be rewritten. Tests check every entry.
+"""What slices of an architecture need, and where one model may be cut. The rules are in `slice_table`.
 
 llama.cpp computes a slice as if it were a whole model. If an architecture uses the number of a layer, or the count of
-layers, a slice gives wrong results without an error, unless a rule here handles it. Architectures that are not listed
-here are not sliced.
+layers, a slice gives wrong results without an error, unless a rule handles it.
 """
 
-import enum
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from twd.gguf_tools.header import ArrayField, GgufHeader
-from twd.gguf_tools.inspect import layer_of
-
 INSTEAD: Final = "`pool.engine: rpc` pools it without cutting it"
-
-
-class OutputTensor(enum.Enum):
-    """How llama.cpp finds the output matrix of an architecture."""
-
-    OPTIONAL = "its own, else the embedding"
-    REQUIRED = "always its own"
-    TIED = "always the embedding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +16,52 @@ class SliceRule:
 
     layer_inputs: bool = False
     """llama.cpp can give out the input of a layer. Otherwise a callback catches the output of the last layer."""
+    layer_output: str = "l_out"
+    """The name of the node with the output of a layer."""
     window_period: int = 0
     """One of this many layers has full attention, the others a sliding window. The file may say it for each layer."""
-    embedding_scale: bool = False
-    """The file has a scale for the embedding. It must be applied only once, in the first slice."""
-    rescales_states: bool = False
-    """llama.cpp scales incoming states like embeddings, so the engine writes the true states back after the scaling."""
-    dense_lead: bool = False
-    """The first layers have no experts, and the file has their number."""
-    output: OutputTensor = OutputTensor.OPTIONAL
+    full_first: bool = False
+    """The layer with full attention is the first of each period, not the last."""
+    recurrent: str = ""
+    """How the file tells which layers keep a recurrent state: "no heads" (of keys and values), "nothing else" (neither
+    such heads nor a feed-forward part), or "period" (all but one of so many layers). Such a model has both kinds of
+    layers in each slice."""
+    restored: str = ""
+    """The name of the node after which llama.cpp has changed incoming states (it scales or norms them like embeddings,
+    or makes several streams of them). There the engine writes the true states back."""
+    streams: bool = False
+    """The states are several vectors for each token. The file has their number."""
+    full_needed: bool = False
+    """A slice needs a layer with full attention beside those with a sliding window."""
+    shared_indexers: bool = False
+    """Some layers choose what they attend to by the indexer of an earlier layer, so no slice may begin with them."""
+    lone_head: bool = True
+    """The head may be a slice of its own, behind a layer of zeros. False if a layer of zeros changes states: then the
+    slice with the head must have layers of all kinds by itself."""
+    sparse_after_lead: bool = False
+    """Layers behind those that `leading_dense_block_count` counts have another kind of memory."""
+    dropped: tuple[str, ...] = ()
+    """Tensors and metadata fields (behind a dot) that only the first slice has."""
+    default_scale: float = 0.0
+    """llama.cpp scales the embedding by this if the file does not say otherwise; 0: only if the file says so."""
+    residual_depth: float = 0.0
+    """If the file has no scale for the residuals, llama.cpp takes this, divided by the root of the count of layers."""
+    first_only: tuple[str, ...] = ()
+    """Tensors that only the first slice uses, because llama.cpp adds them to whatever comes in; zeros elsewhere."""
+    tied: bool = False
+    """The output matrix is always the embedding."""
     first_multiple: int = 1
     """Layers differ by their number, so a slice must begin at a multiple of this."""
+    step: str = ""
+    """A field with a number of which a slice must begin at a multiple."""
     odd_counts: frozenset[int] = frozenset()
     """llama.cpp computes models with these counts of layers in another way."""
     alive: tuple[str, ...] = ()
     """Tensors that are not zeroed in a layer of zeros, because llama.cpp divides by values made from them."""
     unless: tuple[str, ...] = ()
     """Metadata fields that must be absent or zero."""
+    unless_zero: tuple[str, ...] = ()
+    """Metadata fields that must not be zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,11 @@ class CutPoints:
     """No slice may have one of these counts of layers."""
     tails: bool = False
     """A slice may end with an added layer of zeros, which counts as a layer."""
+    barred: tuple[int, ...] = ()
+    """No slice may begin at these layers, because they use what an earlier layer, or the tokens, gave."""
+
+    last_begin: int | None = None
+    """The slice with the head must begin here or before, because it needs layers of all kinds."""
 
     def refusal(self, first: int, count: int) -> str:
         """Why no slice may begin at layer `first` and have `count` layers (with a layer of zeros); empty if it may."""
@@ -70,6 +89,12 @@ class CutPoints:
         if first % self.multiple and first < self.layers:
             begin = f"begin at a multiple of {self.multiple} layers, not at {first}"
             return f"slices of {self.architecture} models {begin}"
+        if first in self.barred:
+            begin = ", ".join(str(at) for at in range(self.layers) if at not in self.barred)
+            return f"layer {first} of this model needs what came before it; slices may begin at: {begin}"
+        if self.last_begin is not None and self.last_begin < first and first + count >= self.layers:
+            text = f"the last slice of this {self.architecture} model needs layers of each kind"
+            return f"{text}, so it must begin at {self.last_begin} or before"
         return ""
 
     def why_not(self, first: int, end: int) -> str:
@@ -81,91 +106,3 @@ class CutPoints:
 
 
 ANYWHERE: Final = CutPoints()
-
-RULES: Final[dict[str, SliceRule]] = {
-    "llama": SliceRule(layer_inputs=True),
-    "qwen2": SliceRule(),
-    "qwen3": SliceRule(layer_inputs=True),
-    "qwen3moe": SliceRule(layer_inputs=True),
-    "phi3": SliceRule(),
-    "gpt-oss": SliceRule(layer_inputs=True, window_period=2, output=OutputTensor.REQUIRED),
-    "gemma": SliceRule(rescales_states=True, output=OutputTensor.TIED),
-    "gemma2": SliceRule(rescales_states=True, window_period=2, output=OutputTensor.TIED, odd_counts=frozenset({46})),
-    "gemma3": SliceRule(window_period=6, odd_counts=frozenset({62})),
-    "granite": SliceRule(embedding_scale=True, unless=("deepstack_mapping",)),
-    "deepseek2": SliceRule(dense_lead=True, odd_counts=frozenset({26, 27, 47, 48})),
-    "internlm2": SliceRule(output=OutputTensor.REQUIRED),
-    "mistral3": SliceRule(),
-    "smollm3": SliceRule(first_multiple=4),
-    "seed_oss": SliceRule(),
-    "starcoder2": SliceRule(),
-    "olmo2": SliceRule(window_period=4, output=OutputTensor.REQUIRED),
-    "olmoe": SliceRule(output=OutputTensor.REQUIRED),
-    "qwen2moe": SliceRule(output=OutputTensor.REQUIRED, alive=("ffn_norm.weight", "ffn_gate_inp_shexp.weight")),
-    "granitemoe": SliceRule(embedding_scale=True),
-    "command-r": SliceRule(output=OutputTensor.TIED, odd_counts=frozenset(range(64, 513))),
-    "cohere2": SliceRule(window_period=4, output=OutputTensor.TIED),
-    "exaone4": SliceRule(odd_counts=frozenset({64})),
-}
-
-PER_LAYER: Final = frozenset(
-    {
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.sliding_window_pattern",
-        "feed_forward_length",
-        "expert_feed_forward_length",
-    }
-)
-"""Array fields with one element for each layer."""
-
-_EVERYWHERE: Final = re.compile(
-    r"^(token_embd|output|output_norm|rope_freqs|rope_factors_(long|short))\.(weight|bias)$"
-)
-_NEVER: Final = ("nextn_predict_layers", "pooling_type")
-
-
-def can_slice(header: GgufHeader) -> str:
-    """Why this model cannot be cut into slices; empty if it can."""
-    architecture = header.text("general.architecture")
-    rule = RULES.get(architecture)
-    if rule is None:
-        known = ", ".join(sorted(RULES))
-        return f"slices of architecture {architecture!r} are not proven to be exact (proven: {known}); {INSTEAD}"
-    return next(_obstacles(header, architecture, rule), "")
-
-
-def cuts_of(header: GgufHeader) -> CutPoints:
-    """Where a model may be cut. Its architecture must be in `RULES`."""
-    architecture = header.text("general.architecture")
-    rule, layers = RULES[architecture], header.number(f"{architecture}.block_count")
-    return CutPoints(
-        architecture=architecture,
-        layers=layers,
-        multiple=rule.first_multiple,
-        odd_counts=tuple(sorted(count for count in rule.odd_counts if count <= layers + 1)),
-        tails=rule.layer_inputs or bool(rule.window_period),
-    )
-
-
-def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterator[str]:
-    layers = header.number(f"{architecture}.block_count")
-    if layers in rule.odd_counts:
-        yield f"llama.cpp computes {architecture} models of {layers} layers in a way that no slice has; {INSTEAD}"
-    for name in (*_NEVER, *rule.unless):
-        if header.metadata.get(f"{architecture}.{name}", 0) != 0:
-            yield f"its field {architecture}.{name} is not proven to survive a cut; {INSTEAD}"
-    for key, value in header.metadata.items():
-        name = key.removeprefix(f"{architecture}.")
-        if name != key and isinstance(value, ArrayField) and (name not in PER_LAYER or value.length != layers):
-            yield f"its field {key} ({value.length} values) is not known to go layer by layer; {INSTEAD}"
-
-
-def odd_tensor(name: str, layers: int) -> str:
-    """Why a tensor prevents its model from being cut; empty if it does not."""
-    layer = layer_of(name)
-    if layer is None and not _EVERYWHERE.match(name):
-        return f"it holds {name}, which no slice is known to need; {INSTEAD}"
-    if layer is not None and layer >= layers:
-        return f"it holds {name} beyond its {layers} layers; {INSTEAD}"
-    return ""
