@@ -34,11 +34,13 @@ def cuts_for(points: CutPoints) -> dict[str, tuple[int, ...]]:
     """Awkward cuts that this model bears."""
     last = points.layers - 1 if points.last_begin is None else points.last_begin
     able = [at for at in range(1, last + 1) if not points.refusal(at, 1)]
-    able = able[::2] if points.odd_counts else able
-    near = {wanted: min(able, key=lambda at: abs(at - wanted)) for wanted in (1, 3, 5, last)}
-    found = {"one and the rest": (near[1],), "off every pattern": tuple(sorted({near[3], near[5]}))}
-    if not points.odd_counts:
-        found["everywhere"] = tuple(able)
+    near = {wanted: min(able, key=lambda at: abs(at - wanted)) for wanted in (1, 3, 5, points.layers // 2, last)}
+    found = {
+        "one and the rest": (near[1],),
+        "off every pattern": tuple(sorted({near[3], near[5]})),
+        "halves": (near[points.layers // 2],),
+        "everywhere": tuple(able),
+    }
     if points.last_begin is None:
         found["the head alone"] = (near[last], points.layers)
     return {name: cuts for name, cuts in found.items() if bears(points, cuts)}

@@ -105,8 +105,8 @@ class StageEngine:
             facts = _facts(model, plan)
             exact = _exact_plan(model, facts, plan)
             progress(0.95, "making room")
-            settings = replace(exact.settings, snapshots=_snapshots(model, exact.settings))
-            context = StageContext(model, settings, _states(model, facts, settings))
+            sizes = replace(exact.settings, snapshots=_snapshots(model, exact.settings))
+            context = StageContext(model, sizes, _states(model, facts, sizes))
         except BaseException:
             model.close()
             raise
