@@ -14,9 +14,8 @@ from twd.gguf_tools.encode import encode_start, encode_tensor
 from twd.gguf_tools.header import aligned, read_header
 from twd.gguf_tools.inspect import shards_of
 from twd.gguf_tools.model_file import file_hash
-from twd.gguf_tools.slice_cuts import cuts_of
 from twd.gguf_tools.slice_layout import FileRange, SliceFacts, SliceLayout, lay_out, require_sliceable
-from twd.gguf_tools.slice_rules import CutPoints
+from twd.gguf_tools.slice_rules import CutPoints, cuts_of
 from twd.kit.progress import Share, unheard
 from twd.process.platform import disk_bytes
 from twd.wire.failures import FailureCode, TwdError

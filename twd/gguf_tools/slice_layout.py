@@ -14,15 +14,10 @@ from typing import Final
 import numpy as np
 
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from twd.gguf_tools.cut_points import INSTEAD, SliceRule
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
-from twd.gguf_tools.slice_cuts import (
-    PER_LAYER,
-    can_slice,
-    cuts_of,
-    odd_tensor,
-)
 from twd.gguf_tools.slice_kinds import (
     HEAD_LAYERS,
     INDEXERS,
@@ -32,7 +27,12 @@ from twd.gguf_tools.slice_kinds import (
     tail_layers,
     window_layers,
 )
-from twd.gguf_tools.slice_rules import INSTEAD, SliceRule
+from twd.gguf_tools.slice_rules import (
+    PER_LAYER,
+    can_slice,
+    cuts_of,
+    odd_tensor,
+)
 from twd.gguf_tools.slice_table import RULES
 from twd.wire.failures import FailureCode, TwdError
 

@@ -1,108 +1,115 @@
-"""What slices of an architecture need, and where one model may be cut. The rules are in `slice_table`.
+"""Whether a model can be cut into slices, and where, by the headers of its files."""
 
-llama.cpp computes a slice as if it were a whole model. If an architecture uses the number of a layer, or the count of
-layers, a slice gives wrong results without an error, unless a rule handles it.
-"""
-
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from math import lcm
 from typing import Final
 
-INSTEAD: Final = "`pool.engine: rpc` pools it without cutting it"
+from twd.gguf_tools.cut_points import ANYWHERE, INSTEAD, CutPoints, SliceRule
+from twd.gguf_tools.header import ArrayField, GgufHeader
+from twd.gguf_tools.inspect import layer_of
+from twd.gguf_tools.slice_kinds import indexers_of, last_begin, layers_of
+from twd.gguf_tools.slice_table import RULES, UNCUT
+
+__all__ = [
+    "ANYWHERE",
+    "INSTEAD",
+    "PER_LAYER",
+    "RULES",
+    "CutPoints",
+    "SliceRule",
+    "can_slice",
+    "cuts_of",
+    "odd_tensor",
+]
+
+PER_LAYER: Final = frozenset(
+    {
+        "attention.compress_ratios",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.indexer.types",
+        "attention.recurrent_layers",
+        "attention.sliding_window_pattern",
+        "expert_feed_forward_length",
+        "expert_used_count",
+        "feed_forward_length",
+        "swiglu_clamp_exp",
+        "swiglu_clamp_shexp",
+    }
+)
+"""Array fields with one element for each layer."""
+_UNCUT_ARRAYS: Final = re.compile(r"^(rope\.dimension_sections|ple\..*)$")
+"""Array fields that are the same for all layers."""
+_EVERYWHERE: Final = re.compile(
+    r"^(token_embd|token_embd_norm|position_embd|output|output_norm|output_hc_\w+"
+    r"|per_layer_token_embd|rope_freqs|rope_factors_(long|short))(\.(weight|bias))?$"
+)
+_NEVER: Final = ("pooling_type",)
+_UNSET: Final = (-1, 0, 2**32 - 1)
+PLE_LAYERS: Final = "ple.layers"
 
 
-@dataclass(frozen=True, slots=True)
-class SliceRule:
-    """What slices of one architecture need."""
-
-    layer_inputs: bool = False
-    """llama.cpp can give out the input of a layer. Otherwise a callback catches the output of the last layer."""
-    layer_output: str = "l_out"
-    """The name of the node with the output of a layer."""
-    window_period: int = 0
-    """One of this many layers has full attention, the others a sliding window. The file may say it for each layer."""
-    full_first: bool = False
-    """The layer with full attention is the first of each period, not the last."""
-    recurrent: str = ""
-    """How the file tells which layers keep a recurrent state: "no heads" (of keys and values), "nothing else" (neither
-    such heads nor a feed-forward part), or "period" (all but one of so many layers). Such a model has both kinds of
-    layers in each slice."""
-    restored: str = ""
-    """The name of the node after which llama.cpp has changed incoming states (it scales or norms them like embeddings,
-    or makes several streams of them). There the engine writes the true states back."""
-    streams: bool = False
-    """The states are several vectors for each token. The file has their number."""
-    full_needed: bool = False
-    """A slice needs a layer with full attention beside those with a sliding window."""
-    shared_indexers: bool = False
-    """Some layers choose what they attend to by the indexer of an earlier layer, so no slice may begin with them."""
-    lone_head: bool = True
-    """The head may be a slice of its own, behind a layer of zeros. False if a layer of zeros changes states: then the
-    slice with the head must have layers of all kinds by itself."""
-    sparse_after_lead: bool = False
-    """Layers behind those that `leading_dense_block_count` counts have another kind of memory."""
-    dropped: tuple[str, ...] = ()
-    """Tensors and metadata fields (behind a dot) that only the first slice has."""
-    default_scale: float = 0.0
-    """llama.cpp scales the embedding by this if the file does not say otherwise; 0: only if the file says so."""
-    residual_depth: float = 0.0
-    """If the file has no scale for the residuals, llama.cpp takes this, divided by the root of the count of layers."""
-    first_only: tuple[str, ...] = ()
-    """Tensors that only the first slice uses, because llama.cpp adds them to whatever comes in; zeros elsewhere."""
-    tied: bool = False
-    """The output matrix is always the embedding."""
-    first_multiple: int = 1
-    """Layers differ by their number, so a slice must begin at a multiple of this."""
-    step: str = ""
-    """A field with a number of which a slice must begin at a multiple."""
-    odd_counts: frozenset[int] = frozenset()
-    """llama.cpp computes models with these counts of layers in another way."""
-    alive: tuple[str, ...] = ()
-    """Tensors that are not zeroed in a layer of zeros, because llama.cpp divides by values made from them."""
-    unless: tuple[str, ...] = ()
-    """Metadata fields that must be absent or zero."""
-    unless_zero: tuple[str, ...] = ()
-    """Metadata fields that must not be zero."""
+def can_slice(header: GgufHeader) -> str:
+    """Why this model cannot be cut into slices; empty if it can."""
+    architecture = header.text("general.architecture")
+    rule = RULES.get(architecture)
+    if rule is None:
+        why = UNCUT.get(architecture, "slices of this architecture are not proven to be exact")
+        return f"its architecture is {architecture}: {why}; {INSTEAD}"
+    return next(_obstacles(header, architecture, rule), "")
 
 
-@dataclass(frozen=True, slots=True)
-class CutPoints:
-    """Where one model may be cut."""
-
-    architecture: str = ""
-    layers: int = 0
-    multiple: int = 1
-    """A slice that has layers must begin at a multiple of this."""
-    odd_counts: tuple[int, ...] = ()
-    """No slice may have one of these counts of layers."""
-    tails: bool = False
-    """A slice may end with an added layer of zeros, which counts as a layer."""
-    barred: tuple[int, ...] = ()
-    """No slice may begin at these layers, because they use what an earlier layer, or the tokens, gave."""
-
-    last_begin: int | None = None
-    """The slice with the head must begin here or before, because it needs layers of all kinds."""
-
-    def refusal(self, first: int, count: int) -> str:
-        """Why no slice may begin at layer `first` and have `count` layers (with a layer of zeros); empty if it may."""
-        if count in self.odd_counts:
-            return f"llama.cpp computes {self.architecture} models of {count} layers in another way; cut elsewhere"
-        if first % self.multiple and first < self.layers:
-            begin = f"begin at a multiple of {self.multiple} layers, not at {first}"
-            return f"slices of {self.architecture} models {begin}"
-        if first in self.barred:
-            begin = ", ".join(str(at) for at in range(self.layers) if at not in self.barred)
-            return f"layer {first} of this model needs what came before it; slices may begin at: {begin}"
-        if self.last_begin is not None and self.last_begin < first and first + count >= self.layers:
-            text = f"the last slice of this {self.architecture} model needs layers of each kind"
-            return f"{text}, so it must begin at {self.last_begin} or before"
-        return ""
-
-    def why_not(self, first: int, end: int) -> str:
-        """Why a plan must not use a slice of layers `first` to `end`, with or without a layer of zeros; else empty."""
-        if (first, end) == (0, self.layers):
-            return ""  # can_slice has checked the whole model
-        count = end - first
-        return self.refusal(first, count) or (self.refusal(first, count + 1) if self.tails else "")
+def cuts_of(header: GgufHeader) -> CutPoints:
+    """Where a model may be cut. Its architecture must be in `RULES`."""
+    architecture = header.text("general.architecture")
+    rule, layers = RULES[architecture], layers_of(header)
+    return CutPoints(
+        architecture=architecture,
+        layers=layers,
+        multiple=lcm(rule.first_multiple, header.number(f"{architecture}.{rule.step}", 1) or 1),
+        odd_counts=tuple(sorted(count for count in rule.odd_counts if count <= layers + 1)),
+        tails=rule.layer_inputs or bool(rule.window_period),
+        barred=tuple(_barred(header, architecture)),
+        last_begin=None if rule.lone_head else last_begin(header),
+    )
 
 
-ANYWHERE: Final = CutPoints()
+def _barred(header: GgufHeader, architecture: str) -> Iterator[int]:
+    """The layers at which no slice may begin."""
+    read_tokens = [
+        header.number(f"{architecture}.hash_layer_count"),
+        *(int(at) + 1 for at in header.array(f"{architecture}.{PLE_LAYERS}")),
+    ]
+    indexers = indexers_of(header) if RULES[architecture].shared_indexers else []
+    for layer in range(1, layers_of(header)):
+        if layer < max(read_tokens) or (indexers and not indexers[layer]):
+            yield layer
+
+
+def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterator[str]:
+    layers, all_layers = layers_of(header), header.number(f"{architecture}.block_count")
+    if layers in rule.odd_counts:
+        yield f"llama.cpp computes {architecture} models of {layers} layers in a way that no slice has; {INSTEAD}"
+    for name in (*_NEVER, *rule.unless):
+        if header.metadata.get(f"{architecture}.{name}", 0) not in _UNSET:
+            yield f"its field {architecture}.{name} is not proven to survive a cut; {INSTEAD}"
+    for name in rule.unless_zero:
+        if header.metadata.get(f"{architecture}.{name}", 1) == 0:
+            yield f"its field {architecture}.{name} is 0, which is not proven to survive a cut; {INSTEAD}"
+    for key, value in header.metadata.items():
+        name = key.removeprefix(f"{architecture}.")
+        if name == key or not isinstance(value, ArrayField) or _UNCUT_ARRAYS.match(name):
+            continue
+        if name not in PER_LAYER or value.length not in (layers, all_layers):
+            yield f"its field {key} ({value.length} values) is not known to go layer by layer; {INSTEAD}"
+
+
+def odd_tensor(name: str, layers: int) -> str:
+    """Why a tensor prevents its model from being cut; empty if it does not."""
+    layer = layer_of(name)
+    if layer is None and not _EVERYWHERE.match(name):
+        return f"it holds {name}, which no slice is known to need; {INSTEAD}"
+    if layer is not None and layer >= layers:
+        return f"it holds {name} beyond its {layers} layers; {INSTEAD}"
+    return ""

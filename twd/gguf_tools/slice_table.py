@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from twd.gguf_tools.slice_rules import SliceRule
+from twd.gguf_tools.cut_points import SliceRule
 
 _EACH: Final = SliceRule()
 """Each layer depends on its own weights and the states that come in, and on nothing else."""

@@ -14,8 +14,7 @@ from tests.engine.stage_chain import Chain, windows_of
 from twd.engine.slices.undo import REACH
 from twd.gguf_tools.header import read_header
 from twd.gguf_tools.slice import read_cuts
-from twd.gguf_tools.slice_cuts import can_slice
-from twd.gguf_tools.slice_rules import CutPoints
+from twd.gguf_tools.slice_rules import CutPoints, can_slice
 from twd.gguf_tools.slice_table import RULES, UNCUT
 from twd.wire.failures import TwdError
 
