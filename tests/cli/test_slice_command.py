@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.sliceable_models import write_sliceable
-from tests.engine.tiny_models import write_mamba
+from tests.engine.slices.recipes import recipe
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
 from twd.process.home import StateFolder
@@ -86,7 +86,7 @@ def test_ranges_that_are_none_are_refused(
 
 
 def test_models_that_cannot_be_cut_are_refused(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["slice", str(write_mamba(tmp_path / "mamba.gguf")), "0-1"]) == ExitCode.USAGE
+    assert run(["slice", str(recipe("minicpm3").write(tmp_path / "tiny.gguf")), "0-1"]) == ExitCode.USAGE
     assert "`pool.engine: rpc`" in capsys.readouterr().err
     assert run(["slice", str(tmp_path / "none.gguf"), "0-1"]) == ExitCode.NOT_FOUND
     assert "there is no file" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.coordinator.machines import machine, seeing, wanting
 from tests.engine.sliceable_models import write_sliceable
-from tests.engine.tiny_models import write_mamba
+from tests.engine.slices.recipes import recipe
 from twd.coordinator.core.layers import as_they_fit, quotas, refused
 from twd.coordinator.core.model_placement import decide
 from twd.coordinator.core.placement import ModelShape, Placement, PlacementDemand, PlacementDevice, place
@@ -72,15 +72,15 @@ def test_a_split_that_cannot_be_cut_is_refused_with_the_reason() -> None:
 def test_other_engines_cut_where_they_like(tmp_path: Path) -> None:
     settings = settings_for(write_sliceable("smollm3", tmp_path), "rpc")
     assert wanted_model(settings, "tiny").shape is not None
-    model = wanted_model(settings_for(write_mamba(tmp_path / "mamba.gguf"), "rpc"), "tiny")
+    model = wanted_model(settings_for(recipe("minicpm3").write(tmp_path / "tiny.gguf"), "rpc"), "tiny")
     assert model.shape is not None
     assert not model.problem
 
 
 def test_a_model_that_no_ring_can_cut_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    model = wanted_model(settings_for(write_mamba(tmp_path / "mamba.gguf"), "ring"), "tiny")
+    model = wanted_model(settings_for(recipe("minicpm3").write(tmp_path / "tiny.gguf"), "ring"), "tiny")
     assert model.shape is None
-    assert "'mamba' are not proven to be exact" in model.problem
+    assert "minicpm3: llama.cpp scales each layer by the count of layers" in model.problem
     assert "`pool.engine: rpc` pools it" in model.problem
     decision = decide(replace(wanting(PoolConfig()), models=(model,)), seeing(machine("desk", 64)), model)
     assert decision.notes == [model.problem]

@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.sliceable_models import write_sliceable
-from tests.engine.tiny_models import write_mamba
+from tests.engine.slices.recipes import recipe
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
-from twd.gguf_tools import slice_rules
+from twd.gguf_tools import slice_table
 from twd.gguf_tools.header import GgufHeader, read_header
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice import DiskFull, plan_slice, read_cuts, write_slice
 from twd.gguf_tools.slice_layout import read_facts
-from twd.gguf_tools.slice_rules import RULES
+from twd.gguf_tools.slice_table import RULES
 from twd.wire.failures import FailureCode, TwdError
 
 Usage = namedtuple("Usage", "total used free")
@@ -56,7 +56,8 @@ def test_the_middle_has_its_layers_a_zero_layer_and_a_small_vocabulary(model: Pa
         assert np.array_equal(found[f"blk.1.{name}"], whole[f"blk.4.{name}"])
         assert not found[f"blk.2.{name}"].any()
     assert "blk.3.attn_q.weight" not in found
-    assert "output.weight" not in found
+    assert found["output.weight"].shape[0] == 32
+    assert not found["output.weight"].any()
     assert np.array_equal(found["rope_freqs.weight"], whole["rope_freqs.weight"])
 
 
@@ -86,7 +87,7 @@ def test_a_tied_embedding_goes_to_both_ends(tmp_path: Path) -> None:
 def test_layer_by_layer_fields_are_cut_too(tmp_path: Path) -> None:
     model = write_sliceable("gpt-oss", tmp_path)
     header = cut(model, 3, 6, tmp_path)
-    assert header.array("gpt-oss.attention.sliding_window_pattern") == [0, 1, 0, 1]
+    assert header.array("gpt-oss.attention.sliding_window_pattern") == [0, 1, 0, 0]
     model = write_sliceable("deepseek2", tmp_path)
     leads = [
         cut(model, a, b, tmp_path).number("deepseek2.leading_dense_block_count") for a, b in ((0, 1), (1, 4), (4, 6))
@@ -189,7 +190,7 @@ def rewritten(model: Path, path: Path, **fields: object) -> Path:
     [
         ({"tensor": "mystery.weight"}, "it holds mystery.weight"),
         ({"tensor": "blk.8.nextn.eh_proj.weight"}, "beyond its 8 layers"),
-        ({"numbers": {"llama.nextn_predict_layers": 1}}, "llama.nextn_predict_layers is not proven"),
+        ({"numbers": {"llama.pooling_type": 1}}, "llama.pooling_type is not proven"),
         ({"without": "token_embd.weight"}, "it holds no embedding matrix"),
         ({"without": "token_embd.weight", "tensor": "token_embd.weight"}, "it holds no embedding matrix"),
         ({"arrays": {"llama.odd.list": [1, 2, 3]}}, "is not known to go layer by layer"),
@@ -203,8 +204,8 @@ def test_what_no_rule_covers_is_refused(extra: dict[str, object], reason: str, m
 
 
 def test_other_architectures_are_refused_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(TwdError, match=r"'mamba' are not proven.*`pool.engine: rpc`"):
-        plan_slice(write_mamba(tmp_path / "mamba.gguf"), 0, 1, head=False)
+    with pytest.raises(TwdError, match=r"minicpm3: llama.cpp scales each layer.*`pool.engine: rpc`"):
+        plan_slice(recipe("minicpm3").write(tmp_path / "tiny.gguf"), 0, 1, head=False)
 
 
 def test_layer_counts_with_a_meaning_of_their_own_are_refused(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_layers_that_differ_by_their_number_are_cut_where_they_may_be(tmp_path: 
 def test_what_is_planned_can_be_cut(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With some odd counts that a tiny model reaches."""
     model = write_sliceable(architecture, tmp_path)
-    monkeypatch.setitem(slice_rules.RULES, architecture, replace(RULES[architecture], odd_counts=frozenset({2, 5})))
+    monkeypatch.setitem(slice_table.RULES, architecture, replace(RULES[architecture], odd_counts=frozenset({2, 5})))
     cuts = read_cuts(model)
     allowed = [piece for piece in combinations(range(LAYERS + 1), 2) if not cuts.why_not(*piece)]
     assert (0, LAYERS) in allowed

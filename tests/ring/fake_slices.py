@@ -9,6 +9,7 @@ from twd.decoding.window import Report, Sampler
 from twd.engine.context import BatchTokens, Logits
 from twd.engine.slices.abort import AbortFlag
 from twd.engine.slices.report import CheckedText
+from twd.engine.slices.undo import UNLIMITED
 from twd.ring.frames import SessionSpec, States
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
@@ -51,7 +52,7 @@ class FakeSlice:
         self, first: int, end: int, *, head: bool = False, slots: int = 4, ctx_size: int = 256, window_max: int = 16
     ) -> None:
         self.n_embd, self.n_slots, self.ctx_size, self.window_max = N_EMBD, slots, ctx_size, window_max
-        self.rows_min = 1
+        self.rows_min, self.can_pad, self.undoable = 1, True, UNLIMITED
         self.first, self.end, self.head = first, end, head
         self.vocab_size = VOCABULARY if first == 0 or head else 0
         self.end_tokens = frozenset({END_TOKEN}) if head else frozenset[int]()

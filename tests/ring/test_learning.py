@@ -8,6 +8,7 @@ import pytest
 
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.window import VerifyResult, Window
+from twd.engine.slices.undo import UNLIMITED
 from twd.ring.frames import ItemOutcome, PassResults, RingMessage, SessionSpec, StageTiming
 from twd.ring.home import PassAnswer, RingDriver, RingLimits
 from twd.ring.target import RemoteSpecSampler, RingTarget
@@ -25,7 +26,7 @@ class Chain:
     over = None
 
     def __init__(self) -> None:
-        self.bounds = RingLimits(slots=4, ctx_size=256, window_max=32, credits=16)
+        self.bounds = RingLimits(slots=4, ctx_size=256, window_max=32, credits=16, undoable=UNLIMITED)
         self.sent: list[RingMessage] = []
         self.told: list[PassAnswer] = []
         self.wake = lambda: None

@@ -129,7 +129,7 @@ def test_a_smaller_ring_is_no_replacement() -> None:
 
 
 def test_of_two_rings_on_offer_neither_is_overlooked() -> None:
-    bounds = SimpleNamespace(slots=1, ctx_size=64, window_max=8, credits=4)
+    bounds = SimpleNamespace(slots=1, ctx_size=64, window_max=8, credits=4, undoable=64)
     homes = [cast(RingDriver, SimpleNamespace(bounds=bounds, over=None)) for _ in range(3)]
     quick, slow = (
         PipelineState([CostPoint(width=1, ms=ms)], [CostPoint(width=1, ms=ms)], 1.0, room=4) for ms in (1.0, 50.0)

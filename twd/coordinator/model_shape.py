@@ -11,6 +11,9 @@ from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
 
+_STATES = 9
+"""How many states of a session a stage holds: the current one, and snapshots to go back to."""
+
 
 def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
     """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it."""
@@ -41,4 +44,5 @@ def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16"
         reads=reads.kinds,
         head_kind=reads.head_kind,
         read_tokens=FORECAST_TOKENS,
+        state_layer=-(-info.state_bytes * _STATES // info.layers),
     )

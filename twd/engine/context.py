@@ -24,6 +24,7 @@ CTX_SIZE_MAX = 8192
 EXACT_ROWS, FAST_ROWS = 64, 512
 """The most tokens of one pass (ubatch). A whole model and its slices use the same value, so they give the same text."""
 _NO_ROOM, _ABORTED = 1, 2
+_SPARE = 3
 _PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 
@@ -97,6 +98,13 @@ class BatchTokens:
         self.sequences += [sequence] * count
         self.outputs += [False] * silent + [True] * (count - silent)
 
+    def spans(self) -> dict[int, range]:
+        """For each sequence the indexes of its tokens in the batch, if they stand together."""
+        found: dict[int, range] = {}
+        for index, sequence in enumerate(self.sequences):
+            found[sequence] = range(found[sequence].start if sequence in found else index, index + 1)
+        return found
+
     def add_shared(self, sequences: Sequence[int], at: int, token: int, *, output: bool) -> None:
         """Add one token that belongs to several sequences."""
         if len(sequences) > 1:
@@ -107,9 +115,11 @@ class BatchTokens:
 class _Batch:
     """A `llama_batch` over numpy arrays, so that filling it takes only microseconds."""
 
-    def __init__(self, rows: int, sequences: int) -> None:
+    def __init__(self, rows: int, sequences: int, places: int) -> None:
+        """`places`: how many positions llama.cpp reads for each hidden state that comes in."""
+        self._places = places
         self.tokens = np.zeros(rows, np.int32)
-        self.positions = np.zeros(rows, np.int32)
+        self.positions = np.zeros(rows * places, np.int32)
         self.counts = np.ones(rows, np.int32)
         self.ids = np.zeros((rows, sequences), np.int32)
         self.id_rows = self.ids.ctypes.data + np.arange(rows, dtype=np.uint64) * np.uint64(self.ids.strides[0])
@@ -128,6 +138,8 @@ class _Batch:
         self.struct.token = self._token_pointer if states is None else None
         self.struct.embd = None if states is None else states.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         self.positions[:count] = rows.positions
+        if states is not None:
+            self._spread(count)
         self.ids[:count, 0] = rows.sequences
         self.outputs[:count] = rows.outputs
         self.counts[:count] = 1
@@ -135,6 +147,12 @@ class _Batch:
             self.counts[row] = 1 + len(more)
             self.ids[row, 1 : 1 + len(more)] = more
         return self.struct  # type: ignore[no-any-return]
+
+    def _spread(self, count: int) -> None:
+        """Give a state all its positions (time, height, width, a spare one), as llama.cpp does by itself for tokens."""
+        for place in range(1, self._places):
+            part = self.positions[place * count : (place + 1) * count]
+            part[:] = self.positions[:count] if place < _SPARE else 0
 
 
 class Context:
@@ -152,7 +170,7 @@ class Context:
             raise load_error(f"llama.cpp cannot make a context of {settings.parallel} x {settings.ctx_size} tokens")
         self.handle = handle
         self._memory = llama.llama_get_memory(handle)
-        self._batch = _Batch(settings.ubatch, settings.sequences)
+        self._batch = _Batch(settings.ubatch, settings.sequences, _places(model))
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
         self.on_pass: Callable[[int], None] | None = None
@@ -234,8 +252,7 @@ class Context:
     @property
     def recurrent(self) -> bool:
         """Whether some layers keep a recurrent state instead of KV cells for each token."""
-        model = self.model.handle
-        return bool(llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        return self.model.recurrent
 
     def state_bytes(self, sequence: int) -> int:
         """The number of bytes that `save_state` would save now."""
@@ -286,10 +303,17 @@ def kv_type(name: str) -> int:
         ) from None
 
 
+def _places(model: LoadedGguf) -> int:
+    """How many positions a hidden state has: four in models that also place pictures."""
+    placed = (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
+    return _SPARE + 1 if llama.llama_model_rope_type(model.handle) in placed else 1
+
+
 def _kv_bytes(model: LoadedGguf, settings: ContextSettings) -> int:
     if model.offloads:
         return 0
-    return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells
+    states = model.info.state_bytes * (1 + settings.snapshots) * settings.parallel
+    return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells + states
 
 
 def _decode_error(code: int, rows: int) -> TwdError:

@@ -16,7 +16,7 @@ from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
 from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
-from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
@@ -31,8 +31,6 @@ _log = logging.getLogger("twd.engine")
 _UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
 _TIMING_S = 0.3
 _UNLIKE = "windows of drafts give this model other logits than single steps, so it takes no drafts"
-_ONE_SESSION = ("kimi-linear",)
-"""Architectures for which llama.cpp aborts the process if a context is for several sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +228,7 @@ def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
     exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
     return ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
-        parallel=1 if plan.tree or model.info.architecture in _ONE_SESSION else plan.parallel,
+        parallel=1 if plan.tree or model.info.architecture in ONE_SESSION else plan.parallel,
         layout=CacheLayout.TREE if plan.tree else CacheLayout.STREAMS,
         branches=plan.branches if plan.tree else 0,
         type_k=plan.type_k or "f16",

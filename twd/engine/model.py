@@ -19,6 +19,9 @@ from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
 
+ONE_SESSION = ("kimi-linear",)
+"""Architectures for which llama.cpp aborts the process if a context is for several sessions."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelLoadOptions:
@@ -53,6 +56,11 @@ class LoadedGguf:
         self.n_layer: int = llama.llama_model_n_layer(handle)
         self.offloads = offloads(settings)
         self.repacked = repacks(settings, info)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether some layers keep a recurrent state instead of KV cells for each token."""
+        return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
 
     @classmethod
     def load(cls, settings: ModelLoadOptions, on_progress: Share = unheard) -> Self:

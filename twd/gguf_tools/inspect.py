@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from twd.gguf_tools.header import ArrayField, BrokenGguf, GgufHeader, Scalar, TensorInfo, read_header
+from twd.gguf_tools.recurrent_state import attention_count, layer_state_bytes, recurrent_count
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -43,6 +44,12 @@ class GgufInfo:
     other_bytes: int
     tensors: list[TensorInfo]
     metadata: dict[str, Scalar | ArrayField]
+    head_layers: int = 0
+    """How many layers of a multi-token-prediction head follow the `layers`."""
+    kv_layers: int = 0
+    """How many layers keep KV cells."""
+    state_bytes: int = 0
+    """The recurrent state of one session, over all layers, in bytes."""
 
     @property
     def weight_bytes(self) -> int:
@@ -53,7 +60,7 @@ class GgufInfo:
         """The bytes of KV cache for one token, over all layers."""
         keys = _row_bytes(type_k, self.kv_heads * self.key_length)
         values = _row_bytes(type_v, self.kv_heads * self.value_length)
-        return self.layers * (keys + values)
+        return self.kv_layers * (keys + values)
 
 
 def inspect(path: Path) -> GgufInfo:
@@ -86,6 +93,8 @@ def _info(
     layers = first.number(f"{architecture}.block_count")
     if not 0 <= layers <= len(tensors):
         raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")
+    head_layers = count("nextn_predict_layers")
+    layers = max(layers - head_layers, 0)
     heads = count("attention.head_count")
     embedding = count("embedding_length")
     head_size = embedding // heads if heads else 0
@@ -112,6 +121,9 @@ def _info(
         other_bytes=other_bytes,
         tensors=tensors,
         metadata=first.metadata,
+        head_layers=head_layers,
+        kv_layers=attention_count(first) if layers else 0,
+        state_bytes=recurrent_count(first) * layer_state_bytes(first) if layers else 0,
     )
 
 

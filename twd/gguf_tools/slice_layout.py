@@ -11,23 +11,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from twd.gguf_tools.cut_points import INSTEAD, SliceRule
 from twd.gguf_tools.encode import encode_field
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
+from twd.gguf_tools.slice_kinds import (
+    HEAD_LAYERS,
+    INDEXERS,
+    indexers_of,
+    layers_of,
+    recurrent_layers,
+    tail_layers,
+    window_layers,
+)
 from twd.gguf_tools.slice_rules import (
-    INSTEAD,
     PER_LAYER,
-    RULES,
-    OutputTensor,
-    SliceRule,
     can_slice,
     cuts_of,
     odd_tensor,
 )
+from twd.gguf_tools.slice_table import RULES
 from twd.wire.failures import FailureCode, TwdError
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _PREFIX: Final = "twd.slice."
 _STAND_IN_ROWS: Final = 32
 _SMALL_LAYER_BYTES: Final = 64 << 20
@@ -35,6 +44,12 @@ _BLOCK: Final = 32
 _APART: Final = 4096
 """Gaps of so many bytes between tensors are no gaps: they align the tensors."""
 _MATRIX: Final = 2
+_SCALE: Final = "embedding_scale"
+_RESIDUAL: Final = "residual_scale"
+_DEEPSTACK: Final = "n_deepstack_layers"
+"""How many layers also take something of a picture. Nothing comes in with text, so slices have none."""
+_LEADING: Final = ("leading_dense_block_count", "hash_layer_count")
+"""Fields that count layers from the first one on."""
 
 
 _Fields = dict[str, tuple[GGUFValueType, Scalar | list[Scalar]]]
@@ -113,14 +128,14 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
     """The layout of the slice with layers `first` to `end` of the model in `shards`; raises TwdError if impossible."""
     require_sliceable(shards)
     header = shards[0]
-    _require_range(_layers(header), first, end, head)
+    _require_range(layers_of(header), first, end, head)
     facts = SliceFacts(
         model=model,
         first=first,
         end=end,
-        layers=_layers(header),
+        layers=layers_of(header),
         head=head,
-        tail=_wants_tail(shards, first, end, head),
+        tail=bool(_tail(shards, first, end, head)),
         floats=bool(floats(_all(shards))),
         blocks=block_kinds(_all(shards)),
     )
@@ -134,7 +149,8 @@ def require_sliceable(shards: Sequence[GgufHeader]) -> None:
     if known is not None:
         own = f"a slice of layers {known.first}-{known.end} itself"
         raise TwdError(FailureCode.BAD_REQUEST, f"{header.path.name} is {own}; name the whole model")
-    reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, _layers(header)) for t in _all(shards))), "")
+    count = header.number(f"{header.text('general.architecture')}.block_count")
+    reason = can_slice(header) or next(filter(None, (odd_tensor(t.name, count) for t in _all(shards))), "")
     if not reason and not any(t.name == "token_embd.weight" and len(t.shape) == _MATRIX for t in _all(shards)):
         reason = f"it holds no embedding matrix; {INSTEAD}"
     if reason:
@@ -175,33 +191,18 @@ def _require_range(layers: int, first: int, end: int, head: bool) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, problem)
 
 
-def _wants_tail(shards: Sequence[GgufHeader], first: int, end: int, head: bool) -> bool:
-    """Whether to add a layer of zeros at the end of a slice.
+def _tail(shards: Sequence[GgufHeader], first: int, end: int, head: bool) -> list[int]:
+    """The layers of the model after which layers of zeros at the end of a slice are shaped; usually none.
 
-    It is needed if the slice has no layers, or no sliding-window layer in a model that has some (llama.cpp needs at
-    least one). Otherwise it is added only if the last layer is small: it costs some memory and time, but catching a
-    small layer's output with a callback costs more.
+    They are needed if llama.cpp cannot load the slice's layers alone. Otherwise one is added only if the last layer is
+    small: it costs some memory and time, but catching a small layer's output with a callback costs more.
     """
-    rule = RULES[shards[0].text("general.architecture")]
-    if first == end or (rule.window_period and not any(_windows(shards[0], range(first, end)))):
-        return True
+    header = shards[0]
+    needed = tail_layers(header, first, end, cuts_of(header).multiple)
+    if needed or head or not RULES[header.text("general.architecture")].layer_inputs:
+        return needed
     size = sum(tensor.size_bytes for tensor in _all(shards) if layer_of(tensor.name) == end - 1)
-    return not head and rule.layer_inputs and size <= _SMALL_LAYER_BYTES
-
-
-def _windows(header: GgufHeader, layers: Sequence[int]) -> list[bool]:
-    """For each of these layers, whether it uses sliding-window attention."""
-    architecture = header.text("general.architecture")
-    key = f"{architecture}.attention.sliding_window_pattern"
-    one_by_one = header.array(key)
-    period = header.number(key, RULES[architecture].window_period)
-    if one_by_one:
-        return [bool(one_by_one[layer]) for layer in layers]
-    return [not period or layer % period < period - 1 for layer in layers]
-
-
-def _layers(header: GgufHeader) -> int:
-    return header.number(f"{header.text('general.architecture')}.block_count")
+    return [end - 1] if size <= _SMALL_LAYER_BYTES else []
 
 
 def _all(shards: Sequence[GgufHeader]) -> Iterator[TensorInfo]:
@@ -217,9 +218,7 @@ class _Layout:
         self._facts = facts
         self._architecture = header.text("general.architecture")
         self._rule: SliceRule = RULES[self._architecture]
-        self._like = [*range(facts.first, facts.end)]
-        if facts.tail:
-            self._like.append(max(facts.end - 1, 0))
+        self._like = [*range(facts.first, facts.end), *_tail(shards, facts.first, facts.end, facts.head)]
         self._sources = {
             tensor.name: (tensor, FileRange(shard.path, shard.data_offset + tensor.offset, tensor.size_bytes))
             for shard in shards
@@ -233,19 +232,21 @@ class _Layout:
         reason = cuts_of(self._header).refusal(self._facts.first, len(self._like))
         if reason and not self._facts.whole:
             raise TwdError(FailureCode.UNSUPPORTED, reason)
-        self._add_fields()
+        gone = self._gone()
+        self._add_fields(gone)
         for name, (tensor, source) in self._sources.items():
-            if layer_of(name) is None and not name.startswith(("token_embd.", "output.")):
-                self._keep(name, tensor, source)
+            if layer_of(name) is None and name not in gone and not name.startswith(("token_embd.", "output.")):
+                unused = name in self._rule.first_only and self._facts.first > 0
+                self._keep(name, tensor, None if unused else source)
         self._add_vocabulary()
         for number, layer in enumerate(self._like):
-            self._add_layer(number, layer, empty=self._facts.tail and number == len(self._like) - 1)
+            self._add_layer(number, layer, empty=number >= self._facts.end - self._facts.first)
         return self._layout
 
-    def _add_fields(self) -> None:
+    def _add_fields(self, gone: frozenset[str]) -> None:
         written = self._rewritten()
         for key, (start, end) in self._header.spans.items():
-            dropped = key in written or key.startswith(("split.", _PREFIX))
+            dropped = key in written or key in gone or key.startswith(("split.", _PREFIX))
             if not dropped and (self._facts.ends or not key.startswith("tokenizer.")):
                 self._layout.fields.append(FileRange(self._header.path, start, end - start))
         self._layout.fields += [encode_field(key, *value) for key, value in written.items()]
@@ -263,6 +264,8 @@ class _Layout:
         }
         written |= {_PREFIX + name: (number, getattr(facts, name)) for name in ("first", "end", "layers")}
         written |= {_PREFIX + name: (yes_no, getattr(facts, name)) for name in ("head", "tail", "floats")}
+        if prefix + HEAD_LAYERS in self._header.metadata:
+            written[prefix + HEAD_LAYERS] = (number, 0)
         if not facts.ends:
             written["tokenizer.ggml.model"] = (text, "no_vocab")
         for name in PER_LAYER:
@@ -275,18 +278,34 @@ class _Layout:
     def _by_rule(self) -> _Fields:
         rule, prefix = self._rule, f"{self._architecture}."
         extra: _Fields = {}
-        if rule.window_period:
-            windows: list[Scalar] = [int(window) for window in _windows(self._header, self._like)]
-            if self._facts.tail:
-                windows[-1] = 1
-            extra[prefix + "attention.sliding_window_pattern"] = (GGUFValueType.UINT32, windows)
-        if rule.embedding_scale and self._facts.first > 0:
-            extra[prefix + "embedding_scale"] = (GGUFValueType.FLOAT32, 1.0)
-        if rule.dense_lead:
-            key = prefix + "leading_dense_block_count"
-            lead = self._header.number(key)
-            extra[key] = (GGUFValueType.UINT32, sum(layer < lead for layer in self._like))
+        windows, recurrent = window_layers(self._header), recurrent_layers(self._header)
+        if any(windows):
+            pattern: list[Scalar] = [int(windows[layer]) for layer in self._like]
+            extra[prefix + "attention.sliding_window_pattern"] = (GGUFValueType.UINT32, pattern)
+        if rule.recurrent == "period":
+            kinds: list[Scalar] = [recurrent[layer] for layer in self._like]
+            extra[prefix + "attention.recurrent_layers"] = (GGUFValueType.BOOL, kinds)
+        indexers = indexers_of(self._header)
+        if indexers:
+            extra[prefix + INDEXERS] = (GGUFValueType.UINT32, [indexers[layer] for layer in self._like])
+        scaled = rule.default_scale or prefix + _SCALE in self._header.metadata
+        if scaled and self._facts.first > 0:
+            extra[prefix + _SCALE] = (GGUFValueType.FLOAT32, 1.0)
+        for name in _LEADING:
+            lead = self._header.number(prefix + name)
+            if lead:
+                extra[prefix + name] = (GGUFValueType.UINT32, sum(layer < lead for layer in self._like))
+        if rule.residual_depth and prefix + _RESIDUAL not in self._header.metadata:
+            depth = np.float32(rule.residual_depth) / np.sqrt(np.float32(self._facts.layers))
+            extra[prefix + _RESIDUAL] = (GGUFValueType.FLOAT32, float(depth))
+        if prefix + _DEEPSTACK in self._header.metadata:
+            extra[prefix + _DEEPSTACK] = (GGUFValueType.UINT32, 0)
         return extra
+
+    def _gone(self) -> frozenset[str]:
+        """The tensors and metadata fields that this slice must not have."""
+        dropped = self._rule.dropped if self._facts.first > 0 else ()
+        return frozenset(f"{self._architecture}{name}" if name.startswith(".") else name for name in dropped)
 
     def _add_vocabulary(self) -> None:
         """Add the embedding and the output matrix: each unchanged, as zeros with as many rows, or as a few rows of
@@ -298,8 +317,7 @@ class _Layout:
         facts, tied = self._facts, "output.weight" not in self._sources
         if not facts.ends:
             self._zeros("token_embd.weight", _STAND_IN_ROWS)
-            if self._rule.output is OutputTensor.REQUIRED:
-                self._zeros("output.weight", _STAND_IN_ROWS)
+            self._stand_in(_STAND_IN_ROWS)
             return
         if facts.first == 0 or tied:
             self._keep("token_embd.weight", *self._sources["token_embd.weight"])
@@ -309,8 +327,16 @@ class _Layout:
             for name, (tensor, source) in self._sources.items():
                 if name.startswith("output."):
                     self._keep(name, tensor, source)
-        elif self._rule.output is not OutputTensor.TIED:
-            self._zeros("output.weight", self._vocabulary)
+        else:
+            self._stand_in(self._vocabulary)
+
+    def _stand_in(self, rows: int) -> None:
+        """Add zeros in place of the output matrix, and of its bias."""
+        if not self._rule.tied:
+            self._zeros("output.weight", rows)
+        if "output.bias" in self._sources:
+            kind = GGMLQuantizationType.F32
+            self._layout.tensors.append(SliceTensor("output.bias", (rows,), kind, 4 * rows, None))
 
     def _add_layer(self, number: int, layer: int, *, empty: bool) -> None:
         for name, (tensor, source) in self._sources.items():

@@ -86,6 +86,8 @@ class Welcome(RingMessage, frozen=True, array_like=True):
     slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)]
     ctx_size: Position
     window_max: Rows
+    undoable: Position = 2**31 - 1
+    """How many of its last tokens a slot can always give back. Models with a recurrent state cannot give back all."""
 
 
 class SessionSpec(RingMessage, frozen=True, array_like=True):

@@ -30,6 +30,7 @@ class RingLimits:
     ctx_size: int
     window_max: int
     credits: int
+    undoable: int
 
     @classmethod
     def of(cls, welcomes: Sequence[Welcome]) -> "RingLimits":
@@ -39,6 +40,7 @@ class RingLimits:
             ctx_size=min(one.ctx_size for one in welcomes),
             window_max=min(one.window_max for one in welcomes),
             credits=min(one.credits for one in welcomes),
+            undoable=min(one.undoable for one in welcomes),
         )
 
 

@@ -12,6 +12,7 @@ from twd.decoding.pipeline import PipelineState
 from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.window import Report, Sampler, Score, VerifyResult, Window, check, check_prompt
 from twd.engine.context import Logits
+from twd.engine.slices.undo import UNLIMITED
 from twd.ring.frames import Close, Copy, ItemOutcome, Open, PassFrame, PassResults, SessionSpec, StageTiming, WindowItem
 from twd.ring.home import PassAnswer, RingDriver
 from twd.wire.failures import FailureCode, TwdError
@@ -64,7 +65,6 @@ class RingTarget:
     """
 
     trees = False
-    can_rollback = True
 
     def __init__(self, home: RingDriver, pipe: PipelineState, *, vocabulary: int, in_flight: int = 32) -> None:
         self.pipe = pipe
@@ -72,6 +72,7 @@ class RingTarget:
         self.n_slots = home.bounds.slots
         self.ctx_size = home.bounds.ctx_size
         self.window_max = home.bounds.window_max
+        self.can_rollback = True
         self._vocabulary = vocabulary
         self._wake: Callable[[], None] = lambda: None
         self.generation_number = 0
@@ -115,7 +116,11 @@ class RingTarget:
     def _adopt(self, home: RingDriver) -> None:
         self.home = home
         self.generation_number += 1
-        self._slots = Slots(self.n_slots, worth_copying(self.ctx_size))
+        self._undoable = home.bounds.undoable
+        copy_from = worth_copying(self.ctx_size) if self._undoable == UNLIMITED else None
+        self._slots = Slots(self.n_slots, copy_from, self._reach)
+        self._beyond = [0] * self.n_slots
+        """For each idle slot, how many tokens stages may have computed beyond its text."""
         self._lines: dict[int, _Line] = {}
         self._flights: dict[int, _Flight] = {}
         self._largest = 0
@@ -147,11 +152,17 @@ class RingTarget:
         self._lines[place.slot] = _Line()
         return place.slot, place.common
 
+    def _reach(self, slot: int, position: int) -> int:
+        """`position`, if every stage can go back there; else 0."""
+        steps = len(self._slots[slot].tokens) + self._beyond[slot] - position
+        return position if steps <= self._undoable else 0
+
     def close(self, slot: int) -> None:
         """End a session and drop its windows in flight. Harmless when repeated."""
         line = self._lines.pop(slot, None)
         if line is None:
             return
+        self._beyond[slot] = sum(len(window.tokens) for _, window in line.flying)
         self._void(slot, line)
         self.home.send(Close(slot))
         self._slots.close(slot)

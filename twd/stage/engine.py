@@ -23,6 +23,9 @@ class SliceEngine(Protocol):
     ctx_size: int
     window_max: int
     rows_min: int
+    can_pad: bool
+    undoable: int
+    """How many of its last tokens a slot can always give back."""
 
     @property
     def vocab_size(self) -> int:
@@ -94,7 +97,7 @@ class BlockLayout:
     """Arranges jobs into blocks."""
 
     def __init__(self, engine: SliceEngine) -> None:
-        rules = BatchRules(engine.window_max, streams=True, can_pad=True, rows_min=engine.rows_min)
+        rules = BatchRules(engine.window_max, streams=True, can_pad=engine.can_pad, rows_min=engine.rows_min)
         self._planner = BatchPlanner(rules)
         self._n_embd = engine.n_embd
 

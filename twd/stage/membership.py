@@ -183,7 +183,8 @@ class RingMembership:
 
     def _welcome(self, guest: VerifiedPeer) -> Welcome:
         engine, proof = self._means.engine, guest.welcome_proof(self.trust)
-        return Welcome(proof, self._means.credits, engine.n_embd, engine.n_slots, engine.ctx_size, engine.window_max)
+        sizes = (engine.n_embd, engine.n_slots, engine.ctx_size, engine.window_max)
+        return Welcome(proof, self._means.credits, *sizes, engine.undoable)
 
     # -- what comes in -------------------------------------------------------------------------
 

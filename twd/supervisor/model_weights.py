@@ -34,7 +34,7 @@ class ModelWeights:
             return 0
         ctx_size = min(self.ctx_size or CTX_SIZE_MAX, self.info.context_length or CTX_SIZE_MAX)
         kv = self.info.kv_bytes_per_token(self.type_k, self.type_v) * ctx_size * self.sessions
-        return self.copies * (self.info.weight_bytes + kv)
+        return self.copies * (self.info.weight_bytes + kv + self.info.state_bytes * self.sessions)
 
 
 def read_weights(settings: Settings) -> list[ModelWeights]:

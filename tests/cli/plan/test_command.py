@@ -7,7 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.engine.tiny_models import write_llama, write_mamba
+from tests.engine.slices.recipes import recipe
+from tests.engine.tiny_models import write_llama
 from twd.bus.base import LeaseEntry
 from twd.cli.app import run
 from twd.cli.common.context import CliContext
@@ -51,9 +52,9 @@ def test_one_that_does_not_says_what_would_help(model: str, capsys: pytest.Captu
 def test_one_that_a_ring_cannot_cut_is_told_with_a_way_out(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["plan", str(write_mamba(tmp_path / "mamba.gguf"))]) == ExitCode.UNHEALTHY
+    assert run(["plan", str(recipe("minicpm3").write(tmp_path / "tiny.gguf"))]) == ExitCode.UNHEALTHY
     told = capsys.readouterr()
-    assert "note: mamba.gguf cannot be sliced" in told.out
+    assert "note: tiny.gguf cannot be sliced" in told.out
     assert "`pool.engine: rpc` pools it" in told.out
     assert not told.err
 

@@ -69,7 +69,7 @@ class ModelNeed:
     def kv_bytes(self, ctx_size: int, parallel: int, kinds: tuple[str, str] | None = None) -> int:
         """Bytes of the caches of all sessions."""
         type_k, type_v = kinds or self.model.cache_types
-        return self.info.kv_bytes_per_token(type_k, type_v) * ctx_size * parallel
+        return (self.info.kv_bytes_per_token(type_k, type_v) * ctx_size + self.info.state_bytes) * parallel
 
 
 def proposals(machine: MachineFacts, need: ModelNeed | None) -> list[TuneProposal]:

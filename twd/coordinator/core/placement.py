@@ -96,7 +96,8 @@ def pair(one: str, other: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a model, in bytes. `kv_layer` is what one token takes in one layer's cache."""
+    """The sizes of a model, in bytes. `kv_layer` is what one token takes in one layer's cache, `state_layer` what one
+    session takes in one layer for its recurrent state."""
 
     name: str
     layer_bytes: tuple[int, ...]
@@ -113,6 +114,7 @@ class ModelShape:
     head_kind: str = ""
     read_tokens: int = 0
     """Number of tokens in the cache that forecasts assume."""
+    state_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,8 @@ def _nothing(shape: ModelShape, demand: PlacementDemand) -> Placement:
 
 
 def kv_layer(shape: ModelShape, demand: PlacementDemand) -> int:
-    """Return the bytes that all sessions' tokens take in one layer's cache."""
-    return shape.kv_layer * demand.ctx * demand.sessions
+    """Return the bytes that all sessions take in one layer's cache."""
+    return (shape.kv_layer * demand.ctx + shape.state_layer) * demand.sessions
 
 
 def needed(shape: ModelShape, demand: PlacementDemand) -> int:

@@ -10,17 +10,23 @@ import numpy as np
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, BatchTokens, ContextSettings, Logits
 from twd.engine.exactness import ExactPlan, exact_plan
+from twd.engine.host_memory.limits import available_bytes
 from twd.engine.kernels import one_row_like_many, repacked_unevenly
 from twd.engine.library import device_named
-from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.slices.abort import AbortFlag, watch
 from twd.engine.slices.states import CallbackStates, LayerInput, SliceStates, StageContext
+from twd.engine.slices.undo import REACH, UNLIMITED, Compute, SliceUndo, apart
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice_layout import SliceFacts, facts_of
-from twd.gguf_tools.slice_rules import RULES
+from twd.gguf_tools.slice_table import RULES
 from twd.kit.progress import Progress, unheard
 from twd.wire.failures import FailureCode, TwdError
 
+_SNAPSHOTS = 8
+_FEWEST_SNAPSHOTS = 2
+_SHARE = 4
+"""Snapshots take at most 1/4 of the free memory, and so do saved states."""
 _STAND_IN = rb"^output\.weight$"
 """The output matrix of a slice without the head: only zeros, so it is kept out of the GPU's memory."""
 
@@ -61,7 +67,9 @@ class StageEngine:
         settings = context.settings
         self.facts = facts
         self.first, self.head = facts.first == 0, facts.head
-        self.n_embd = model.n_embd
+        self.n_embd = _state_width(model)
+        """The width of the states between slices."""
+        self._width_in = model.n_embd
         self.n_slots = settings.parallel
         self.ctx_size = settings.ctx_size
         self.window_max = settings.ubatch
@@ -71,6 +79,11 @@ class StageEngine:
         self.context = context
         self._states = context.states
         self._flag: AbortFlag | None = None
+        self._undo = _undo_of(context, self._compute_again) if context.recurrent else None
+        self.can_pad = self._undo is None
+        """Whether padding can be removed behind the tokens of a pass."""
+        self.undoable = UNLIMITED if self._undo is None else REACH
+        """How many of its last tokens a slot can always give back."""
         self._samplers = SamplerFactory(model.vocab) if facts.head else None
 
     @classmethod
@@ -92,7 +105,8 @@ class StageEngine:
             facts = _facts(model, plan)
             exact = _exact_plan(model, facts, plan)
             progress(0.95, "making room")
-            context = StageContext(model, exact.settings, _states(model, facts, exact.settings))
+            sizes = replace(exact.settings, snapshots=_snapshots(model, exact.settings))
+            context = StageContext(model, sizes, _states(model, facts, sizes))
         except BaseException:
             model.close()
             raise
@@ -123,16 +137,14 @@ class StageEngine:
         if aborted is not self._flag:
             watch(self.context.handle, aborted)
             self._flag = aborted
-        if self._states is not None:
-            self._states.begin(states)
+        self._before(rows)
         try:
-            self.context.decode(replace(rows, outputs=self._outputs(rows)), states)
-            if self.head or self._states is None:
-                return np.empty((0, self.n_embd), np.float32)
-            return self._states.of_pass(len(rows))
+            made = self._compute(rows, states)
         except TwdError:
             self._forget(rows)
             raise
+        self._remember(rows, states)
+        return made
 
     def logits(self, row: int) -> Logits:
         """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
@@ -140,16 +152,21 @@ class StageEngine:
 
     def rollback(self, slot: int, position: int) -> bool:
         """Remove the tokens of a slot from `position` on. Returns false if this model cannot do that."""
-        return self.context.rollback(slot, position)
+        return self.context.rollback(slot, position) if self._undo is None else self._undo.back(slot, position)
 
     def copy(self, source: int, target: int) -> None:
         """Copy slot `source` to slot `target`."""
         self.context.clear(target)
         self.context.copy(source, target)
+        if self._undo is not None:
+            self._undo.copy(source, target)
 
     def clear(self, slot: int) -> None:
         """Remove all tokens of a slot."""
-        self.context.clear(slot)
+        if self._undo is None:
+            self.context.clear(slot)
+        else:
+            self._undo.clear(slot)
 
     def end(self, slot: int) -> int:
         """The position after the last token of a slot; 0 if it is empty."""
@@ -165,6 +182,34 @@ class StageEngine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    def _compute(self, rows: BatchTokens, states: Logits | None) -> Logits:
+        if self._states is not None:
+            self._states.begin(states)
+        given = None if states is None else np.ascontiguousarray(states[:, : self._width_in])
+        self.context.decode(replace(rows, outputs=self._outputs(rows)), given)
+        if self.head or self._states is None:
+            return np.empty((0, self.n_embd), np.float32)
+        return self._states.of_pass(len(rows))
+
+    def _compute_again(self, rows: BatchTokens, states: Logits | None) -> None:
+        """Compute tokens that were computed before. Nothing aborts that: the flag is meant for later tokens."""
+        watch(self.context.handle, None)
+        try:
+            self._compute(rows, states)
+        finally:
+            watch(self.context.handle, self._flag)
+
+    def _before(self, rows: BatchTokens) -> None:
+        if self._undo is not None:
+            for slot, span in rows.spans().items():
+                self._undo.before(slot, rows.positions[span.start])
+
+    def _remember(self, rows: BatchTokens, states: Logits | None) -> None:
+        if self._undo is not None:
+            for slot, span in rows.spans().items():
+                came = None if states is None else states[span.start : span.stop]
+                self._undo.computed(slot, rows.positions[span.start], rows.tokens[span.start : span.stop], came)
 
     def _incoming(self, rows: BatchTokens, states: Logits | None) -> Logits | None:
         if self.first:
@@ -190,11 +235,11 @@ class StageEngine:
         return rows.outputs
 
     def _forget(self, rows: BatchTokens) -> None:
-        begins: dict[int, int] = {}
-        for slot, position in zip(rows.sequences, rows.positions, strict=True):
-            begins[slot] = min(position, begins.get(slot, position))
-        for slot, position in begins.items():
-            if not self.rollback(slot, position):
+        for slot, span in rows.spans().items():
+            position = rows.positions[span.start]
+            if self._undo is not None:
+                self._undo.repair(slot, position)
+            elif not self.rollback(slot, position):
                 self.clear(slot)
 
 
@@ -236,7 +281,7 @@ def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactP
     """The same plan as for the whole model, so that the text is the same."""
     wanted = ContextSettings(
         ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, model.ctx_train or CTX_SIZE_MAX),
-        parallel=plan.parallel,
+        parallel=1 if model.info.architecture in ONE_SESSION else plan.parallel,
         type_k=plan.type_k or "f16",
         type_v=plan.type_v or "f16",
         flash_attention=plan.flash_attention,
@@ -248,14 +293,35 @@ def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactP
     return replace(exact, rows_min=2 if padded else 1)
 
 
+def _snapshots(model: LoadedGguf, settings: ContextSettings) -> int:
+    """How many snapshots of a recurrent state to ask llama.cpp for; it makes none for architectures without."""
+    one = model.info.state_bytes * settings.parallel
+    count = min(_SNAPSHOTS, available_bytes() // _SHARE // one) if one else _SNAPSHOTS
+    return count if count >= _FEWEST_SNAPSHOTS and model.recurrent else 0
+
+
+def _undo_of(context: StageContext, compute: Compute) -> SliceUndo:
+    free = available_bytes() // _SHARE
+    return SliceUndo(context, compute, apart(free, context.model.info.state_bytes, context.settings.parallel))
+
+
+def _state_width(model: LoadedGguf) -> int:
+    """How many numbers the state of a token has between two layers."""
+    rule = RULES.get(model.info.architecture)
+    if rule is None or not rule.streams:
+        return model.n_embd
+    count = model.info.metadata.get(f"{model.info.architecture}.hyper_connection.count", 1)
+    return model.n_embd * (count if isinstance(count, int) else 1)
+
+
 def _states(model: LoadedGguf, facts: SliceFacts, settings: ContextSettings) -> SliceStates | None:
     """The cheapest way to read and write hidden states. None if the slice needs no special treatment of them."""
     rule = RULES.get(model.info.architecture)
-    restores = rule is not None and rule.rescales_states and facts.first > 0
-    last = model.n_layer - 1
+    restored = rule.restored if rule is not None and facts.first > 0 else ""
+    output, width = (rule.layer_output if rule is not None else "l_out"), _state_width(model)
+    last = facts.end - facts.first - 1
     if facts.head:
-        return CallbackStates(None, model.n_embd, settings.ubatch, tail=True, restores=True) if restores else None
-    if facts.tail and rule is not None and rule.layer_inputs and not restores and LayerInput.available():
-        return LayerInput(last, model.n_embd)
-    at = last - 1 if facts.tail else last
-    return CallbackStates(at, model.n_embd, settings.ubatch, tail=facts.tail, restores=restores)
+        return CallbackStates("", width, settings.ubatch, tail=True, restored=restored) if restored else None
+    if facts.tail and rule is not None and rule.layer_inputs and not restored and LayerInput.available():
+        return LayerInput(last + 1, model.n_embd)
+    return CallbackStates(f"{output}-{last}", width, settings.ubatch, tail=facts.tail, restored=restored)

@@ -13,7 +13,6 @@ from twd.wire.failures import FailureCode, TwdError
 
 _SET_LAYER_INPUT = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
 _GET_LAYER_INPUT = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
-_SCALED = b"inp_scaled"
 _FLOAT_BYTES = 4
 
 
@@ -81,10 +80,12 @@ class CallbackStates:
     architecture scales its input, it writes the true states back after the scaling.
     """
 
-    def __init__(self, last_layer: int | None, width: int, rows: int, *, tail: bool, restores: bool) -> None:
+    def __init__(self, wanted: str, width: int, rows: int, *, tail: bool, restored: str) -> None:
+        """`wanted`: the node with the states after the slice. `restored`: the node after which to write the incoming
+        states. An empty name: none."""
         self.outputs = not tail
-        self._wanted = b"" if last_layer is None else b"l_out-%d" % last_layer
-        self._restores = restores
+        self._wanted = wanted.encode()
+        self._restored = restored.encode()
         self._row_bytes = width * _FLOAT_BYTES
         self._caught = np.empty((rows, width), np.float32)
         self._count = 0
@@ -113,7 +114,7 @@ class CallbackStates:
         """The callback. It is a closure, so that each call is as fast as possible in Python."""
         name_of, text_at = self._name, ctypes.string_at
         caught = (self._wanted + b"\0",) if self._wanted else ()
-        restored = (_SCALED + b"\0",) if self._restores else ()
+        restored = (self._restored + b"\0",) if self._restored else ()
         either = caught + restored
         length = max(map(len, either))
 

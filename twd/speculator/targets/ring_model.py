@@ -13,6 +13,7 @@ from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Report, Sampler
 from twd.drafting.continuation import KnownContinuation
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.slices.undo import UNLIMITED
 from twd.kit.progress import Progress
 from twd.ring.frames import SessionSpec
 from twd.ring.home import RingDriver
@@ -163,6 +164,7 @@ def load_ring(
         doubt = check.run(home, stages, model.vocab.size, progress)
         progress(0.6, "trying the ring")
         exactness = _exactness(home, target, model, stages, settings, doubt)
+        target.can_rollback = exactness.exact or home.bounds.undoable == UNLIMITED
     except BaseException:
         model.close()
         raise
@@ -189,6 +191,7 @@ def _in_flight(settings: Settings) -> int:
 def _limits(target: RingTarget, name: ModelId, settings: Settings) -> SpeculatorLimits:
     return replace(
         usual_limits(target, name, settings.models[name], settings),
+        can_rollback=target.can_rollback,
         prefill_rows=target.window_max,
         score_rows=target.window_max,
         in_flight=target.in_flight,
@@ -200,7 +203,8 @@ def _limits(target: RingTarget, name: ModelId, settings: Settings) -> Speculator
 def _facts(
     model: LoadedGguf, name: ModelId, entry: ModelConfig, target: RingTarget, stages: Sequence[StageReady]
 ) -> ModelFacts:
-    facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots)
+    can = target.can_rollback
+    facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots, can_rollback=can)
     cut = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages)
     return msgspec.structs.replace(facts, backend="ring", note=f"a ring of {len(stages)} stages: layers {cut}")
 

@@ -1,0 +1,110 @@
+"""The page `docs/models.md` and the table `twd/gguf_tools/tried.py`, from what was tried."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from twd.chat.tool_calls.formats import ToolFormat
+from twd.gguf_tools.abilities import GOING_BACK, REUSE, TrialResult
+from twd.gguf_tools.cut_points import SliceRule
+from twd.gguf_tools.slice_table import RULES, UNCUT
+from twd.gguf_tools.tried import LLAMA_CPP_PYTHON, TRIED
+
+_BEGIN: Final = """# Models
+
+What twd does with each architecture, by trials of tiny random models. This page was written by
+`python -m contrib.architectures.try_all`; a [test](../tests/gguf_tools/test_abilities.py) compares it with the program.
+
+What is not in the table was not tried. It is found out when such a model is loaded: what llama.cpp loads is served, and
+drafted for if it can go back. A ring takes only architectures of this table.
+
+- **exact**: windows of drafts give the logits of single steps bit by bit, on a processor with our kernels. Each model
+  is tested again when it is loaded.
+- **drafts**: texts with drafts are those without, greedy and sampled.
+- **going back**: how rejected drafts are undone.
+- **prompts**: what of an earlier prompt a new one need not read again.
+- **ring**: whether `mode: combined` with `pool.engine: ring` spreads its layers over machines. Logits are then those of
+  the whole model, bit by bit, whatever the cut.
+"""
+_TABLE: Final = "\n| architecture | exact | drafts | going back | prompts | ring |\n|---|---|---|---|---|---|\n"
+_TOOLS: Final = """
+## Tool calls and thoughts
+
+These do not depend on the architecture but on the chat template. Read are calls in these formats:
+
+"""
+_THOUGHTS: Final = """
+Thoughts are read in all marks of [chat/thoughts.py](../twd/chat/thoughts.py), and in the channels of gpt-oss.
+"""
+_MODULE: Final = '''"""What was tried of each architecture. Written by contrib/architectures/try_all.py."""
+
+from typing import Final
+
+from twd.gguf_tools.abilities import TrialResult, Undoing
+
+LLAMA_CPP_PYTHON: Final = "{version}"
+"""The version it was tried with."""
+
+TRIED: Final[dict[str, TrialResult]] = {{
+{rows}
+}}
+'''
+
+
+def page() -> str:
+    """The text of `docs/models.md`."""
+    rows = [_row(name, TRIED[name]) for name in sorted(TRIED)]
+    formats = ", ".join(f"`{one.value}`" for one in ToolFormat)
+    tried = f"\nTried with llama-cpp-python {LLAMA_CPP_PYTHON}: {len(rows)} architectures.\n"
+    return _BEGIN + tried + _TABLE + "\n".join(rows) + "\n" + _TOOLS + _wrapped(formats) + "\n" + _THOUGHTS
+
+
+def module(found: Mapping[str, TrialResult], version: str) -> str:
+    """The text of `twd/gguf_tools/tried.py`."""
+    return _MODULE.format(
+        version=version, rows="\n".join(f'    "{name}": {_call(found[name])},' for name in sorted(found))
+    )
+
+
+def _call(found: TrialResult) -> str:
+    given = [f"exact={found.exact}", f"undoing=Undoing.{found.undoing.name}"]
+    given += [] if found.drafted else ["drafted=False"]
+    given += ["one_session=True"] if found.one_session else []
+    return f"TrialResult({', '.join(given)})"
+
+
+def _row(name: str, found: TrialResult) -> str:
+    sessions = "; one session at a time" if found.one_session else ""
+    drafts = "yes" if found.drafted and found.undoing != "nothing" else "no"
+    undoing = GOING_BACK[found.undoing]
+    return (
+        f"| {name} | {'yes' if found.exact else 'near'} | {drafts} | {undoing}{sessions} | {REUSE[found.undoing]} "
+        f"| {_ring(name)} |"
+    )
+
+
+def _ring(name: str) -> str:
+    rule = RULES.get(name)
+    if rule is None:
+        return f"no: {UNCUT.get(name, 'slices of it are not proven to be exact')}"
+    return "; ".join(("yes", *_limits(rule)))
+
+
+def _limits(rule: SliceRule) -> list[str]:
+    told = []
+    if rule.first_multiple > 1 or rule.step:
+        told.append(f"cuts at multiples of {rule.first_multiple if rule.first_multiple > 1 else 'its ' + rule.step}")
+    if rule.odd_counts:
+        few = ", ".join(str(count) for count in sorted(rule.odd_counts)[:4])
+        told.append(f"no slice of {few}{' and more' if len(rule.odd_counts) > 4 else ''} layers")
+    if rule.shared_indexers:
+        told.append("no cut before a layer that shares an indexer")
+    if not rule.lone_head:
+        told.append("the last slice has layers of each kind")
+    told += [f"not with {name}" for name in rule.unless]
+    return told
+
+
+def _wrapped(words: str) -> str:
+    import textwrap
+
+    return textwrap.fill(words, 118, break_on_hyphens=False, break_long_words=False) + "."

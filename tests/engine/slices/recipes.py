@@ -1,0 +1,88 @@
+"""Tiny random models of nearly every architecture, from the recipes in `recipes.json`.
+
+A recipe has the metadata and the shapes of the tensors of one model. They come from llama.cpp's own generator of test
+models (its program `test-llama-archs`), made smaller, and with eight layers.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+VOCABULARY: Final = 96
+_FILE: Final = Path(__file__).with_name("recipes.json")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one model is made of."""
+
+    architecture: str
+    fields: dict[str, tuple[str, Any]]
+    tensors: dict[str, tuple[int, ...]]
+
+    @property
+    def layers(self) -> int:
+        return int(self.fields["block_count"][1])
+
+    def write(self, path: Path, seed: int = 5) -> Path:
+        writer = gguf.GGUFWriter(path, self.architecture)
+        writer.add_tokenizer_model("no_vocab")
+        for name, (kind, value) in self.fields.items():
+            _add(writer, name if name.startswith("general.") else f"{self.architecture}.{name}", kind, value)
+        dice = np.random.default_rng(seed)
+        for name, shape in self.tensors.items():
+            writer.add_tensor(name, _weights(dice, name, shape))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name: an architecture, or a variant of one."""
+    known = _known()
+    one = known["models"][name]
+    fields = {key: value for key, value in {**known["fields"], **one["fields"]}.items() if value is not None}
+    tensors = {key: tuple(shape) for key, shape in one["tensors"].items()}
+    for numbers, shapes in one["layers"]:
+        tensors |= {f"blk.{at}.{key}": tuple(shape) for at in numbers for key, shape in shapes.items()}
+    return Recipe(one["architecture"], fields, tensors)
+
+
+def names() -> list[str]:
+    """All recipes."""
+    return list(_known()["models"])
+
+
+@cache
+def _known() -> dict[str, Any]:
+    known: dict[str, Any] = json.loads(_FILE.read_text("utf-8"))
+    return known
+
+
+def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
+    if isinstance(value, list):
+        writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType[kind])
+    else:
+        writer.add_key_value(key, value, gguf.GGUFValueType[kind])
+
+
+def _weights(dice: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Random weights of a size at which a token's logits depend on all that was before."""
+    values = dice.standard_normal(shape)
+    if name.endswith("ssm_a"):
+        values = -np.abs(values)
+    elif "norm" in name and name.endswith("weight"):
+        values = 1 + values / 10
+    elif name.endswith("bias") or len(shape) == 1:
+        values /= 10
+    elif name != "token_embd.weight":
+        values /= np.sqrt(shape[-1])
+    return values.astype(np.float32)
