@@ -10,7 +10,6 @@ import compileall
 import functools
 import hashlib
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -24,19 +23,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from twd.setup.engine import recipe  # noqa: E402 - it needs no package, so it can be read before there are any
+
 VENV = ROOT / ".venv"
 STAMP, BUILT, OWN = VENV / "twd-setup", VENV / "twd-llama", VENV / "twd-cmake-args"
 LOCKS = ["requirements/dev.txt", "requirements/model.txt", "requirements/uv.txt"]
 BUILD_LOCK = "requirements/build.txt"
 BINARIES = VENV / ("Scripts" if os.name == "nt" else "bin")
-LLAMA_CMAKE = ["-DGGML_RPC=ON", "-DLLAVA_BUILD=OFF"]
-KERNELS = sorted(file for file in (ROOT / "contrib" / "llama").iterdir() if file.suffix in {".cmake", ".cpp", ".h"})
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd" / "kernels"
-NO_AMX = ["-DCMAKE_C_FLAGS=-mno-amx-int8", "-DCMAKE_CXX_FLAGS=-mno-amx-int8"]
-"""GCC before 12.4 and 13.3 (bug 114098) makes kernels for AMX that crash; whether others are exact was not tried."""
 HEARTBEAT_S = 20
-CARDS = {"nvidia-smi": "GGML_CUDA", "rocm-smi": "GGML_HIP"}
-"""Tools that come with a graphics card's driver, and llama.cpp's option to compute there."""
 BUILD_LOG = VENV / "build.log"
 OF_BUILD = ("      [std", " " * 9)
 """How the lines begin that the installer repeats of a build that failed."""
@@ -60,7 +56,7 @@ def fail(text: str) -> None:
 def wanted_stamp() -> str:
     """What the environment is made from: a change of any of it means doing it again."""
     digest = hashlib.sha256()
-    for name in [*LOCKS, BUILD_LOCK, "pyproject.toml", "contrib/set_up.py"]:
+    for name in [*LOCKS, BUILD_LOCK, "pyproject.toml", "contrib/set_up.py", "twd/setup/engine/recipe.py"]:
         digest.update((ROOT / name).read_bytes())
     for fact in (sys.version, str(VENV), *llama_cmake()):
         digest.update(fact.encode())
@@ -69,11 +65,7 @@ def wanted_stamp() -> str:
 
 def llama_cmake() -> list[str]:
     """How llama.cpp is built, for the processor of this very machine: a cached build of another one may crash here."""
-    features = processor_features()
-    marker = hashlib.sha256(" ".join(sorted(features)).encode()).hexdigest()[:12]
-    own = own_cmake().split()
-    kernels = f"-DCMAKE_PROJECT_ggml_INCLUDE={(kernels_folder() / 'kernels.cmake').as_posix()}"
-    return [*LLAMA_CMAKE, kernels, f"-DTWD_PROCESSOR={marker}", *(NO_AMX if "amx_int8" in features else []), *own]
+    return recipe.llama_cmake(recipe.processor_features(), recipe.kernels_folder(), own_cmake().split())
 
 
 @functools.cache
@@ -83,40 +75,6 @@ def own_cmake() -> str:
     if given is not None:
         return given
     return OWN.read_text() if OWN.exists() else ""
-
-
-def kernels_folder() -> Path:
-    """Where our kernels for llama.cpp lie during a build: named by what they are, since a build is cached by its
-    settings, and one for all checkouts."""
-    digest = hashlib.sha256()
-    for file in KERNELS:
-        digest.update(file.read_bytes())
-    return CACHE / digest.hexdigest()[:12]
-
-
-def place_kernels() -> None:
-    """Copy them there; whole, or not at all."""
-    folder = kernels_folder()
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=folder.parent))
-    for file in KERNELS:
-        shutil.copy(file, draft)
-    try:
-        draft.rename(folder)
-    except OSError:  # somebody else was quicker
-        shutil.rmtree(draft)
-
-
-def processor_features() -> set[str]:
-    """What the processor can do, as Linux names it; elsewhere, what it is."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.split(":")[0].strip() in ("flags", "Features"):
-                return set(line.split(":", 1)[1].split())
-    return {platform.machine(), platform.processor()}
 
 
 def check_tools() -> None:
@@ -230,7 +188,7 @@ def install() -> None:
         say("installing uv, which installs the rest")
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--require-hashes"]
         run([*pip, "-r", "requirements/uv.txt"], "installing uv")
-    place_kernels()
+    recipe.place_kernels()
     cmake = ";".join(llama_cmake())
     built = BUILT.exists() and BUILT.read_text() == cmake
     say("installing what requirements/ names" + ("" if built else "; compiling llama.cpp takes about 3 minutes, once"))
@@ -251,9 +209,10 @@ def compile_modules() -> None:
 
 def tell_of_cards() -> None:
     """A card that is here and not used is worth a word."""
-    for tool, option in CARDS.items():
-        if shutil.which(tool) and option not in own_cmake():
-            mend = f"CMAKE_ARGS=-D{option}=on make setup"
+    for tool, backend in recipe.CARDS.items():
+        option = recipe.BACKENDS[backend].cmake[0]
+        if shutil.which(tool) and option.lower() not in own_cmake().lower():
+            mend = f"CMAKE_ARGS={option} make setup"
             say(f"{tool} is here, but llama.cpp computes on the processor; for the card: {mend}")
 
 

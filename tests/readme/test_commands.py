@@ -32,7 +32,12 @@ CALIBRATE = "twd gate calibrate prompts.jsonl --max-error 0.05 --confidence 0.95
 MOE = "needs a mixture of experts; tests/cli/moe runs it on tiny ones"
 SWARM = "tests/cli/swarm runs it with ports of its own"
 HUB = "tests/cli/hub runs it at a hub on loopback"
+SERVICE = "wants a service manager; tests/cli/service has a played one, and the protocol over a real socket"
 NOT_RUN = {
+    "twd service install": SERVICE,
+    "twd service status": SERVICE,
+    "twd service reload": SERVICE,
+    "twd service uninstall": SERVICE,
     "git clone <this repository> twd && cd twd": "the repository has no one address",
     "make demo": "sets up the environment in which the tests run; `twd up --demo` is in tests/e2e",
     "make test": "it is this",

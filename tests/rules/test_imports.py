@@ -24,6 +24,7 @@ LAYERS = (
     ("agent", "backends", "coordinator", "drafter", "edge", "gate", "metrics", "racer", "speculator", "stage", "swarm"),
     ("bench",),
     ("supervisor",),
+    ("setup",),
     ("cli",),
 )
 """A room imports rooms of earlier rows, never one of its own row or a later one."""

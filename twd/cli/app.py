@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "watch": ("twd.cli.watch:watch", "Live events, one line each."),
     "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
+    "engine": ("twd.cli.engine.command:engine", "Which build of llama.cpp is here; another one."),
+    "service": ("twd.cli.service.command:service", "twd as a service of the system: install, status."),
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),
     "plan": ("twd.cli.plan.command:plan", "Which layers of a model would go where."),

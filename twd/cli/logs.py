@@ -13,9 +13,11 @@ from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.terminal import printable
+from twd.setup.units.journal import Journal, journal_of
 
 LOOK_S: Final = 1.0
 LAST_BYTES: Final = 256 * 1024
+SERVICE: Final = "service"
 COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 
 
@@ -31,28 +33,45 @@ COLOURS: Final = {"warning": "yellow", "error": "red", "critical": "red"}
 def logs(ctx: CliContext, services: tuple[str, ...], follow: bool, lines: int, as_json: bool, clear: bool) -> ExitCode:
     """The last lines of each process' log, or of those that are named.
 
-    Without names: of those that wrote something since `twd up`, where it runs.
+    Without names: of those that wrote something since `twd up`, where it runs. `service` is what the system's journal
+    holds of a service that `twd service install` made: what the service manager did, and what `twd up` said.
     """
-    files = _files(ctx.home.logs, services)
+    journal = _journal(ctx, services)
+    files = _files(ctx.home.logs, tuple(name for name in services if journal is None or name != SERVICE))
+    files = [] if services == (SERVICE,) and journal else files
     if clear:
         for file in files:
             for part in [file, *file.parent.glob(f"{file.name}.*")]:
                 part.write_bytes(b"")
         click.echo(f"{len(files)} logs emptied")
         return ExitCode.OK
-    if not files and not follow:
+    if not files and journal is None and not follow:
         raise CommandError(ExitCode.NOT_FOUND, f"no log in {ctx.home.logs} yet; `twd up` starts what writes them")
-    with_name = len(files) != 1
+    with_name = len(files) + (journal is not None) != 1
     opened: dict[str, IO[str]] = {file.stem: file.open(errors="replace") for file in files}
     old = set() if services else _of_earlier(ctx, files)
+    for line in journal.last(lines) if journal else ():
+        _show(SERVICE if with_name else "", line, as_json)
     for name, stream in opened.items():
         for line in _last_lines(stream, 0 if name in old else lines, follow):
             _show(name if with_name else "", line, as_json)
     if old:
         click.echo(f"from before the last start, shown when named: {', '.join(sorted(old))}", err=True)
     if follow:
-        _follow(opened, lambda: _chosen(ctx.home.logs, services), with_name, as_json)
+        look = () if services == (SERVICE,) and journal else services
+        _follow(
+            opened, lambda: _chosen(ctx.home.logs, services) if look == services else [], with_name, as_json, journal
+        )
     return ExitCode.OK
+
+
+def _journal(ctx: CliContext, services: tuple[str, ...]) -> Journal | None:
+    """The journal of the service that has this state folder, if it is wanted and there is one."""
+    if services and SERVICE not in services:
+        return None
+    from twd.setup.units.system import LocalSystem
+
+    return journal_of(LocalSystem(), str(ctx.home.path))
 
 
 def _files(folder: Path, services: tuple[str, ...]) -> list[Path]:
@@ -85,7 +104,13 @@ def _last_lines(stream: IO[str], count: int, follow: bool) -> list[str]:
     return (list(_whole_lines(stream)) if follow else stream.readlines())[-count:]
 
 
-def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_name: bool, as_json: bool) -> None:
+def _follow(
+    opened: dict[str, IO[str]],
+    look: Callable[[], list[Path]],
+    with_name: bool,
+    as_json: bool,
+    journal: Journal | None = None,
+) -> None:
     """Go on for ever; logs of processes that start later are followed from their first line."""
     while True:
         for file in look():
@@ -97,6 +122,8 @@ def _follow(opened: dict[str, IO[str]], look: Callable[[], list[Path]], with_nam
             stream.seek(0 if read > stream.seek(0, 2) else read)  # a log that was rotated begins again
             for line in _whole_lines(stream):
                 _show(name if with_name else "", line, as_json)
+        for line in journal.news() if journal else ():
+            _show(SERVICE if with_name else "", line, as_json)
         sys.stdout.flush()
         time.sleep(LOOK_S)
 

@@ -18,6 +18,7 @@ from twd.net.ports import bindable_port
 from twd.process.fork_server import ForkServerHandle
 from twd.process.hang import policy_of
 from twd.process.home import AlreadyRunning, RunningInstance, StateFolder
+from twd.process.notify import NotifySocket
 from twd.process.process_table import Wait
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
@@ -89,6 +90,7 @@ def up(
         from twd.supervisor.guard import guard
 
         ctx.guard = guard(policy_of(ctx.settings.hang_s))
+    ctx.service_manager = NotifySocket.inherited()
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -172,7 +174,19 @@ def _live(
     broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
 
     async def live() -> ExitCode:
-        installation = Installation(settings, ctx.home, ctx.node, specs, view, measured, forks, wait, ctx.guard)
+        installation = Installation(
+            settings,
+            ctx.home,
+            ctx.node,
+            specs,
+            view,
+            measured,
+            forks,
+            wait,
+            ctx.guard,
+            ctx.service_manager,
+            ctx.read_again if settings is ctx.settings else None,  # those of a demo stand in no file
+        )
         async with beating(Heartbeat.inherited()):
             return await installation.run(broker)
 
@@ -194,7 +208,7 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
                 ExitCode.NOT_FOUND, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
             )
     if any(spec.name == "edge" for spec in specs):
-        _check_door(settings)
+        check_door(settings)
         _check_port(settings)
     return specs
 
@@ -217,7 +231,7 @@ def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _check_door(settings: Settings) -> None:
+def check_door(settings: Settings) -> None:
     """Refuse here what the edge would fail of again and again: a door open to a network, a certificate of no use."""
     from twd.edge.auth.access_policy import check_bind
     from twd.edge.auth.certificate import tls_context

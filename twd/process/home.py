@@ -18,6 +18,14 @@ LOCK_PATIENCE_S: Final = 0.5
 RECORD_PATIENCE_S: Final = 1.0
 
 
+class ReloadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a running supervisor has read its settings again, and with what result."""
+
+    count: int = 0
+    done_well: bool = True
+    words: str = ""
+
+
 class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     """The record that a running supervisor writes for `twd status`, `twd down` and the next `twd up`."""
 
@@ -40,6 +48,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     missing: dict[str, str] = {}
     """The missing processes, each with the reason."""
+    reload: ReloadRecord | None = None
+    """None: this supervisor does not read its settings again."""
 
     def named(self) -> str:
         """Return one line for people that identifies this instance."""

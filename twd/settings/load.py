@@ -1,4 +1,4 @@
-"""Finds the configuration and makes Settings of it: file, then environment, checked, each with its place."""
+"""Finds the configuration and makes Settings of it: file, credentials, environment; checked, each with its place."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ import msgspec
 from msgspec import inspect as shape
 
 from twd.settings.check import Checker
+from twd.settings.credentials import credentials
 from twd.settings.env import overrides
 from twd.settings.errors import ConfigError, Problem, SettingPlace
 from twd.settings.join import joined
@@ -36,11 +37,13 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
     put_all(tree, by_old_key)
     old_problems, file_hints = translate(tree)
     put_all(tree, by_key)
+    handed, handed_problems = credentials(env)
+    put_all(tree, handed)
     given, env_problems, env_hints = overrides(env, str(cwd))
     put_all(tree, given)
     checker = Checker(str(home))
     settings = checker.build(tree, shape.type_info(Settings))
-    problems += [*old_problems, *env_problems, *checker.problems]
+    problems += [*old_problems, *handed_problems, *env_problems, *checker.problems]
     if problems or not isinstance(settings, Settings):
         raise ConfigError(sorted(problems, key=lambda problem: (problem.place.source in env, problem.place.line)))
     if "home" not in checker.given:

@@ -25,9 +25,11 @@ twd runs without any configuration. What you set is looked up in this order, the
 2. `TWD_*` variables, one setting each: `TWD_` and the key in capitals with `_` for each dot, as in
    `TWD_SPECULATION_NGRAM_ENABLED=off`. `TWD_TOKEN` is short for `TWD_EDGE_TOKEN`. Lists take commas
    (`TWD_EDGE_ALLOWED_HOSTS=a,b`) or YAML (`TWD_POOL_WORKERS='[{host: a}]'`); an empty variable counts as not set;
-3. one YAML file: `-c FILE`, else `TWD_CONFIG`, else `./twd.yaml`, else `./configs/cluster.yaml`, else `config.yaml`
+3. credentials of a service manager, as `LoadCredential` of systemd: a file `edge.token` in `$CREDENTIALS_DIRECTORY`
+   gives that setting (for a setting that is a path, the file itself is meant);
+4. one YAML file: `-c FILE`, else `TWD_CONFIG`, else `./twd.yaml`, else `./configs/cluster.yaml`, else `config.yaml`
    in the state folder (`~/.twd`, or what `TWD_HOME` names);
-4. the defaults below.
+5. the defaults below.
 
 In a file, `${NAME}` becomes the variable's value and `${NAME:-text}` has a default; a variable that is not set is an
 error, and `$${` writes a plain `${`. A relative path starts in the folder of its file (from a variable: in the current

@@ -1,7 +1,7 @@
 """Settings as people see them: every value with where it comes from, what looks wrong, and YAML to keep."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hints: tuple[str, ...]
 
 
+class GivenSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting with the place that gave it, for whoever hands it on."""
+
+    key: str
+    source: str
+    text: str
+    """As a variable would hold it."""
+    secret: bool
+
+
 class _Leaf(msgspec.Struct, frozen=True):
     key: str
     value: Any
@@ -63,6 +73,21 @@ def describe(loaded: Loaded) -> list[ShownSetting]:
         )
         for leaf in _leaves(loaded.settings, Plain(shape.type_info(Settings)), "")
     ]
+
+
+def given_by(loaded: Loaded, sources: Collection[str]) -> list[GivenSetting]:
+    """The settings that come from one of these sources, such as variables of the environment."""
+    return [
+        GivenSetting(key=leaf.key, source=place.source, text=_as_text(leaf.value), secret=leaf.kind.secret)
+        for leaf in _leaves(loaded.settings, Plain(shape.type_info(Settings)), "")
+        if (place := loaded.places.get(leaf.key)) and place.source in sources
+    ]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Path) -> Report:

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -29,6 +29,7 @@ from twd.process.hang import policy_of
 from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder
 from twd.process.hung_log import HungLog
 from twd.process.log_files import LogFile
+from twd.process.notify import NotifySocket
 from twd.process.process_table import ProcessRow, ProcessTable, StartPhase, Wait
 from twd.process.run_service import StopRequests, unless
 from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
@@ -41,6 +42,9 @@ from twd.supervisor.outside_broker import outside_broker
 from twd.supervisor.process_group import DRAIN_S, ProcessGroup
 from twd.supervisor.processes import served_by
 from twd.supervisor.service import SupervisorService
+from twd.supervisor.service_manager.notifier import ServiceManagerNotifier
+from twd.supervisor.service_manager.reload import SettingsReload
+from twd.supervisor.service_manager.reload_requests import ReloadRequests
 from twd.supervisor.start_display import StartSnapshot, StartView
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
@@ -74,9 +78,11 @@ class Installation:
         forks: ForkServerHandle | None = None,
         wait: Wait = Wait.SOME,
         guard: Guard = NOBODY,
+        service_manager: NotifySocket | None = None,
+        read_again: Callable[[], Settings] | None = None,
     ) -> None:
         """`measured`: when all is ready, measure what drafts gain, and report it. `forks`: the fork server for
-        processes of twd."""
+        processes of twd. `read_again` reads the settings again, for a reload."""
         self._settings = settings
         self._home = home
         self._node = node
@@ -111,10 +117,20 @@ class Installation:
         self._life: ModelLife | None = None
         self._supervisor_service: SupervisorService | None = None
         self._stop = StopRequests(self._kill)
+        self._manager = ServiceManagerNotifier(
+            service_manager, self._table, lambda: self._addresses.get("api", ""), self._give_up
+        )
+        self._reload = ReloadRequests(
+            SettingsReload(read_again, settings, node) if read_again and self._manager.present else None,
+            self._manager,
+            self._tell,
+        )
 
     async def run(self, broker: EmbeddedBroker | None) -> ExitCode:
         """Start everything, keep it alive, end it in order. The caller holds the lock of the state folder."""
         self._stop.watch()
+        self._reload.watch()
+        self._tasks.keep("tell the service manager", self._manager.keep_telling)
         await self._fork_server.open()
         try:
             if broker is not None:
@@ -196,6 +212,7 @@ class Installation:
             ctx = ServiceContext(bus=bus, node=self._node, clock=self._clock, ids=Ids())
             await self._new_supervisor_service(ctx)  # an unusable bus fails here, before others rely on it
             self._tasks.keep("overseer", partial(self._oversee, ctx))
+            self._tasks.keep("reload", partial(self._reload.carry_out, self._life, self._write_state))
             await self._stop.asked.wait()
             await self._drain()
         finally:
@@ -275,6 +292,7 @@ class Installation:
     def _tell_change(self, told: ChangeTold) -> None:
         if self._supervisor_service is not None:
             self._supervisor_service.emit(told)
+        self._reload.told(told)
         why = f": {told.failure.message}" if told.failure else ""
         self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
         self._changed()
@@ -395,12 +413,14 @@ class Installation:
             leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
             ready=bool(self._ready_ms),
             missing=self._table.missing,
+            reload=self._reload.record,
         )
 
     # -- the end -----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         self._table.ends(StartPhase.DRAINING)
+        self._manager.ending()
         self._tell("ending; a second Ctrl-C kills")
         if self._measuring is not None:  # nobody needs its answers, but a drain would wait for them
             self._measuring.cancel()
@@ -422,6 +442,12 @@ class Installation:
         self._table.ends(StartPhase.ENDED)
         self._tell("ended")
         self._view.close()
+
+    def _give_up(self, why: str) -> None:
+        """End a start that cannot succeed, so that the service manager sees a failure and not an endless start."""
+        self._exit_code = ExitCode.CANNOT_START
+        self._tell(why)
+        self._stop.asked.set()
 
     def _kill(self) -> None:
         self._exit_code = ExitCode.INTERRUPTED

@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
+
 from twd.bus.base import LeaseEntry
 from twd.kit.clock import Clock
 from twd.kit.tasks import TaskGroup, heard
 from twd.process.process_table import DONE, ProcessRow, ProcessTable, StartPhase
 from twd.process.supervisor import ProcessSpec
-from twd.settings.model import Settings
+from twd.settings.model import ModelConfig, Settings
 from twd.supervisor.model_changes import (
     ReplacementOrder,
     ServedModels,
@@ -19,6 +21,7 @@ from twd.supervisor.model_changes import (
     manner_of,
     served_name,
     skipping_version_check,
+    with_served,
 )
 from twd.supervisor.process_group import ProcessGroup
 from twd.supervisor.processes import serving_processes, wanted_processes
@@ -98,6 +101,12 @@ class ModelLife:
     def default(self) -> str:
         """The name of the model that requests for `default` get."""
         return self.serving.default
+
+    def learn(self, models: dict[str, ModelConfig]) -> None:
+        """From now on these entries count; models that are served go on as they are."""
+        known = {**self.serving.settings.models, **models}
+        settings = msgspec.structs.replace(self.serving.settings, models=known)
+        self.serving = replace(self.serving, settings=with_served(settings, self.serving.wanted))
 
     async def begin(self, wish: Wish) -> ChangeAnswered:
         """Check a request and begin to carry it out; raises TwdError where that is not possible."""

@@ -15,6 +15,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
 from twd.process.heartbeat import VARIABLE
 from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder, Unrecorded
+from twd.process.notify import NotifySocket
 from twd.settings.broker import with_broker
 from twd.settings.model import Settings
 from twd.supervisor.guard import NOBODY
@@ -37,6 +38,8 @@ class CliContext:
         self._resolved = environment.get(RESOLVED_VARIABLE)
         self.guard = NOBODY
         """The process that restarts this one if it is killed."""
+        self.service_manager: NotifySocket | None = None
+        """The way to the service manager that started this process."""
 
     @cached_property
     def loaded(self) -> "Loaded":
@@ -51,6 +54,12 @@ class CliContext:
         if self._resolved and self.config is None:
             return msgspec.json.decode(Path(self._resolved).read_bytes(), type=Settings)
         return self.loaded.settings
+
+    def read_again(self) -> Settings:
+        """Read the settings once more, as a reload does; the files may have changed meanwhile."""
+        from twd.settings.load import load_settings
+
+        return load_settings(self.config, self.environment, Path.cwd(), Path.home()).settings
 
     @cached_property
     def home(self) -> StateFolder:

@@ -8,7 +8,9 @@ from twd.process.compute import CMAKE
 from twd.settings.model import Settings
 
 NATS_VERSION_MIN: Final = (2, 10)
-REBUILD: Final = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python=={version}"
+REBUILD: Final = "twd engine install"
+BACKEND_NAMES: Final = {"hip": "rocm"}
+"""Where `twd engine` calls a kind of device otherwise than the settings do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +42,28 @@ def check_nats(told: str, embedded: bool) -> Finding:
 
 def check_llama(build: EngineBuild, settings: Settings, wanted: str) -> list[Finding]:
     """Whether llama.cpp loads, and was built with what the settings ask for."""
-    rebuild = REBUILD.format(version=build.version or wanted)
     if build.problem:
-        mend = f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={wanted}"
-        return [bad("llama.cpp", f"cannot be loaded: {build.problem}", mend)]
+        return [bad("llama.cpp", f"cannot be loaded: {build.problem}", REBUILD)]
     found = [good("llama.cpp", f"llama-cpp-python {build.version}: {', '.join(build.devices) or 'no device'}")]
     if build.version != wanted:
         detail = f"llama-cpp-python is {build.version}; this twd was made for {wanted}"
-        found.append(odd("llama.cpp", detail, f"pip install llama-cpp-python=={wanted}"))
+        found.append(odd("llama.cpp", detail, REBUILD))
     if not build.rpc:
         pooled = settings.pool.engine == "rpc" and settings.pool.workers
         say = bad if pooled else odd
         detail = "was built without RPC, so it cannot use workers on other machines"
-        found.append(say("llama.cpp RPC", detail, f"CMAKE_ARGS=-DGGML_RPC=ON {rebuild}"))
+        found.append(say("llama.cpp RPC", detail, REBUILD))
     if build.amx:
         detail = "has kernels for AMX, which crash if GCC before 12.4 made them; so twd repacks no weights (slower)"
-        flags = " ".join(f"-DCMAKE_{language}_FLAGS=-mno-amx-int8" for language in ("C", "CXX"))
-        found.append(odd("llama.cpp AMX", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
+        found.append(odd("llama.cpp AMX", detail, REBUILD))
     if not build.kernels:
         detail = "has no kernels of twd's own, so steps on the processor take longer, and exact ones still longer"
-        found.append(odd("llama.cpp kernels", detail, "make setup"))
+        found.append(odd("llama.cpp kernels", detail, REBUILD))
     asked = {settings.engine.backend, *(model.backend for model in settings.models.values())} & CMAKE.keys()
     if asked and not build.accelerated:
-        flags = " ".join(sorted(f"-D{CMAKE[name]}=ON" for name in asked))
+        kind = BACKEND_NAMES.get(name := min(asked), name)
         detail = f"the settings ask for {', '.join(sorted(asked))}, and llama.cpp finds no such device"
-        found.append(bad("llama.cpp device", detail, f'CMAKE_ARGS="{flags} -DGGML_RPC=ON" {rebuild}'))
+        found.append(bad("llama.cpp device", detail, f"{REBUILD} --backend {kind}"))
     return found
 
 

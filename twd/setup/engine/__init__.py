@@ -1,0 +1,1 @@
+"""How llama.cpp is built for twd, and which build is there."""

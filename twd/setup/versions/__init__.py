@@ -1,0 +1,1 @@
+"""Versions of twd side by side: each in a folder of its own, the current one a link."""
