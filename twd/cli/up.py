@@ -162,12 +162,16 @@ def _live(
     wait: Wait,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
+    from twd.membership.store import MemberStore
     from twd.process import platform
     from twd.process.heartbeat import Heartbeat, beating
     from twd.supervisor.installation import Installation
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
+    store = MemberStore(ctx.home.path)
+    played = tuple(dict.fromkeys(spec.node for spec in specs if spec.node))
+    users = store.for_broker(ctx.node, played) if bus.lets_others_in else None
+    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, users)
 
     async def live() -> ExitCode:
         installation = Installation(settings, ctx.home, ctx.node, specs, view, measured, forks, wait, ctx.guard)
