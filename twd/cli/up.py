@@ -183,6 +183,7 @@ def _live(
 
 
 def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
+    from twd.cli.members.own_keys import check_keys
     from twd.supervisor.processes import drafters_missing_here, wanted_processes
 
     specs = wanted_processes(settings, services)
@@ -195,6 +196,7 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
             raise CommandError(
                 ExitCode.NOT_FOUND, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
             )
+    check_keys(settings, specs)
     if any(spec.name == "edge" for spec in specs):
         _check_door(settings)
         _check_port(settings)
