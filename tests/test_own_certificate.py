@@ -41,4 +41,4 @@ def test_a_file_that_no_server_can_use_is_moved_aside_and_told(tmp_path: Path, c
     (aside,) = (one for one in tmp_path.iterdir() if one != path)
     assert aside.read_bytes() == content
     assert aside.name in notes[0]
-    assert "invited again" in notes[0]
+    assert "join again" in notes[0]

@@ -57,7 +57,7 @@ def make_identity(name: str) -> LinkIdentity:
 def read_or_make_certificate(home: Path, notes: list[str]) -> OwnCertificate:
     """The certificate of the installation in `home`; a file that is none is moved aside and reported."""
     path = home / FILE_NAME
-    set_aside_if_unfit(path, _is_certificate, "a new certificate was made: machines must be invited again", notes)
+    set_aside_if_unfit(path, _is_certificate, "a new certificate was made: machines must join again", notes)
     if not path.exists():
         identity = make_identity("twd")
         create_private(path, identity.key + identity.certificate.encode())

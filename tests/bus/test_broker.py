@@ -19,13 +19,28 @@ import pytest
 from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
-from twd.bus.broker import EmbeddedBroker, read_or_make_token, server_binary
+from twd.bus.broker import BrokerUsers, EmbeddedBroker, read_or_make_token, server_binary
 from twd.bus.nats.bus import NatsBus
+from twd.bus.permissions import Credential, render_user
+from twd.bus.seeds import read_or_draw
 from twd.own_certificate import read_or_make_certificate
+from twd.private_file import write_private
 from twd.process import platform
 from twd.wire.failures import FailureCode
 
+NAME = "supervisor.first"
 posix = pytest.mark.skipif(os.name == "nt", reason="file modes are POSIX")
+
+
+def keyed(home: Path) -> BrokerUsers:
+    """The users of a broker that other machines reach: those of a machine called first."""
+    keys, users = home / "keys", home / "broker" / "users.conf"
+
+    def prepare() -> None:
+        key = read_or_draw(keys / "supervisor.nk")
+        write_private(users, f"users: [\n{render_user(key, Credential('supervisor', 'first'))}]\n".encode())
+
+    return BrokerUsers(keys, users, prepare)
 
 
 def mode(path: Path) -> int:
@@ -211,17 +226,18 @@ async def test_it_runs_with_its_token_on_loopback_and_comes_back_on_the_same_por
 
 @pytest.mark.nats
 async def test_off_loopback_it_speaks_tls_alone_by_a_certificate_that_stays(tmp_path: Path) -> None:
-    child = Child(EmbeddedBroker(tmp_path, port=0, encrypted=True))
+    child = Child(EmbeddedBroker(tmp_path, port=0, users=keyed(tmp_path)))
     try:
         await child.start()
         address = child.broker.address
         assert address.url.startswith("tls://")
-        bus = await NatsBus.connect(address)
+        assert not address.token
+        bus = await NatsBus.connect(address, name=NAME)
         async with asyncio.timeout(20):
             await bus.flush()
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(address.url).port)
         await reader.readline()
-        writer.write(b'CONNECT {"auth_token": "' + address.token.encode() + b'"}\r\nPING\r\n')
+        writer.write(b'CONNECT {"verbose": false}\r\nPING\r\n')
         async with asyncio.timeout(20):
             assert b"PONG" not in await reader.read()
         writer.close()
@@ -240,19 +256,22 @@ async def test_off_loopback_it_speaks_tls_alone_by_a_certificate_that_stays(tmp_
     ("changed", "told"),
     [
         ({"tls": Tls(fingerprint="0" * 64)}, "its certificate is another one"),
-        ({"tls": Tls()}, "joined by bus.join"),
-        ({"token": ""}, "twd invite"),
-        ({"token": "wrong"}, "twd invite"),
+        ({"tls": Tls()}, "is joined with `twd token add`"),
+        ({"nkey_file": ""}, "twd join"),
+        ({"nkey_file": "stranger"}, "twd join"),
     ],
 )
-async def test_who_has_not_the_whole_join_string_is_told_what_to_ask_for(
+async def test_who_is_not_let_in_is_told_what_to_ask_for(
     tmp_path: Path, changed: dict[str, Any], told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    child = Child(EmbeddedBroker(tmp_path, port=0, encrypted=True))
+    child = Child(EmbeddedBroker(tmp_path, port=0, users=keyed(tmp_path)))
     try:
         await child.start()
+        if changed.get("nkey_file"):
+            changed = {"nkey_file": str(tmp_path / "stranger.nk")}
+            read_or_draw(tmp_path / "stranger.nk")
         with pytest.raises(BusError, match=told) as refused:
-            await NatsBus.connect(replace(child.broker.address, **changed), wait_s=60)
+            await NatsBus.connect(replace(child.broker.address, **changed), name=NAME, wait_s=60)
         assert refused.value.code is FailureCode.UNAUTHENTICATED
         assert not caplog.records
     finally:

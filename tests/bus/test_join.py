@@ -1,60 +1,73 @@
-"""Join strings: what goes in comes out, and nonsense is refused without a word of what is secret."""
+"""Join tokens: what goes in comes out, and nonsense is refused without a word of what is secret."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.bus.join import Join, may_join, read_join
+from twd.bus.join import PREFIX, JoinToken, read_token
+from twd.bus.seeds import RAW_BYTES
 
 PIN = "0123456789abcdef" * 4
-TOKENS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=80)
+RAW = bytes(range(RAW_BYTES))
+TOKEN = JoinToken(("rig.lan:4222", "[fe80::1]:4222"), PIN, RAW)
+TEXT = TOKEN.as_text()
+HOSTS = st.sampled_from(["rig", "10.0.0.1", "[fe80::1]", "first-machine.lan"])
 
 
 @given(
-    host=st.sampled_from(["rig", "10.0.0.1", "fe80::1", "first-machine.lan"]),
+    hosts=st.lists(HOSTS, min_size=1, max_size=8),
     port=st.integers(1, 65535),
-    token=TOKENS,
-    pin=st.sampled_from([PIN, ""]),
+    raw=st.binary(min_size=RAW_BYTES, max_size=RAW_BYTES),
 )
-def test_a_join_string_says_what_was_put_in(host: str, port: int, token: str, pin: str) -> None:
-    text = Join(f"tls://127.0.0.1:{port}", token, pin).as_text(host)
-    scheme, shown = "tls" if pin else "nats", f"[{host}]" if ":" in host else host
-    assert read_join(f"  {text}\n") == Join(f"{scheme}://{shown}:{port}", token, pin)
-    assert text.isascii()
-    assert not set(text) & set(" '\"\\$`"), "it can be pasted into a shell, a file or YAML as it is"
+def test_a_token_says_what_was_put_in(hosts: list[str], port: int, raw: bytes) -> None:
+    token = JoinToken(tuple(f"{host}:{port}" for host in hosts), PIN, raw)
+    assert read_token(f"  {token.as_text()}\n") == token
+    assert token.as_text().isascii()
+    assert not set(token.as_text()) & set(" '\"\\$`=&"), "it can be pasted into a shell, a file or YAML as it is"
+
+
+def test_its_secret_is_the_seed_of_a_key_and_shown_by_nothing_but_the_token() -> None:
+    assert TOKEN.seed.startswith(b"SU")
+    assert TOKEN.public_key.startswith("U")
+    assert TOKEN.id == TOKEN.public_key[1:9].lower()
+    assert "raw" not in repr(TOKEN)
+
+
+@given(st.integers(0, len(TEXT) - 1))
+def test_a_cut_token_is_refused(length: int) -> None:
+    with pytest.raises(ValueError):
+        read_token(TEXT[:length])
+
+
+@given(st.integers(0, len(TEXT) - 2), st.sampled_from("Ab9_-."))
+def test_a_changed_token_is_refused_or_the_same(place: int, letter: str) -> None:
+    changed = TEXT[:place] + letter + TEXT[place + 1 :]
+    if changed != TEXT:
+        with pytest.raises(ValueError) as refused:
+            read_token(changed)
+        assert TEXT[len(PREFIX) + 4 :] not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "told"),
     [
-        "s3cret",
-        "tls://rig:4222",
-        f"tls://rig:4222?sha256={PIN}",
-        f"tls://s3cret@rig?sha256={PIN}",
-        f"tls://s3cret@:4222?sha256={PIN}",
-        f"https://s3cret@rig:4222?sha256={PIN}",
-        "tls://s3cret@rig:4222",
-        f"tls://s3cret@rig:4222?sha256={PIN[1:]}",
-        f"tls://s3cret@rig:4222?sha256={PIN}0",
-        f"nats://s3cret@rig:4222?sha256={PIN}",
-        f"tls://s3cret@rig:4222/path?sha256={PIN}",
-        f"tls://s3cret@rig:4222?sha256={PIN}&role=drafter",
-        f"tls://s3cret@rig:99999?sha256={PIN}",
-        f"tls://s3cret@[rig:4222?sha256={PIN}",
-        "tls://s3cret@rig:4222?&&&",
+        ("", "it is empty"),
+        ("twd2_" + TEXT[5:], "another version"),
+        ("tls://s3cret@rig:4222", "twd token add"),
+        (JoinToken((), PIN, RAW).as_text(), "cut or changed"),
+        (JoinToken(("no port",), PIN, RAW).as_text(), "cut or changed"),
+        (JoinToken(("user@rig:4222",), PIN, RAW).as_text(), "cut or changed"),
+        (JoinToken(("rig:4222/path",), PIN, RAW).as_text(), "cut or changed"),
+        (JoinToken(("rig:4222",) * 9, PIN, RAW).as_text(), "cut or changed"),
+        (JoinToken(("rig:4222",), PIN[:8], RAW).as_text(), "cut or changed"),
     ],
 )
-def test_what_is_no_join_string_is_refused_without_its_secret(text: str) -> None:
-    assert not may_join(text)
-    with pytest.raises(ValueError) as refused:
-        read_join(text)
-    assert "s3cret" not in str(refused.value)
+def test_what_is_no_token_is_refused_with_what_to_do(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_token(text)
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused(text: str) -> None:
-    assert may_join(text) in (True, False)
-
-
-def test_none_is_no_mistake() -> None:
-    assert may_join("")
+def test_any_text_is_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError):
+        read_token(PREFIX + text)

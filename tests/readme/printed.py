@@ -8,9 +8,9 @@ README = Path(__file__).parents[2] / "README.md"
 _PROGRAMS = r"(?:[A-Z_]+=\S+ )*(?:git|make|twd)"
 
 
-def block_commands() -> list[str]:
+def block_commands(page: Path = README) -> list[str]:
     """Each line of an indented block that is a command, without the comment behind it."""
-    lines = re.findall(rf"^    ({_PROGRAMS} [^#\n]*)", README.read_text("utf-8"), re.MULTILINE)
+    lines = re.findall(rf"^    ({_PROGRAMS} [^#\n]*)", page.read_text("utf-8"), re.MULTILINE)
     return [line.strip() for line in lines]
 
 

@@ -19,11 +19,12 @@ from twd.supervisor.demo import TARGET as DEMO_TARGET
 
 __all__ = ["model_cache"]
 
-INVITE = "twd invite > join.txt"
+TOKEN = "twd token add > join.txt"
+JOIN = "twd join --token-file join.txt"
 LET_IN = "TWD_BUS_HOST=0.0.0.0 twd up -d"
-DRAFTER = "TWD_BUS_JOIN_FILE=join.txt twd run drafter --model ~/models/qwen3-1.7b-q8_0.gguf"
+DRAFTER = "twd run drafter --model ~/models/qwen3-1.7b-q8_0.gguf"
 POOL = "TWD_MODE=combined TWD_BUS_HOST=0.0.0.0 TWD_POOL_HOST=0.0.0.0 twd up -d"
-LENDS = "TWD_BUS_JOIN_FILE=join.txt TWD_POOL_HOST=0.0.0.0 TWD_AGENT_MODEL_DIRS=~/models twd up -d agent"
+LENDS = "TWD_POOL_HOST=0.0.0.0 TWD_AGENT_MODEL_DIRS=~/models twd up -d agent"
 CHANGES = ("twd swap MODEL", "twd load MODEL", "twd stop MODEL", "twd start -m MODEL")
 PULL = (
     "twd swarm pull ~/models --manifest http://first:9080/manifest --peer http://first:9080 --token SECRET --port 9080"
@@ -58,7 +59,8 @@ NOT_RUN = {
 }
 PLAYED = "twd up --demo --ring 2 --link-rtt 20"
 RUN = {
-    INVITE,
+    TOKEN,
+    JOIN,
     LET_IN,
     DRAFTER,
     POOL,
@@ -102,9 +104,10 @@ def machines(tmp_path: Path, model_cache: Path) -> Iterator[tuple[Machine, Machi
         yield first, second
 
 
-def invite(first: Machine, second: Machine) -> None:
-    first.run(INVITE)
+def let_in(first: Machine, second: Machine) -> None:
+    first.run(TOKEN)
     shutil.copy(first.folder / "join.txt", second.folder)
+    second.run(JOIN)
 
 
 def answer(first: Machine) -> Any:
@@ -117,7 +120,7 @@ def answer(first: Machine) -> Any:
 def test_a_drafter_on_another_machine(machines: tuple[Machine, Machine]) -> None:
     first, second = machines
     first.run(LET_IN)
-    invite(first, second)
+    let_in(first, second)
     second.start(DRAFTER)
 
     def far_drafts_were_checked() -> bool:
@@ -133,7 +136,7 @@ def test_a_drafter_on_another_machine(machines: tuple[Machine, Machine]) -> None
 def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str) -> None:
     first, second = machines
     first.run(POOL, TWD_POOL_ENGINE=engine, **SPLIT)
-    invite(first, second)
+    let_in(first, second)
     second.run(LENDS)
 
     def both_make_text() -> bool:

@@ -208,7 +208,7 @@ def test_variables_that_are_not_set_are_named(folder: Path) -> None:
         ("edge:\n  port:", "2:8: edge.port: found nothing; expected a whole number from 0 to 65535"),
         ("edge:\n  prot: 1", "2:3: edge.prot: unknown key; did you mean edge.port?"),
         ("edgy: {}", "1:1: edgy: unknown key; did you mean edge?"),
-        ("bus:\n  zzz: 1", "2:3: bus.zzz: unknown key; expected one of url, join, join_file, host, port, "),
+        ("bus:\n  zzz: 1", "2:3: bus.zzz: unknown key; expected one of url, host, port, "),
         ("edge: 5", "1:7: edge: found 5; expected a section"),
         ("edge: [1]", "1:7: edge: found a list; expected a section"),
         ("drafters: {}", "1:11: drafters: found a section; expected a list of sections"),

@@ -14,7 +14,7 @@ from twd.settings.reference import TARGET, reference
 from twd.settings.values import plain
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "contrib" / "examples").glob("*.yaml"))
-SECRETS = {"TWD_TOKEN": "a", "TWD_BUS_TOKEN": "b"}
+SECRETS = {"TWD_TOKEN": "a"}
 
 
 def test_the_reference_is_up_to_date() -> None:

@@ -1,9 +1,11 @@
-"""The embedded broker: configuration of a nats-server on this machine, with its own token.
+"""The embedded broker: configuration of a nats-server on this machine.
 
-It has its own certificate if other machines reach it. The supervisor runs the process.
+On loopback it has one token. If other machines reach it, it has a certificate, and a key for each role on each machine.
+The supervisor runs the process.
 """
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -12,12 +14,14 @@ import shutil
 import socket
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusError
+from twd.bus.seeds import public_key_of, signature
 from twd.bus.urls import near_host
 from twd.private_file import create_private, set_aside_if_unfit, write_private
 
@@ -32,6 +36,8 @@ TLS_TIMEOUT_S: Final = 5
 """Seconds that a client on a busy machine may take for a TLS handshake."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _PORTS_FILES: Final = "*.ports"
+_READY_ROLE: Final = "supervisor"
+_CLAIMS_BYTES: Final = 64 << 20
 
 
 def server_binary() -> Path:
@@ -46,6 +52,18 @@ def server_binary() -> Path:
     return Path(found)
 
 
+@dataclass(frozen=True)
+class BrokerUsers:
+    """The users of a broker that knows each of them by a key."""
+
+    own_keys: Path
+    """The folder with the seeds of this machine, one for each role."""
+    file: Path
+    """The list of users, which the broker reads at its start and at each reload."""
+    prepare: Callable[[], None]
+    """Draws what is missing and writes the list."""
+
+
 @dataclass
 class EmbeddedBroker:
     """All about one nats-server except its process: call `prepare`, run `argv`, then wait for `ready`.
@@ -57,8 +75,8 @@ class EmbeddedBroker:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     token: str = field(default="", repr=False)
-    encrypted: bool = False
-    """Connections without TLS are refused."""
+    users: BrokerUsers | None = None
+    """If there are users, each signs in with a key and by TLS alone, and there is no token."""
     notes: list[str] = field(default_factory=list)
     """Problems that were found and repaired, for the log."""
     _fixed_port: int = 0
@@ -105,22 +123,25 @@ class EmbeddedBroker:
     def _address_at(self, port: int) -> BusAddress:
         host = near_host(self.host)
         host = f"[{host}]" if ":" in host else host
-        scheme = "tls" if self.encrypted else "nats"
+        if self.users is None:
+            return BusAddress(f"nats://{host}:{port}", token=self.token)
         tls = Tls(fingerprint=self._certificate.fingerprint if self._certificate else "")
-        return BusAddress(f"{scheme}://{host}:{port}", token=self.token, tls=tls)
+        key = str(self.users.own_keys / f"{_READY_ROLE}.nk")
+        return BusAddress(f"tls://{host}:{port}", nkey_file=key, tls=tls)
 
     def prepare(self) -> None:
-        """Make the folders, token, certificate and configuration."""
+        """Make the folders, the token or keys and certificate, and the configuration."""
         for folder in (self.home, self.folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for stale in self.folder.glob(_PORTS_FILES):
             stale.unlink(missing_ok=True)
-        if not self.token:
-            self.token = read_or_make_token(self.home / "broker.token", self.notes)
-        if self.encrypted:
+        if self.users is not None:
             from twd.own_certificate import read_or_make_certificate  # slow to import, and seldom needed
 
             self._certificate = read_or_make_certificate(self.home, self.notes)
+            self.users.prepare()
+        elif not self.token:
+            self.token = read_or_make_token(self.home / "broker.token", self.notes)
         write_private(self.config_file, self._config(self._choose_port()).encode())
 
     def _choose_port(self) -> int:
@@ -143,13 +164,15 @@ class EmbeddedBroker:
             "max_payload": PAYLOAD_BYTES_MAX,
             "ping_interval": "5s",
             "ping_max": 2,
-            "authorization": {"token": self.token},
-            "jetstream": {"store_dir": str(folder / "jetstream"), "max_memory_store": 64 << 20, "max_file_store": 0},
         }
-        if self._certificate:
-            file = str(self._certificate.file)
-            lines["tls"] = {"cert_file": file, "key_file": file, "min_version": "1.3", "timeout": TLS_TIMEOUT_S}
-        return json.dumps(lines, indent=2, ensure_ascii=False) + "\n"
+        store = {"store_dir": str(folder / "jetstream"), "max_memory_store": 64 << 20, "max_file_store": 0}
+        if self.users is None or self._certificate is None:
+            return _rendered({**lines, "authorization": {"token": self.token}, "jetstream": store})
+        file = str(self._certificate.file)
+        lines["tls"] = {"cert_file": file, "key_file": file, "min_version": "1.3", "timeout": TLS_TIMEOUT_S}
+        lines["jetstream"] = {**store, "max_file_store": _CLAIMS_BYTES}
+        users = json.dumps(self.users.file.name, ensure_ascii=False)
+        return f"{_rendered(lines)}authorization {{\n  include {users}\n}}\n"
 
     def read_port(self) -> int | None:
         """Return the port on which the server listens, or None until it has written it.
@@ -163,12 +186,17 @@ class EmbeddedBroker:
             return None
 
     async def ready(self) -> bool:
-        """Return whether the server accepts our token now; from then on the port is fixed."""
+        """Return whether the server lets us in now; from then on the port is fixed."""
         port = self.read_port()
         if port is None or not await _greets(near_host(self.host), port, self._address_at(port)):
             return False
         self._fixed_port = port
         return True
+
+
+def _rendered(lines: dict[str, object]) -> str:
+    """Return settings of nats-server, one below the other: its format takes values as JSON has them."""
+    return "".join(f'"{key}": {json.dumps(value, indent=2, ensure_ascii=False)}\n' for key, value in lines.items())
 
 
 def read_or_make_token(path: Path, notes: list[str]) -> str:
@@ -192,7 +220,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 async def _greets(host: str, port: int, address: BusAddress) -> bool:
-    """Return whether a nats-server with JetStream answers there and accepts the token."""
+    """Return whether a nats-server with JetStream answers there and lets us in."""
     try:
         async with asyncio.timeout(READY_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
@@ -206,12 +234,23 @@ async def _greets(host: str, port: int, address: BusAddress) -> bool:
 
 async def _sign_in(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: BusAddress) -> bool:
     info = (await reader.readline()).partition(b" ")
-    if info[0] != b"INFO" or not json.loads(info[2]).get("jetstream"):
+    facts = json.loads(info[2]) if info[0] == b"INFO" else {}
+    if not facts.get("jetstream"):
         return False
     if address.wants_tls:
         await writer.start_tls(address.tls_context())
         if not address.is_trusted(writer.get_extra_info("ssl_object")):
             return False
-    sign_in = {"auth_token": address.token, "verbose": False, "pedantic": False, "lang": "twd", "version": "1"}
-    writer.write(b"CONNECT " + json.dumps(sign_in).encode() + b"\r\nPING\r\n")
+    client = {"verbose": False, "pedantic": False, "lang": "twd", "version": "1"}
+    words = json.dumps({**client, **_proof(address, str(facts.get("nonce", "")))}).encode()
+    writer.write(b"CONNECT " + words + b"\r\nPING\r\n")
     return (await reader.readline()).startswith(b"PONG")
+
+
+def _proof(address: BusAddress, nonce: str) -> dict[str, str]:
+    """Return what proves to the server who we are."""
+    if not address.nkey_file:
+        return {"auth_token": address.token}
+    seed = Path(address.nkey_file).read_bytes()
+    signed = base64.urlsafe_b64encode(signature(seed, nonce.encode())).decode().rstrip("=")
+    return {"nkey": public_key_of(seed), "sig": signed}

@@ -1,49 +1,97 @@
-"""Join strings: a broker's address, token and certificate fingerprint in one line, for another machine."""
+"""Join tokens: where a broker is, which certificate it shows, and a secret that lets one machine ask to join."""
 
+import base64
+import binascii
+import hashlib
 import re
-from typing import Final, NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+from urllib.parse import urlsplit
 
-_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
+from twd.bus.seeds import RAW_BYTES, public_key_of, seed_of
+
+PREFIX: Final = "twd1_"
+"""The 1 is the version of the format."""
+ADDRESSES_MAX: Final = 8
+_CHECK_BYTES: Final = 4
+_PIN_BYTES: Final = 32
+_TEXT_MAX: Final = 4096
+_VERSION: Final = re.compile(r"twd\d+_")
+_CUT: Final = "it is cut or changed; copy the whole line that `twd token add` printed"
 
 
-class Join(NamedTuple):
-    """The content of a join string."""
+@dataclass(frozen=True)
+class JoinToken:
+    """The content of a token. The secret is the seed of an nkey, so it is proved at the broker and never sent."""
 
-    url: str
-    token: str
+    addresses: tuple[str, ...]
+    """HOST:PORT, the likeliest first."""
     fingerprint: str
-    """The SHA-256 of the broker's certificate; empty without TLS."""
+    """The SHA-256 of the certificate of the installation."""
+    raw: bytes = field(repr=False)
+    """What the seed is made of."""
 
-    def as_text(self, host: str) -> str:
-        """Return the join string for other machines, which reach this broker at `host`."""
-        host = f"[{host}]" if ":" in host else host
-        start = f"{quote(self.token, safe='')}@{host}:{urlsplit(self.url).port}"
-        return f"tls://{start}?sha256={self.fingerprint}" if self.fingerprint else f"nats://{start}"
+    @property
+    def seed(self) -> bytes:
+        """The seed of the nkey."""
+        return seed_of(self.raw)
+
+    @cached_property
+    def public_key(self) -> str:
+        """The half that the installation keeps."""
+        return public_key_of(self.seed)
+
+    @property
+    def id(self) -> str:
+        """The token's short name, which is no secret."""
+        return token_id(self.public_key)
+
+    def as_text(self) -> str:
+        """Return the token as one line."""
+        content = self.raw + bytes.fromhex(self.fingerprint) + ",".join(self.addresses).encode()
+        return PREFIX + base64.urlsafe_b64encode(content + _check(content)).decode().rstrip("=")
 
 
-def read_join(text: str) -> Join:
-    """Parse a join string. Raises ValueError, whose message contains no secret."""
+def token_id(public_key: str) -> str:
+    """Return the short name of the token with this public key."""
+    return public_key[1:9].lower()
+
+
+def read_token(text: str) -> JoinToken:
+    """Parse a token. Raises ValueError, whose message contains no secret."""
+    text = text.strip()
+    if not text:
+        raise ValueError("it is empty")
+    if not text.startswith(PREFIX):
+        other = "it is of another version of twd" if _VERSION.match(text) else f"it does not begin with {PREFIX}"
+        raise ValueError(f"{other}; `twd token add` on the machine of the broker prints one")
+    content = _content(text.removeprefix(PREFIX))
+    raw, pin, rest = content[:RAW_BYTES], content[RAW_BYTES:][:_PIN_BYTES], content[RAW_BYTES + _PIN_BYTES :]
+    addresses = tuple(rest.decode("utf-8", "replace").split(","))
+    if len(pin) < _PIN_BYTES or len(addresses) > ADDRESSES_MAX or not all(map(_is_address, addresses)):
+        raise ValueError(_CUT)
+    return JoinToken(addresses, pin.hex(), raw)
+
+
+def _content(text: str) -> bytes:
     try:
-        parts = urlsplit(text.strip())
-        host, port, token = parts.hostname, parts.port, parts.username
-        more = parse_qs(parts.query, strict_parsing=bool(parts.query))
-    except ValueError:
-        raise ValueError("it is no URL") from None
-    if parts.scheme not in ("tls", "nats") or not (host and port and token) or parts.path.strip("/"):
-        raise ValueError("it is not like tls://TOKEN@HOST:PORT?sha256=FINGERPRINT")
-    if unknown := more.keys() - {"sha256"}:
-        raise ValueError(f"this version of twd does not know {', '.join(sorted(unknown))[:100]!r} in it")
-    pin = more.get("sha256", [""])[-1]
-    if bool(pin) != (parts.scheme == "tls") or (pin and not _FINGERPRINT.fullmatch(pin)):
-        raise ValueError("its fingerprint is not whole: sha256= and 64 hex digits")
-    host = f"[{host}]" if ":" in host else host
-    return Join(f"{parts.scheme}://{host}:{port}", unquote(token), pin)
+        data = base64.b64decode(text[:_TEXT_MAX] + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(_CUT) from None
+    content, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
+    if _check(content) != check:
+        raise ValueError(_CUT)
+    return content
 
 
-def may_join(text: str) -> bool:
-    """Return whether the text is a join string or empty."""
+def _check(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:_CHECK_BYTES]
+
+
+def _is_address(text: str) -> bool:
     try:
-        return not text or bool(read_join(text))
+        parts = urlsplit(f"tls://{text}")
+        return bool(parts.hostname and parts.port) and parts.netloc == text and not parts.username
     except ValueError:
         return False

@@ -36,7 +36,17 @@ from twd.wire.life import (
 )
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.names import subject_token
-from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
+from twd.wire.node import (
+    JoinRequested,
+    LeaveRequested,
+    MachineRemoved,
+    NodeChanged,
+    ProcessAnswered,
+    ProcessStarted,
+    ProcessStopped,
+    ProcessUnwanted,
+    ProcessWanted,
+)
 from twd.wire.placement import PlacementDecided
 from twd.wire.ring import FrameRefused, RingMeasured, RingWired, StageGone, StageReady
 from twd.wire.routes import ANYBODY, EVERYTHING, ROUTE_OF, ROUTES, Delivery, Route
@@ -236,6 +246,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
             ModelWanted,
             ModelUnwanted,
             SwapWanted,
+            MachineRemoved,
         ),
         writes=(ServiceExited, ChangeAnswered, ChangeTold),
         registry=RegistryAccess.CLEAR,
@@ -249,6 +260,9 @@ ROLES: Final[tuple[BusRole, ...]] = (
         inboxes=("watcher",),
     ),
     BusRole("watcher", is_service=False, hears_everything=True),
+    BusRole("membership", reads=(JoinRequested, LeaveRequested), writes=(MachineRemoved,)),
+    BusRole("joiner", writes=(JoinRequested,), is_service=False),
+    BusRole("member", writes=(LeaveRequested,), is_service=False),
 )
 ADMIN: Final = "admin"
 """May do everything with twd's own subjects, under any name; it is not in the table."""

@@ -166,12 +166,16 @@ def _live(
     wait: Wait,
 ) -> ExitCode:
     from twd.bus.broker import EmbeddedBroker
+    from twd.membership.store import MemberStore
     from twd.process import platform
     from twd.process.heartbeat import Heartbeat, beating
     from twd.supervisor.installation import Installation
 
     bus = settings.bus
-    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, encrypted=bus.encrypted)
+    store = MemberStore(ctx.home.path)
+    played = tuple(dict.fromkeys(spec.node for spec in specs if spec.node))
+    users = store.for_broker(ctx.node, played) if bus.lets_others_in else None
+    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, users)
 
     async def live() -> ExitCode:
         installation = Installation(
@@ -195,6 +199,7 @@ def _live(
 
 
 def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
+    from twd.cli.members.own_keys import check_keys
     from twd.supervisor.processes import drafters_missing_here, wanted_processes
 
     specs = wanted_processes(settings, services)
@@ -207,6 +212,7 @@ def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:
             raise CommandError(
                 ExitCode.NOT_FOUND, f"nothing in the settings is called {name!r}; there is: {_listed(known)}"
             )
+    check_keys(settings, specs)
     if any(spec.name == "edge" for spec in specs):
         check_door(settings)
         _check_port(settings)

@@ -41,6 +41,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     bus_token: str = ""
     bus_fingerprint: str = ""
     """The fingerprint of the broker's certificate, if it speaks TLS."""
+    bus_keys: str = ""
+    """The folder with this machine's keys, where the broker has no token."""
     addresses: dict[str, str] = {}
     processes: dict[str, int] = {}
     leaseless: tuple[str, ...] = ("broker",)

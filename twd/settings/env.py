@@ -11,7 +11,7 @@ from twd.settings.tree import Path, SettingNode
 from twd.settings.values import plain
 
 PREFIX = "TWD_"
-NOT_SETTINGS = frozenset({"TWD_CONFIG", "TWD_EDGE_PUBLISH", "TWD_BUS_PUBLISH", "TWD_MODELS"})
+NOT_SETTINGS = frozenset({"TWD_CONFIG", "TWD_EDGE_PUBLISH", "TWD_BUS_PUBLISH", "TWD_MODELS", "TWD_JOIN_TOKEN"})
 """Where the settings are, and what `deploy/nats/compose.yaml` reads, whose variables are often exported."""
 FREE_PREFIXES = ("TWD_TEST_",)
 

@@ -11,7 +11,7 @@ from twd.settings.check import Checker
 from twd.settings.credentials import credentials
 from twd.settings.env import overrides
 from twd.settings.errors import ConfigError, Problem, SettingPlace
-from twd.settings.join import joined
+from twd.settings.identity import with_identity
 from twd.settings.legacy import old_variables, translate
 from twd.settings.model import Settings
 from twd.settings.tree import SettingNode, put_node
@@ -48,7 +48,7 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
         raise ConfigError(sorted(problems, key=lambda problem: (problem.place.source in env, problem.place.line)))
     if "home" not in checker.given:
         settings = msgspec.structs.replace(settings, home=str(home / ".twd"))
-    settings = joined(settings, checker.given)
+    settings = with_identity(settings, checker.given)
     return Loaded(
         settings=settings,
         source=source,

@@ -22,7 +22,6 @@ from twd.settings.types import (
     Fingerprint,
     FreePort,
     Host,
-    JoinString,
     MaybeHost,
     MaybeUrl,
     Mode,
@@ -64,23 +63,22 @@ class BusConfig(SettingSection, frozen=True):
     """The NATS broker. Without `url`, twd starts its own."""
 
     url: Annotated[BusUrl, about("Outside broker or cluster; empty: an embedded one.")] = ""
-    join: Annotated[JoinString, about("What `twd invite` prints on the machine whose broker this one joins.")] = ""
-    join_file: Annotated[FilePath, about("File that holds such a line.")] = ""
-    host: Annotated[Host, about("Where the embedded broker listens; off loopback it speaks TLS alone.")] = "127.0.0.1"
+    host: Annotated[
+        Host, about("Where the embedded broker listens; elsewhere than loopback by TLS, for `twd join`.")
+    ] = "127.0.0.1"
     port: Annotated[Port, about("Port of the embedded broker; a free one if it is taken.")] = 4222
-    token: Annotated[Secret, about("Token of the broker; the embedded one draws its own if this is empty.")] = ""
+    token: Annotated[Secret, about("Token of the broker; an embedded one on loopback draws its own.")] = ""
     user: Annotated[str, about("User name at the outside broker.")] = ""
     password: Annotated[Secret, about("Password of that user.")] = ""
     nkey_file: Annotated[FilePath, about("File with an nkey seed for the outside broker.")] = ""
     nkey_dir: Annotated[FilePath, about("Folder with a seed for each role (`edge.nk`, ...), which takes its own.")] = ""
     creds_file: Annotated[FilePath, about("Credentials file for the outside broker.")] = ""
-    allow_plaintext: Annotated[bool, about("Embedded broker: off loopback without TLS, which others can read.")] = False
     tls: Annotated[BusTlsConfig, about("TLS towards the outside broker.")] = BusTlsConfig()
 
     @property
-    def encrypted(self) -> bool:
-        """Whether the embedded broker speaks TLS."""
-        return not (is_loopback(self.host) or self.allow_plaintext)
+    def lets_others_in(self) -> bool:
+        """Whether other machines reach the embedded broker: then it speaks TLS, and knows each of them by keys."""
+        return not self.url and not is_loopback(self.host)
 
     def __post_init__(self) -> None:
         if bool(self.user) != bool(self.password):
@@ -88,11 +86,9 @@ class BusConfig(SettingSection, frozen=True):
         ways = [name for name in ("token", "user", "nkey_file", "nkey_dir", "creds_file") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude each other: keep one way to sign in")
-        joins = [name for name in ("join", "join_file") if getattr(self, name)]
-        others = [name for name in ("url", *ways) if getattr(self, name)]
-        if joins and len(joins + others) > 1:
-            names = " and ".join(joins + others)
-            raise ValueError(f"{names} exclude each other: a join string holds the address and the way to sign in")
+        if self.token and self.lets_others_in:
+            text = f"token is for a broker on loopback or an outside one, and host is {self.host}"
+            raise ValueError(f"{text}: leave it out, machines join by `twd token add` and `twd join`")
 
 
 class EdgeTlsConfig(SettingSection, frozen=True):

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from twd.bus.join import may_join
 from twd.bus.urls import all_usable
 
 INT_MAX = 2**53
@@ -38,9 +37,6 @@ BusUrl = Annotated[
         title="nats://HOST:PORT or tls://HOST:PORT, with commas between them",
         extra={"check": all_usable},
     ),
-]
-JoinString = Annotated[
-    str, Meta(title="the line that `twd invite` printed on another machine", extra={"secret": True, "check": may_join})
 ]
 Fingerprint = Annotated[
     str, Meta(pattern=r"^([0-9a-f]{64})?\Z", title="the SHA-256 of a certificate: 64 small hex digits")

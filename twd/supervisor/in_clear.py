@@ -26,9 +26,6 @@ def ways_in_clear(settings: Settings) -> Iterator[InClear]:
     if not is_loopback(edge.host) and not edge.tls.cert:
         text = f"edge.host is {edge.host} without TLS: keys and texts travel in the clear"
         yield InClear("door", text, _EDGE_MEND)
-    if not bus.url and not is_loopback(bus.host) and bus.allow_plaintext:
-        text = f"bus.host is {bus.host} with bus.allow_plaintext: the broker's token and all texts travel in the clear"
-        yield InClear("broker", text, "leave bus.allow_plaintext out; `twd invite` lets other machines in")
     if not is_loopback(agent.host) and agent.allow_plaintext:
         text = f"agent.host is {agent.host} with agent.allow_plaintext: agent.token travels in the clear"
         yield InClear("agent", text, "leave agent.allow_plaintext out")
@@ -36,5 +33,5 @@ def ways_in_clear(settings: Settings) -> Iterator[InClear]:
     if far and not address_of(bus).wants_tls:
         text = f"bus.url is {address_of(bus).shown} without TLS: keys and all texts travel in the clear"
         yield InClear(
-            "bus", text, "give the broker a certificate (deploy/nats), or join it by what `twd invite` prints"
+            "bus", text, "give the broker a certificate (deploy/nats), or join it with `twd token add` and `twd join`"
         )

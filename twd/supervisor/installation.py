@@ -21,6 +21,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.kit.tasks import TaskGroup, every
+from twd.membership.hosting import make_bucket_for_claims, run_membership
 from twd.net.addresses import is_loopback
 from twd.private_file import write_private
 from twd.process import platform
@@ -53,6 +54,7 @@ from twd.wire.life import ChangeTold
 BROKER_WAIT_S: Final = 10.0
 BROKER_LOOK_S: Final = 0.02
 MEASURING_ENDS_S: Final = 2.0
+MEMBERSHIP_ENDS_S: Final = 5.0
 BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
@@ -105,6 +107,7 @@ class Installation:
         self._fault_at = 0.0
         self._kept = False
         self._measuring: asyncio.Task[None] | None = None
+        self._membership: asyncio.Task[None] | None = None
         self._exit_code = ExitCode.OK
         self._log_file = LogFile(home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
@@ -164,15 +167,15 @@ class Installation:
         for note in broker.notes:
             self._tell(note)
         if not is_loopback(broker.host):
-            how = "by TLS" if broker.encrypted else "in the clear"
-            self._tell(f"the broker listens on {broker.host} {how}; `twd invite` prints what lets another machine in")
-        address = broker.address
-        self._settings = with_broker(self._settings, address.url, address.token, address.tls.fingerprint)
+            self._tell(f"the broker listens on {broker.host} by TLS; `twd token add` prints what lets a machine join")
+        self._settings = _with_own(self._settings, broker)
 
     async def _broker_comes(self, broker: EmbeddedBroker, child: ChildProcess) -> None:
         pid = child.pid
         while child.pid == pid and child.state is ProcessState.RUNNING:
             if await broker.ready():
+                if broker.users is not None:
+                    await make_bucket_for_claims(_with_own(self._settings, broker), self._node)
                 self._table.works(BROKER, self._clock.wall_ms())
                 self._broker_up.set()
                 return self._changed()
@@ -213,9 +216,13 @@ class Installation:
             await self._new_supervisor_service(ctx)  # an unusable bus fails here, before others rely on it
             self._tasks.keep("overseer", partial(self._oversee, ctx))
             self._tasks.keep("reload", partial(self._reload.carry_out, self._life, self._write_state))
+            if self._embedded is not None and self._embedded.users is not None:
+                run = partial(run_membership, self._settings, self._node, ctx.clock)
+                self._membership = self._tasks.keep("membership", run)
             await self._stop.asked.wait()
             await self._drain()
         finally:
+            await self._membership_ends()
             await self._supervisor_service_leaves()
             await bus.close()
 
@@ -231,7 +238,7 @@ class Installation:
 
     async def _new_supervisor_service(self, ctx: ServiceContext) -> SupervisorService:
         supervisor_service = self._supervisor_service = SupervisorService(
-            ctx, self._table, self._changed, self._life, self._hung, self._end_hung
+            ctx, self._table, self._changed, self._life, self._hung, self._end_hung, self._removed
         )
         try:
             await supervisor_service.start()
@@ -240,6 +247,13 @@ class Installation:
             raise
         supervisor_service.ails(FAULT, self._fault)
         return supervisor_service
+
+    def _removed(self) -> None:
+        """End all: the broker lets this machine in no longer."""
+        if self._embedded is None:
+            text = "this machine was removed from the installation, and everything here ends"
+            self._tell(f"{text}; `twd token add` on the broker's machine and `twd join` here bring it back")
+            self._stop.asked.set()
 
     def _end_hung(self, name: str, why: str) -> None:
         if self._process_group is not None and policy_of(self._settings.hang_s).watches:
@@ -408,6 +422,7 @@ class Installation:
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
             bus_fingerprint=self._settings.bus.tls.fingerprint,
+            bus_keys=self._settings.bus.nkey_dir if self._embedded is not None else "",
             addresses=self._addresses,
             processes={row.name: row.pid for row in self._table.rows.values()},
             leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
@@ -429,6 +444,11 @@ class Installation:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:
                 self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
+
+    async def _membership_ends(self) -> None:
+        if self._membership is not None:
+            self._membership.cancel()
+            await asyncio.wait({self._membership}, timeout=MEMBERSHIP_ENDS_S)
 
     async def _supervisor_service_leaves(self) -> None:
         if self._supervisor_service is not None:
@@ -457,3 +477,10 @@ class Installation:
     def _supervisors(self) -> list[Supervisor]:
         services = self._process_group.supervisor if self._process_group is not None else None
         return [supervisor for supervisor in (services, self._broker) if supervisor is not None]
+
+
+def _with_own(settings: Settings, broker: EmbeddedBroker) -> Settings:
+    """Return the settings with our own broker as the bus."""
+    address = broker.address
+    keys = str(broker.users.own_keys) if broker.users is not None else ""
+    return with_broker(settings, address.url, address.tls.fingerprint, token=address.token, nkey_dir=keys)

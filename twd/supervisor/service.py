@@ -18,6 +18,7 @@ from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
+from twd.wire.node import MachineRemoved
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceExited, ServiceStarted, ServiceStopped, read_lease
 
@@ -56,7 +57,16 @@ class SupervisorService(Service):
     """Publishes ServiceExited, clears the leases of dead processes, keeps the board."""
 
     name = "supervisor"
-    reads = (ServiceStarted, ServiceStopped, ModelLoading, ModelReady, ModelFailed, DrafterAttached, *WISHES)
+    reads = (
+        ServiceStarted,
+        ServiceStopped,
+        ModelLoading,
+        ModelReady,
+        ModelFailed,
+        DrafterAttached,
+        MachineRemoved,
+        *WISHES,
+    )
     writes = (ServiceExited, ChangeAnswered, ChangeTold)
 
     def __init__(
@@ -67,10 +77,12 @@ class SupervisorService(Service):
         life: ChangesModels | None = None,
         hung: HungLog | None = None,
         end_hung: Callable[[str, str], None] | None = None,
+        removed: Callable[[], None] | None = None,
     ) -> None:
         """`hung`: what was recorded of hung processes before this service began. `end_hung` ends a process, given its
-        name and why."""
+        name and why. `removed`: this machine does not belong to the installation any more."""
         super().__init__(ctx)
+        self._removed = removed
         self._life = life
         self._table = table
         self._changed = changed
@@ -228,6 +240,12 @@ class SupervisorService(Service):
     def on_model_failed(self, event: ModelFailed) -> Effects:
         """A model failed: read the registry now."""
         return self._look_now(event)
+
+    def on_machine_removed(self, event: MachineRemoved) -> Effects:
+        """A machine was removed: if it is this one, all ends here."""
+        if event.node == self.ctx.node and self._removed is not None:
+            self._removed()
+        return None
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
         """A drafter is attached: read the registry now."""

@@ -1,5 +1,6 @@
 """A pool on one machine: agents that act as separate machines, behind links with a chosen delay."""
 
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,6 +11,7 @@ from twd.process.home import StateFolder
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import GateConfig, Settings
 from twd.supervisor.processes import RUN
+from twd.wire.names import subject_token
 
 NODES_MAX: Final = 16
 NODES: Final = "nodes"
@@ -73,7 +75,10 @@ def as_node(settings: Settings, name: str, *, bare: bool = False) -> Settings:
     agent = msgspec.structs.replace(settings.agent, port=0, model_dirs=models, counts_alone=True)
     pool = msgspec.structs.replace(settings.pool, stage_port=0)
     swarm = msgspec.structs.replace(settings.swarm, port=0, accept=settings.swarm.accept or bare)
+    keys = Path(settings.bus.nkey_dir).with_name(subject_token(name)) if settings.bus.nkey_dir else None
+    bus = msgspec.structs.replace(settings.bus, nkey_dir=str(keys)) if keys and keys.is_dir() else settings.bus
     if bare:
         agent = msgspec.structs.replace(agent, model_dirs=())
         settings = msgspec.structs.replace(settings, models={}, backends={}, drafters=(), gate=GateConfig())
-    return msgspec.structs.replace(settings, node=name, home=str(home.path), agent=agent, pool=pool, swarm=swarm)
+    own = {"agent": agent, "pool": pool, "swarm": swarm, "bus": bus}
+    return msgspec.structs.replace(settings, node=name, home=str(home.path), **own)

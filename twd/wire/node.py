@@ -1,4 +1,4 @@
-"""Machines: what one of them is and has, and which processes its agent runs for others."""
+"""Machines: how one joins and leaves, what it is and has, and which processes its agent runs for others."""
 
 import enum
 from typing import Annotated, Final
@@ -287,3 +287,40 @@ def read_node(value: bytes, key: str) -> NodeFacts | None:
     if facts is None or key not in (node_key(facts.node), f"{GUEST_KEYS}{facts.node}"):
         return None
     return facts
+
+
+# -- joining and leaving -----------------------------------------------------------------------------
+
+PublicKey = Annotated[str, Meta(pattern="^U[A-Z2-7]{55}$")]
+
+
+class JoinRequested(Event, frozen=True, tag="twd.v1.join.requested"):
+    """A machine with a join token asks to be let in. It drew its keys itself, and tells the public ones."""
+
+    node: NodeId
+    keys: Annotated[dict[Name, PublicKey], Meta(max_length=64)]
+    """Role -> public key; the token decides which of them count."""
+    version: Annotated[str, Meta(max_length=64)] = ""
+
+
+class LeaveRequested(Event, frozen=True, tag="twd.v1.leave.requested"):
+    """A machine asks that its keys be taken out."""
+
+    node: NodeId
+
+
+class MembershipAnswered(Event, frozen=True, tag="twd.v1.membership.answered"):
+    """What became of a request to join or to leave: the roles that the machine has now, or why not."""
+
+    node: NodeId
+    roles: list[str] = []
+    """What the token is for."""
+    bus_roles: list[str] = []
+    """The roles on the bus whose keys count."""
+    failure: Failure | None = None
+
+
+class MachineRemoved(Event, frozen=True, tag="twd.v1.machine.removed"):
+    """A machine was removed, or left: from now on the broker lets it in no longer. From the broker's machine alone."""
+
+    node: NodeId

@@ -29,7 +29,18 @@ from twd.wire.life import (
 )
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.names import machine_of, origin_of, subject_token
-from twd.wire.node import NodeChanged, ProcessAnswered, ProcessStarted, ProcessStopped, ProcessUnwanted, ProcessWanted
+from twd.wire.node import (
+    JoinRequested,
+    LeaveRequested,
+    MachineRemoved,
+    MembershipAnswered,
+    NodeChanged,
+    ProcessAnswered,
+    ProcessStarted,
+    ProcessStopped,
+    ProcessUnwanted,
+    ProcessWanted,
+)
 from twd.wire.placement import PlacementDecided
 from twd.wire.ring import FrameRefused, RingMeasured, RingWired, StageAnswered, StageGone, StageReady
 from twd.wire.service import (
@@ -172,6 +183,10 @@ ROUTES: tuple[Route, ...] = (
     Route(ReclaimWanted, _B, _OLD),
     Route(MemoryReclaimed, _B, _OLD, own=("node",)),
     Route(NodeChanged, _B, _OLD, own=("node",)),
+    Route(JoinRequested, _R, _NO, group="membership"),
+    Route(LeaveRequested, _R, _NO, group="membership", own=("node",)),
+    Route(MembershipAnswered, _A, _NO),
+    Route(MachineRemoved, _B, _OLD),
     Route(ProcessWanted, _R, _NO, keys=("node",), group="agents"),
     Route(ProcessUnwanted, _R, _NO, keys=("node",), group="agents"),
     Route(ProcessAnswered, _A, _NO, own=("node",)),

@@ -169,16 +169,17 @@ def _explained(error: Exception, url: str) -> LinkError:
         return error
     if _REFUSED.search(text):
         return LinkError(
-            f"the broker at {where} refuses to let us in. `twd invite` on its machine prints what opens it, for "
-            "bus.join (TWD_BUS_JOIN); of an outside broker check bus.token, bus.user or the key file",
+            f"the broker at {where} refuses to let us in: it does not know our key or token. `twd token add` there and "
+            "`twd join` here let in a machine that never joined or was removed; of an outside broker check bus.token, "
+            "bus.user or the key file",
             FailureCode.UNAUTHENTICATED,
             final=True,
         )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(
             f"the certificate of the broker at {where} cannot be trusted. A broker that twd started on another machine "
-            "is joined by bus.join (TWD_BUS_JOIN), which `twd invite` prints there; for others name the authority as "
-            f"bus.tls.ca ({text})",
+            "is joined with `twd token add` there and `twd join` here; for others name the authority as bus.tls.ca "
+            f"({text})",
             FailureCode.UNAUTHENTICATED,
             final=True,
         )
@@ -309,14 +310,14 @@ class _Client(Client):  # type: ignore[misc]
         """Return why the server must not see our credentials; empty if it may."""
         where = self._address.shown
         if self._address.wants_tls and not self._server_info.get("tls_required"):
-            return f"the broker at {where} offers no TLS, but bus.url, bus.tls or bus.join asks for it"
+            return f"the broker at {where} offers no TLS, but bus.url or bus.tls asks for it"
         protocol = self.stream_writer.transport.get_protocol()
         if self._address.wants_tls and isinstance(protocol, asyncio.StreamReaderProtocol):
             setattr(protocol, "_over_ssl", True)  # noqa: B010 - nats-py does not set it, and warns at a refusal
         if not self._address.is_trusted(self.stream_writer.get_extra_info("ssl_object")):
             return (
                 f"what answers at {where} is not the broker that was named: its certificate is another one. Where that "
-                "broker was set up anew, `twd invite` there makes a new join string"
+                "broker was set up anew, `twd token add` there lets this machine join again"
             )
         return ""
 

@@ -91,12 +91,13 @@ class CliContext:
             return settings
         instance = self.instance()
         if instance is None:
-            text = f"nothing runs in {self.home.path}; `twd up` starts it, and TWD_BUS_JOIN joins another machine's"
-            raise CommandError(ExitCode.NOTHING_RUNS, f"{text} (`twd invite` prints it there)")
+            text = f"nothing runs in {self.home.path}; `twd up` starts it, and `twd join` joins another machine's"
+            raise CommandError(ExitCode.NOTHING_RUNS, f"{text} (`twd token add` there prints what it needs)")
         if not instance.bus_url:
             text = f"twd has just started in {self.home.path} ({instance.named()}); try again in a moment"
             raise CommandError(ExitCode.UNHEALTHY, text)
-        return with_broker(settings, instance.bus_url, instance.bus_token, instance.bus_fingerprint)
+        ways = {"token": instance.bus_token, "nkey_dir": instance.bus_keys}
+        return with_broker(settings, instance.bus_url, instance.bus_fingerprint, **ways)
 
     @asynccontextmanager
     async def bus(self, role: str = "watcher") -> AsyncIterator["NatsBus"]:

@@ -1,0 +1,1 @@
+"""Commands by which machines join an installation and leave it."""
