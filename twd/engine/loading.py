@@ -64,6 +64,8 @@ class LoadPlan:
     """Measure the time of passes also if `test` is off."""
     memory: Path | None = None
     """A folder that keeps measurements, so that the same model is not measured again."""
+    expert_bytes: int = 0
+    """If given, experts of a mixture are read while it computes, and may take this much memory."""
     pool: PoolPlan | None = None
     """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
 
@@ -146,7 +148,9 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
     """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
     not depend on which machine holds a layer."""
     if plan.pool is None:
-        return ModelLoadOptions(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
+        return ModelLoadOptions(
+            path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap, expert_bytes=plan.expert_bytes
+        )
     return ModelLoadOptions(
         path=plan.path,
         gpu_layers=gpu_layers(plan.pool),
@@ -258,6 +262,9 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     if plan.memory is None:
         return _measure_now(plan, exact, target, progress)
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
+    if plan.expert_bytes:
+        share = round(10 * plan.expert_bytes / max(1, target.context.model.info.size_bytes))
+        where = f"{share}/10 of the experts in memory"
     repacked = target.context.model.repacked
     about = circumstances(
         plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked, tested=plan.test
@@ -268,7 +275,7 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if plan.pool is None and not plan.gpu_layers:  # otherwise GPUs or other machines took part
+    if not where and not plan.gpu_layers:  # otherwise GPUs, other machines or a disk took part
         keep_step(plan.memory, plan.path, found.cost)
     return found
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
+from twd.engine.experts.budget import ExpertWish
+from twd.engine.experts.choose import experts_in_memory
+from twd.engine.experts.stream import ExpertStream
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
@@ -77,6 +80,11 @@ class NativeTarget:
     def local(self) -> bool:
         """True: jobs are prepared in this process."""
         return True
+
+    @property
+    def experts(self) -> ExpertStream | None:
+        """Its experts, if they are read from disk while it computes."""
+        return self.native.model.experts
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
         """Returns the tokens, sampler and seed of a job."""
@@ -154,13 +162,31 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        plan, care = replace(load_plan(name, model, memory), gpu_layers=layers), MemoryCare(model, settings)
-        care.prepare(progress)
-        native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
-        care.finish()
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers)
+        experts = 0 if layers else _expert_bytes(model)
+        if experts:
+            native = load_native(replace(plan, use_mmap=True, expert_bytes=experts), progress)
+        else:
+            native = _load_whole(plan, MemoryCare(model, settings), progress)
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
 
     return load
+
+
+def _load_whole(plan: LoadPlan, care: MemoryCare, progress: Progress) -> NativeModel:
+    care.prepare(progress)
+    native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
+    care.finish()
+    return native
+
+
+def _expert_bytes(model: ModelConfig) -> int:
+    """Returns how much memory the experts get if they are read while the model computes; 0 if they are not."""
+    granted = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
+    wish = ExpertWish(model.moe_stream, granted)
+    return experts_in_memory(
+        path_of(model.path), wish, tokens=model.ctx_size, sessions=model.parallel, types=model.cache_types
+    )
 
 
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
