@@ -39,6 +39,7 @@ NOT_RUN = {
     "twd moe profile -m FILE": MOE,
     "twd moe plan FILE": MOE,
     "twd moe fuse IN OUT": MOE,
+    "twd up --demo --moe": "writes a file of 700 MB; tests/speculator/targets/test_streamed.py serves such a one",
     "twd swarm seed big.gguf --token SECRET": SWARM,
     PULL: SWARM,
     CALIBRATE: "asks hundreds of prompts; tests/gate has its parts",

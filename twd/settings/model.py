@@ -160,7 +160,7 @@ class ModelConfig(SettingSection, frozen=True):
     ] = 80
     replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
     moe_stream: Annotated[
-        Switch, about("Read a mixture's experts from disk while it computes; auto: when it is larger than free memory.")
+        Switch, about("Read a mixture's experts from disk while it computes; auto: if memory lacks.")
     ] = "auto"
     moe_memory_gb: Annotated[Auto | Gigabytes, about("Memory for experts that are read so; auto: what is free.")] = (
         "auto"

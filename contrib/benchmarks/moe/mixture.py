@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 BLOCK, BYTES_OF_A_BLOCK = 32, 34
 HEAD = 64
+SPREADS = {"token_embd": 16.0, "attn_output": 0.2, "ffn_down_exps": 0.2}
+"""What a layer sees stays mostly the token itself; otherwise all tokens would choose the same experts."""
 
 
 def copy_vocabulary(small: Path, writer: gguf.GGUFWriter) -> int:
@@ -30,10 +32,10 @@ def copy_vocabulary(small: Path, writer: gguf.GGUFWriter) -> int:
     return count
 
 
-def blocks(dice: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.uint8]:
-    """Rows of Q8_0 with a spread of about 1 / sqrt(columns)."""
+def blocks(dice: np.random.Generator, rows: int, columns: int, spread: float) -> npt.NDArray[np.uint8]:
+    """Rows of Q8_0 with a spread of about `spread` / sqrt(columns)."""
     raw = np.frombuffer(dice.bytes(rows * columns // BLOCK * BYTES_OF_A_BLOCK), np.uint8).copy().reshape(-1, 34)
-    raw[:, :2] = np.full((len(raw), 1), 1 / (74 * np.sqrt(columns)), np.float16).view(np.uint8)
+    raw[:, :2] = np.full((len(raw), 1), spread / (74 * np.sqrt(columns)), np.float16).view(np.uint8)
     return raw.reshape(rows, -1)
 
 
@@ -92,9 +94,9 @@ def write(args: argparse.Namespace) -> None:
     writer.write_ti_data_to_file()
     for values in own.values():
         writer.write_tensor_data(values)
-    for shape in matrices.values():
+    for name, shape in matrices.items():
         rows = int(np.prod(shape[:-1]))
-        writer.write_tensor_data(blocks(dice, rows, shape[-1]))
+        writer.write_tensor_data(blocks(dice, rows, shape[-1], SPREADS.get(name.split(".")[-2], 1.0)))
     writer.close()
 
 

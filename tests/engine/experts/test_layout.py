@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.experts.unlike import INNER, WIDTH, write_unlike
 from tests.engine.tiny_models import write_llama
-from twd.engine.experts.budget import Circumstances, ExpertWish, expert_budget, spare
+from twd.engine.experts.budget import ExpertWish, MachineRoom, expert_budget, spare
 from twd.engine.experts.layout import ExpertLayout, ExpertMatrix, Stretch, expert_layout
 from twd.engine.experts.overlay import Fragment, parse_maps
 from twd.gguf_tools.header import read_header
@@ -44,8 +44,8 @@ def layout() -> ExpertLayout:
     return ExpertLayout((Path("m.gguf"),), matrices, (Stretch(0, 1024 * MIB, 1224 * MIB),))
 
 
-def here(free: int, other: int = 24, can: bool = True) -> Circumstances:
-    return Circumstances(free * MIB, other * MIB, mmap.PAGESIZE, can)
+def here(free: int, other: int = 24, can: bool = True) -> MachineRoom:
+    return MachineRoom(free * MIB, other * MIB, mmap.PAGESIZE, can)
 
 
 def test_a_model_that_fits_is_loaded_whole(layout: ExpertLayout) -> None:

@@ -3,7 +3,6 @@
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +119,7 @@ def test_foreseen_experts_are_read_before_they_are_wanted_and_wrong_ones_are_dro
 
 
 @pytest.fixture
-def shortened(path: Path, layout: ExpertLayout, tmp_path: Path) -> Iterator[tuple[Path, int]]:
+def shortened(path: Path, layout: ExpertLayout, tmp_path: Path) -> tuple[Path, int]:
     """A copy of the model, and the size from which on it lacks the experts of the last layer."""
     copy = tmp_path / "copy.gguf"
     shutil.copy(path, copy)

@@ -53,7 +53,7 @@ def _floats(writer: gguf.GGUFWriter, dice: np.random.Generator, name: str, *shap
     writer.add_tensor(name, (dice.standard_normal(shape) * scale).astype(np.float32))
 
 
-def _blocks(dice: np.random.Generator, rows: int, columns: int) -> np.ndarray:  # type: ignore[type-arg]
+def _blocks(dice: np.random.Generator, rows: int, columns: int) -> np.ndarray:
     """Random blocks of 32 bytes with one scale each."""
     count = rows * columns // _BLOCK
     raw = dice.integers(0, 256, (count, _BYTES_OF_A_BLOCK), np.uint8)

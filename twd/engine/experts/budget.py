@@ -20,7 +20,7 @@ class ExpertWish:
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
+class MachineRoom:
     """What a machine leaves: `free` bytes, of which `other` go to the KV cache; `page` is the size of a page."""
 
     free: int
@@ -30,7 +30,7 @@ class Circumstances:
     """Whether this system and this build can read experts while computing."""
 
 
-def expert_budget(layout: ExpertLayout | None, wish: ExpertWish, here: Circumstances) -> int:
+def expert_budget(layout: ExpertLayout | None, wish: ExpertWish, here: MachineRoom) -> int:
     """The bytes that a model's experts may take, at least those of one layer; 0: load the whole model as usual.
 
     Raises TwdError with numbers if it cannot work.
@@ -63,7 +63,7 @@ def _why_not(layout: ExpertLayout | None) -> str:
     )
 
 
-def _too_little(layout: ExpertLayout, wish: ExpertWish, here: Circumstances, least: int) -> str:
+def _too_little(layout: ExpertLayout, wish: ExpertWish, here: MachineRoom, least: int) -> str:
     needed = layout.dense_bytes + here.other + spare(here.free) + least
     told = (
         f"with its experts read from disk it needs {gib(needed)}: {gib(layout.dense_bytes)} dense weights, "

@@ -4,7 +4,7 @@ import mmap
 from pathlib import Path
 
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS
-from twd.engine.experts.budget import Circumstances, ExpertWish, expert_budget
+from twd.engine.experts.budget import ExpertWish, MachineRoom, expert_budget
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import can_stream
 from twd.engine.host_memory.limits import available_bytes
@@ -23,5 +23,5 @@ def experts_in_memory(path: Path, wish: ExpertWish, *, tokens: int, sessions: in
     info = inspect(path)
     length = min(tokens or CTX_SIZE_MAX, info.context_length or CTX_SIZE_MAX)
     other = info.kv_bytes_per_token(*types) * (length + EXACT_ROWS) * sessions
-    here = Circumstances(available_bytes(), other, mmap.PAGESIZE, can_stream())
+    here = MachineRoom(available_bytes(), other, mmap.PAGESIZE, can_stream())
     return expert_budget(layout, wish, here)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from twd.engine.library import LIBRARIES, find_ggml, ggml
+from twd.engine.library import find_ggml, ggml, llama
 from twd.wire.failures import FailureCode, TwdError
 
 _READERS: Final = 8
@@ -169,10 +169,9 @@ def maps_unread() -> Iterator[None]:
         switch(True)
 
 
-@cache
 def _switch() -> Any:
-    path = next((LIBRARIES / name for name in ("libllama.so.0", "libllama.so") if (LIBRARIES / name).exists()), None)
-    switch = getattr(ctypes.CDLL(str(path)), "twd_map_reads", None) if path else None
+    """The function of the very library that the bindings have loaded; None if its build lacks it."""
+    switch = getattr(llama._lib, "twd_map_reads", None)
     if switch is not None:
         switch.argtypes, switch.restype = [ctypes.c_bool], None
     return switch

@@ -10,6 +10,7 @@ from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
 from twd.engine.experts.stream import ExpertStream
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.model import ModelLoadOptions, offloads
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import gpu_layers, wanted_layers
@@ -163,7 +164,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
         plan = replace(load_plan(name, model, memory), gpu_layers=layers)
-        experts = 0 if layers else _expert_bytes(model)
+        experts = _expert_bytes(model, layers)
         if experts:
             native = load_native(replace(plan, use_mmap=True, expert_bytes=experts), progress)
         else:
@@ -180,8 +181,13 @@ def _load_whole(plan: LoadPlan, care: MemoryCare, progress: Progress) -> NativeM
     return native
 
 
-def _expert_bytes(model: ModelConfig) -> int:
+def _expert_bytes(model: ModelConfig, layers: int) -> int:
     """Returns how much memory the experts get if they are read while the model computes; 0 if they are not."""
+    if offloads(ModelLoadOptions(path_of(model.path), gpu_layers=layers)):
+        if model.moe_stream == "on":
+            why = "moe_stream is on, but layers go to a GPU, and experts are read for processors; set gpu_layers to 0"
+            raise TwdError(FailureCode.UNSUPPORTED, why)
+        return 0
     granted = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
     wish = ExpertWish(model.moe_stream, granted)
     return experts_in_memory(
