@@ -35,6 +35,10 @@ template <class Each> void each_choice(const Layer & layer, const struct ggml_te
     }
 }
 
+#if defined(__linux__)
+constexpr int KEEP_OLD = 4; // MREMAP_DONTUNMAP: the old place stays mapped, and empty. Older headers lack it
+#endif
+
 uint64_t now_ns() {
     return uint64_t(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
@@ -166,13 +170,16 @@ void Cache::fetch(const std::vector<int> & missing) {
     for (const int expert : missing) {
         needed += bytes_of(expert);
     }
-    make_room(needed, INFINITY);
+    find_room(needed, INFINITY, leave_);
+    drop(leave_, missing);
     queue_reads(missing, wanted_);
 }
 
-// Lets go of what is worth least, and less than `worth_below`, until there is room. Whether there is.
-bool Cache::make_room(uint64_t needed, double worth_below) {
-    if (numbers_.held_bytes + needed <= numbers_.budget) {
+// Those that are worth least, and less than `worth_below`, and make room when they leave. Whether that is enough.
+bool Cache::find_room(uint64_t needed, double worth_below, std::vector<int> & leave) {
+    leave.clear();
+    uint64_t held = numbers_.held_bytes + needed;
+    if (held <= numbers_.budget) {
         return true;
     }
     std::vector<std::pair<double, int>> found;
@@ -185,26 +192,45 @@ bool Cache::make_room(uint64_t needed, double worth_below) {
         }
     }
     std::sort(found.begin(), found.end());
-    for (const auto & one : found) {
-        drop(one.second);
-        if (numbers_.held_bytes + needed <= numbers_.budget) {
-            return true;
-        }
+    for (size_t i = 0; i < found.size() && held > numbers_.budget; ++i) {
+        leave.push_back(found[i].second);
+        held -= bytes_of(found[i].second);
     }
-    return false;
+    return held <= numbers_.budget;
 }
 
-// Gives its pages back. Those that it shares with its neighbours stay.
-void Cache::drop(int expert) {
+void Cache::drop(const std::vector<int> & leave, const std::vector<int> & heirs) {
+    for (size_t i = 0; i < leave.size(); ++i) {
+        drop(leave[i], i < heirs.size() ? heirs[i] : ABSENT);
+    }
+}
+
+// The pages that an expert shares with no other.
+std::pair<char *, uint64_t> Cache::own_pages(int expert, const Matrix & matrix) const {
+    const uint64_t from = matrix.offset + uint64_t(expert - layers_[matrix.layer].first) * matrix.bytes;
+    const uint64_t start = (from + page_ - 1) / page_ * page_, end = (from + matrix.bytes) / page_ * page_;
+    return {matrix.data + (int64_t(start) - int64_t(matrix.offset)), end > start ? end - start : 0};
+}
+
+// Lets go of an expert. Its pages move to the heir, who is read into them: the system need not clear any. Pages that it
+// shares with its neighbours stay.
+void Cache::drop(int expert, int heir) {
     const Layer & layer = layers_[layer_of_[expert]];
     for (const int index : layer.matrices) {
         const Matrix & matrix = matrices_[index];
         left(expert, matrix.number) = ABSENT;
 #if defined(__linux__)
-        const uint64_t from = matrix.offset + uint64_t(expert - layer.first) * matrix.bytes;
-        const uint64_t start = (from + page_ - 1) / page_ * page_, end = (from + matrix.bytes) / page_ * page_;
-        if (end > start) {
-            madvise(matrix.data + (start - matrix.offset), end - start, MADV_DONTNEED);
+        auto pages = own_pages(expert, matrix);
+        if (heir != ABSENT && matrix.number < int(layers_[layer_of_[heir]].matrices.size())) {
+            const auto room = own_pages(heir, matrices_[layers_[layer_of_[heir]].matrices[matrix.number]]);
+            const uint64_t size = std::min(pages.second, room.second);
+            const int how = MREMAP_MAYMOVE | MREMAP_FIXED | KEEP_OLD;
+            if (size && mremap(pages.first, size, size, how, room.first) != MAP_FAILED) {
+                pages.first += size, pages.second -= size;
+            }
+        }
+        if (pages.second) {
+            madvise(pages.first, pages.second, MADV_DONTNEED);
         }
 #endif
     }
@@ -306,7 +332,7 @@ int Cache::forgive(uint64_t * into) {
     std::vector<int> later;
     for (const int expert : failed_) {
         if (experts_[expert].held && arrived(expert, layers_[layer_of_[expert]])) {
-            drop(expert);
+            drop(expert, ABSENT);
         } else if (experts_[expert].held) {
             later.push_back(expert); // its other matrices are still read
         }
@@ -328,7 +354,8 @@ int Cache::foresee(const int32_t * layers, const int32_t * numbers, int count) {
         if (expert.held || foreseen_.size() > FORESEEN) {
             continue;
         }
-        if (make_room(bytes_of(index), memory_.worth(expert))) {
+        if (find_room(bytes_of(index), memory_.worth(expert), leave_)) {
+            drop(leave_, {index});
             expert.foreseen = true;
             numbers_.foreseen += 1;
             asked.push_back(index);
@@ -342,7 +369,8 @@ void Cache::set_budget(uint64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
     numbers_.budget = bytes;
     ++visit_; // what the last pass wanted may go, too: the caller sees to it that none runs
-    make_room(0, INFINITY);
+    find_room(0, INFINITY, leave_);
+    drop(leave_, {});
 }
 
 void Cache::set_half_life(double passes) {

@@ -113,8 +113,10 @@ class Cache {
     std::atomic<int> & left(int expert, int number) { return left_[size_t(expert) * MATRICES + number]; }
     bool arrived(int expert, const Layer & layer);
     void fetch(const std::vector<int> & missing);
-    bool make_room(uint64_t needed, double worth_below);
-    void drop(int expert);
+    bool find_room(uint64_t needed, double worth_below, std::vector<int> & leave);
+    void drop(const std::vector<int> & leave, const std::vector<int> & heirs);
+    void drop(int expert, int heir);
+    std::pair<char *, uint64_t> own_pages(int expert, const Matrix & matrix) const;
     void queue_reads(const std::vector<int> & missing, std::deque<Job> & queue);
     void run_reader();
     void read(const Job & job);
@@ -141,7 +143,7 @@ class Cache {
     std::atomic<uint64_t> read_bytes_{0};
     uint64_t visit_ = 0;
     int layer_now_ = 1 << 30;
-    std::vector<int> missing_, failed_;
+    std::vector<int> missing_, leave_, failed_;
     std::vector<uint32_t> trace_;
     size_t traced_ = 0;
 };

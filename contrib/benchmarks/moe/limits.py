@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tokens a second of a mixture in memory for a part of its file: limits.py MODEL.gguf [--server LLAMA_SERVER]
 
-Ways: `stream` reads experts as twd does; `mapped` maps the file and reads nothing ahead; `server` is llama-server with
+Ways: `stream` reads experts as twd does; `whole` loads as usual (with no limit, 0); `mapped` maps the file and reads nothing ahead; `server` is llama-server with
 its defaults, from the same source. Each runs alone in a memory cgroup of its own, and writes random text.
 """
 
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["stream", "mapped", "server"])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--warmup", type=int, default=32)
-    parser.add_argument("--temperature", type=float, default=50.0)
+    parser.add_argument("--temperature", type=float, default=1000.0)
     parser.add_argument("--experts", type=int, default=0, help="MiB for experts; 0: what the cgroup leaves")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--way", default="")

@@ -16,7 +16,8 @@ _MAPS: Final = Path("/proc/self/maps")
 _CHUNK: Final = 8 << 20
 _FIXED: Final = 0x10
 _NO_RESERVE: Final = 0x4000
-_NO_HUGE_PAGES: Final = 15
+_HUGE_PAGES: Final = 14
+_SMALL_PAGES: Final = 15
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -79,10 +80,20 @@ def close_files(files: Sequence[int]) -> None:
         os.close(file)
 
 
-def overlay(layout: ExpertLayout, fragments: Sequence[Fragment], files: Sequence[int], progress: Share) -> None:
-    """Replace mapped fragments by memory of this process, and read all that is no expert into it."""
+def overlay(
+    layout: ExpertLayout, fragments: Sequence[Fragment], files: Sequence[int], progress: Share, *, all_fits: bool
+) -> None:
+    """Replace mapped fragments by memory of this process, and read all that is no expert into it.
+
+    `all_fits`: there is room for all experts. Otherwise they come and go in small pages.
+    """
     for fragment in fragments:
         _replace(fragment)
+        _advise(fragment.start, fragment.end, _HUGE_PAGES)
+    for matrix in () if all_fits else layout.matrices:
+        for fragment in fragments:
+            if fragment.shard == matrix.shard and fragment.holds(matrix.offset):
+                _advise(fragment.address(matrix.offset), fragment.address(matrix.end), _SMALL_PAGES)
     done, total = 0, max(layout.dense_bytes, 1)
     for stretch in layout.dense:
         for part in _within(stretch, fragments):
@@ -127,4 +138,10 @@ def _replace(fragment: Fragment) -> None:
     if take(fragment.start, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) in (None, _FAILED):
         reason = os.strerror(ctypes.get_errno())
         raise TwdError(FailureCode.OUT_OF_MEMORY, f"no address space of {size} bytes for the experts: {reason}")
-    libc.madvise(ctypes.c_void_p(fragment.start), ctypes.c_size_t(size), _NO_HUGE_PAGES)
+
+
+def _advise(start: int, end: int, advice: int) -> None:
+    """What the system does not know, it ignores."""
+    page = mmap.PAGESIZE
+    first, last = start // page * page, -(-end // page) * page
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -109,7 +110,7 @@ def open_stream(
     files: list[int] = []
     try:
         files = open_files(layout.shards)
-        overlay(layout, found, files, progress)
+        overlay(layout, found, files, progress, all_fits=budget >= layout.padded_bytes(mmap.PAGESIZE))
         native = NativeExperts(files, list(_placed(layout, found)), budget)
     except BaseException:
         close_files(files)
