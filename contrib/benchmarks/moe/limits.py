@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Tokens a second of a mixture in memory for a part of its file: limits.py MODEL.gguf [--server LLAMA_SERVER]
 
-Ways: `stream` reads experts as twd does; `whole` loads as usual (with no limit, 0); `mapped` maps the file and reads nothing ahead; `server` is llama-server with
-its defaults, from the same source. Each runs alone in a memory cgroup of its own, and writes random text.
+Ways: `stream` reads experts as twd does; `whole` loads as usual, which a limit (other than 0: none) may not allow;
+`mapped` maps the file and reads nothing ahead; `server` is llama-server with its defaults, from the same source. Each
+runs alone in a memory cgroup of its own, and writes random text.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.experts.unlike import INNER, WIDTH, write_unlike
 from tests.engine.tiny_models import write_llama
-from twd.engine.experts.budget import ExpertWish, MachineRoom, expert_budget, spare
+from twd.engine.experts.budget import ExpertWish, MachineRoom, adapted_budget, expert_budget, spare
 from twd.engine.experts.layout import ExpertLayout, ExpertMatrix, Stretch, expert_layout
 from twd.engine.experts.overlay import Fragment, parse_maps
 from twd.gguf_tools.header import read_header
@@ -77,6 +77,23 @@ def test_what_cannot_be_streamed_is_refused_if_it_is_asked_for(layout: ExpertLay
         expert_budget(None, ExpertWish("on"), here(9000))
     with pytest.raises(TwdError, match="this build of llama"):
         expert_budget(layout, ExpertWish("on"), here(9000, can=False))
+
+
+@pytest.mark.parametrize(
+    ("budget", "held", "free", "wanted"),
+    [
+        (500, 500, 50, 500),
+        (500, 500, 20, 470),
+        (500, 500, 0, 450),
+        (500, 200, 310, 460),
+        (120, 120, 5, 100),
+        (400, 400, 130, 430),
+        (400, 400, 900, 500),
+    ],
+    ids=["as planned", "tight", "none", "not filled yet", "never below the least", "some again", "all again"],
+)
+def test_experts_give_back_what_others_need(budget: int, held: int, free: int, wanted: int) -> None:
+    assert adapted_budget(budget, held, free, (100, 500), 50) == wanted
 
 
 def test_maps_tell_where_a_file_lies() -> None:

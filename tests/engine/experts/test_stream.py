@@ -91,6 +91,9 @@ def test_memory_taken_away_meanwhile_changes_no_bit(path: Path, layout: ExpertLa
         stream.set_budget(least)
         assert stream.numbers().held_bytes <= least
         assert same(run(model), expected)
+        assert stream.adapt(free=1 << 40) == whole, "and taken again when it is there"
+        assert stream.adapt(free=0) < whole
+        assert same(run(model), expected)
         stream.set_budget(whole)
         for half_life in (1.0, 4096.0):
             stream.native.set_half_life(half_life)

@@ -55,6 +55,20 @@ def spare(free: int) -> int:
     return max(_SPARE_LEAST, int(free * _SPARE_SHARE))
 
 
+def adapted_budget(budget: int, held: int, free: int, bounds: tuple[int, int], reserve: int) -> int:
+    """What the experts should take from now on, within `bounds`, where `reserve` bytes should stay free.
+
+    They give back what others need, and take it again when there is plenty. `held` of `budget` bytes are in use.
+    """
+    least, most = bounds
+    room = free - (budget - held)
+    if room < reserve // 2:
+        return max(least, budget - (reserve - room))
+    if room > 2 * reserve:
+        return min(most, budget + room - 2 * reserve)
+    return budget
+
+
 def _why_not(layout: ExpertLayout | None) -> str:
     if layout is None:
         return "moe_stream is on, but this model has no fused experts; remove the setting"

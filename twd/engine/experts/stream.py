@@ -10,9 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from twd.engine.experts.budget import adapted_budget, spare
 from twd.engine.experts.layout import ExpertLayout
 from twd.engine.experts.native import ExpertNumbers, NativeExperts, PlacedMatrix, ReadProblem, maps_unread
 from twd.engine.experts.overlay import Fragment, close_files, mapped_fragments, open_files, overlay
+from twd.engine.host_memory.limits import available_bytes, gib
 from twd.kit.progress import Share, unheard
 from twd.wire.failures import FailureCode, TwdError
 
@@ -32,11 +34,14 @@ class ExpertStream:
         self.native = native
         self.half_life = 8.0
         self._files = files
+        free = available_bytes()
+        self._reserve = min(spare(free), max(free - native.numbers().budget, 0))
+        self._bounds = layout.layer_bytes(mmap.PAGESIZE), native.numbers().budget
         self._pass = threading.Lock()
         self._ended = threading.Event()
-        self._chooser = threading.Thread(target=self._choose_again, name="experts", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="experts", daemon=True)
         native.set_half_life(self.half_life)
-        self._chooser.start()
+        self._keeper.start()
 
     def __enter__(self) -> Self:
         self._pass.acquire()
@@ -71,14 +76,25 @@ class ExpertStream:
     def close(self) -> None:
         """Stop reading. Call it when no pass runs any more, and before the model's memory is freed."""
         self._ended.set()
-        self._chooser.join()
+        self._keeper.join()
         self.native.close()
         close_files(self._files)
         self._files = ()
 
-    def _choose_again(self) -> None:
+    def adapt(self, free: int) -> int:
+        """Give memory back that others need, where `free` bytes are left, or take it again. Returns the new budget."""
+        numbers = self.native.numbers()
+        wanted = adapted_budget(numbers.budget, numbers.held_bytes, free, self._bounds, self._reserve)
+        if wanted != numbers.budget:
+            _log.info("experts: %s of memory instead of %s, %s are free", gib(wanted), gib(numbers.budget), gib(free))
+            self.set_budget(wanted)
+        return wanted
+
+    def _keep(self) -> None:
+        """Look now and then at the free memory and at the latest choices."""
         seen = 0
         while not self._ended.wait(_LOOK_S):
+            self.adapt(available_bytes())
             passes = self.native.numbers().passes
             if passes >= seen + _PASSES:
                 seen = passes
