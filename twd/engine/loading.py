@@ -297,7 +297,8 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     progress(0.9, "timing windows")
     if not plan.test:
         return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
+    reads = plan.expert_bytes > 0
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads)
     if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
         _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")

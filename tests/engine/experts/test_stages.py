@@ -27,12 +27,9 @@ def test_a_chain_of_stages_each_with_memory_for_one_layer(tmp_path: Path, cuts: 
     experts = layout.layer_bytes(mmap.PAGESIZE)
     with Chain(path, cuts, tmp_path, **PLAN, expert_bytes=experts) as chain:
         assert np.array_equal(windows_of(chain, TEXT, WIDTHS), expected)
-        assert np.array_equal(windows_of_again(chain), expected), "with wrong windows before each, taken back"
+        chain.clear()
+        again = windows_of(chain, TEXT, WIDTHS, wrong=3)
+        assert np.array_equal(again, expected), "with wrong windows before each, taken back"
         for stage in chain.stages:
             assert stage.model.experts is not None
             assert stage.model.experts.numbers().held_bytes <= experts
-
-
-def windows_of_again(chain: Chain) -> object:
-    chain.clear()
-    return windows_of(chain, TEXT, WIDTHS, wrong=3)
