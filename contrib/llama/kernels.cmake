@@ -11,6 +11,24 @@ function(twd_stand_before source name)
         APPEND PROPERTY COMPILE_DEFINITIONS "${name}=${name}_of_llama")
 endfunction()
 
+# The cache of experts sees each product of experts before it is computed.
+function(twd_add_experts)
+    find_package(Threads REQUIRED)
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/experts.cpp")
+    target_link_libraries(ggml-cpu PRIVATE Threads::Threads)
+    twd_stand_before(traits.cpp ggml_cpu_extra_compute_forward)
+endfunction()
+
+# Where llama.cpp itself is built, too: a model's file can be mapped without being read.
+function(twd_add_mapping)
+    if(TARGET llama AND CMAKE_SYSTEM_NAME STREQUAL "Linux" AND EXISTS "${PROJECT_SOURCE_DIR}/src/llama-mmap.cpp")
+        target_sources(llama PRIVATE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/mapping.cpp")
+        set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/llama-mmap.cpp" TARGET_DIRECTORY llama
+                     APPEND PROPERTY COMPILE_DEFINITIONS mmap=twd_mmap)
+        message(STATUS "twd: llama can map files without reading them")
+    endif()
+endfunction()
+
 function(twd_add_kernels)
     if(NOT TARGET ggml-cpu OR GGML_CPU_ALL_VARIANTS OR NOT GGML_LLAMAFILE)
         message(STATUS "twd: this build has no place for our kernels")
@@ -30,6 +48,7 @@ function(twd_add_kernels)
                      APPEND PROPERTY COMPILE_DEFINITIONS TWD_TILED)
     endif()
     twd_stand_before(ops.cpp ggml_compute_forward_flash_attn_ext)
+    twd_add_experts()
     if(NOT MSVC) # experts chosen by another machine's graph: only an `assert` looks whether there are so many
         set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.c" TARGET_DIRECTORY ggml-cpu
                      APPEND PROPERTY COMPILE_OPTIONS "-UNDEBUG")
@@ -38,3 +57,7 @@ function(twd_add_kernels)
 endfunction()
 
 cmake_language(DEFER CALL twd_add_kernels)
+get_directory_property(TWD_ABOVE PARENT_DIRECTORY)
+if(TWD_ABOVE)
+    cmake_language(DEFER DIRECTORY "${TWD_ABOVE}" CALL twd_add_mapping)
+endif()

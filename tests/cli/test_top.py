@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.cli.running import TWD, Installed
 from tests.pools.test_view import busy, ring
 from tests.waiting import wait_until
-from twd.cli.top import NOTHING, _print, drawn, headline
+from twd.cli.top import NOBODY, NOTHING, Beside, _print, drawn, headline
 
 SEEN = """\
 m: ring of 2, home desk, ready; 0.0 tokens/s now; 2 sessions; waste 1.50; predicted 20.0 ms a token, measured 21.0: \
@@ -26,13 +26,15 @@ n1       15-29 + head  ready  6.00  4.00     0.50      6%    1.50   9        hom
 def test_a_pool_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     pools = ring()
     busy(pools)
-    _print(pools.states(3.0), ["a drafter"], as_json=False)
-    assert capsys.readouterr().out == f"{SEEN}cores: a drafter\n"
-    _print(pools.states(3.0), [], as_json=True)
+    _print(pools.states(3.0), Beside(["a drafter"], ["a mixture"]), as_json=False)
+    assert capsys.readouterr().out == f"{SEEN}cores: a drafter\nexperts: a mixture\n"
+    _print(pools.states(3.0), NOBODY, as_json=True)
     (told,) = json.loads(capsys.readouterr().out)["pools"]
     assert [stage["bytes_per_token"] for stage in told["stages"]] == [2310.0, 46.2]
-    _print([], [], as_json=False)
+    _print([], NOBODY, as_json=False)
     assert capsys.readouterr().out == f"{NOTHING}\n"
+    _print([], Beside(["a drafter"], ["a mixture"]), as_json=False)
+    assert capsys.readouterr().out == "experts: a mixture\n", "a mixture is shown without pools, too"
 
 
 def test_a_terminal_shows_warnings_and_what_is_not_there_yet() -> None:
@@ -53,7 +55,11 @@ def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
     installed.up("metrics")
     done = installed.twd("top", "--seconds", "0.1")
     assert (done.returncode, done.stdout.strip()) == (0, NOTHING)
-    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {"pools": [], "cores": []}
+    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {
+        "pools": [],
+        "cores": [],
+        "experts": [],
+    }
     ours, theirs = pty.openpty()
     with subprocess.Popen([*TWD, "top"], env={**installed.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:
         os.close(theirs)

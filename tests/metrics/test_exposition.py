@@ -27,6 +27,10 @@ SPECULATOR: dict[str, Any] = {
     "waiting": 3,
     "kv_tokens": 100,
     "kv_tokens_max": 8192,
+    "moe_asked": 8,
+    "moe_hits": 6,
+    "moe_read_bytes": 1024,
+    "moe_waited_s": 0.5,
     "cost_ms": ["1:12.5", "8:30.0", "nonsense"],
     "drafters": [msgspec.json.encode(PACE).decode(), "{"],
 }
@@ -89,6 +93,10 @@ def test_gauges_are_the_latest_word_of_the_leases() -> None:
     assert told[key("twd_sessions", model="m")] == 4
     assert told[key("twd_queue_jobs", model="m")] == 6
     assert told[key("twd_kv_tokens", model="m")] == 200
+    assert told[key("twd_moe_experts_wanted", model="m")] == 16
+    assert told[key("twd_moe_experts_hit", model="m")] == 12
+    assert told[key("twd_moe_read_bytes", model="m")] == 2048
+    assert told[key("twd_moe_waited_seconds", model="m")] == 1.0
     assert told[key("twd_model_exact", model="m")] == 0
     assert told[key("twd_single_step_seconds", model="m")] == 0.0125
     assert told[key("twd_drafter_token_seconds", model="m", drafter="tiny@box")] == 0.005

@@ -5,9 +5,12 @@ from typing import Any, cast
 
 import pytest
 
+from tests.engine.experts.unlike import write_unlike
+from twd.engine.experts.layout import expert_layout
+from twd.kit.errors import CommandError
 from twd.settings.model import BackendConfig, DrafterConfig, EngineConfig, ModelConfig, Settings
 from twd.supervisor import service_catalog as services
-from twd.supervisor.demo import MODEL, demo_settings
+from twd.supervisor.demo import MODEL, demo_settings, mixture_settings
 from twd.supervisor.processes import drafter_name, drafters_missing_here, wanted_processes
 
 
@@ -89,6 +92,20 @@ def test_the_demo_has_a_target_and_a_drafter() -> None:
     )
     assert settings.default_model == MODEL
     assert names(settings) == ["edge", "metrics", "agent", "swarm", f"speculator.{MODEL}", f"drafter.{MODEL}-quick"]
+
+
+def test_the_demo_mixture_gets_less_memory_than_it_needs(tmp_path: Path) -> None:
+    mixture = write_unlike(tmp_path / "mixture.gguf")
+    layout = expert_layout(mixture)
+    assert layout is not None
+    model = mixture_settings(Settings(), mixture, mixture, 0).models[MODEL]
+    assert model.moe_stream == "on"
+    assert model.moe_memory_gb == (int(0.6 * mixture.stat().st_size) - layout.dense_bytes) / 2**30
+    less = mixture_settings(Settings(), mixture, mixture, 7).models[MODEL].moe_memory_gb
+    assert isinstance(less, float)
+    assert less < 7 / 1024
+    with pytest.raises(CommandError, match=r"--memory 1 is too little for this mixture; take 6 or more"):
+        mixture_settings(Settings(), mixture, mixture, 1)
 
 
 def test_drafters_of_other_machines_are_not_started_and_named() -> None:

@@ -10,6 +10,7 @@ import click
 
 from twd.cli.common.context import CliContext
 from twd.cli.common.core_lines import shared_lines
+from twd.cli.common.expert_lines import expert_lines
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.pools.state import PoolState, forecast
@@ -147,6 +148,8 @@ def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], add
             console().print(f"[dim]rollback[/] {escape(told)}", highlight=False)
     for line in shared_lines(lease for lease, _ in found):
         console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
+    for line in expert_lines(lease for lease, _ in found):
+        console().print(f"[dim]experts[/] {escape(line)}", highlight=False)
     for name, address in addresses.items():
         console().print(f"[dim]{name:8}[/] {escape(address)}")
 

@@ -5,13 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
 from twd.bus.base import Bus, BusError, BusMessage, LeaseEntry, Leases
 from twd.cli.common.context import CliContext
 from twd.cli.common.core_lines import shared_lines
+from twd.cli.common.expert_lines import expert_lines
 from twd.cli.common.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode
 from twd.kit.jobs.heard_events import heard_event
@@ -62,9 +63,9 @@ async def _once(ctx: CliContext, as_json: bool, seconds: float) -> ExitCode:
         pools = PoolsView()
         registry = await _listen(bus, pools)
         await asyncio.sleep(max(0.0, seconds))
-        cores = _look_at(await registry.entries(), pools)
+        beside = _look_at(await registry.entries(), pools)
         states = pools.states(time.monotonic())
-    _print(states, cores, as_json)
+    _print(states, beside, as_json)
     return ExitCode.OK
 
 
@@ -80,24 +81,40 @@ async def _live(ctx: CliContext) -> ExitCode:
         registry = await _listen(bus, pools)
         with Live(console=console(), auto_refresh=False, screen=True) as screen:
             while not stop.asked.is_set():
-                note, cores = await _look(registry, pools)
-                screen.update(drawn(pools.states(time.monotonic()), note, cores), refresh=True)
+                note, beside = await _look(registry, pools)
+                screen.update(drawn(pools.states(time.monotonic()), note, beside), refresh=True)
                 await heard(stop.asked, LOOK_S)
     return ExitCode.OK
 
 
-async def _look(registry: Leases, pools: PoolsView) -> tuple[str, list[str]]:
-    """What is wrong with the registry, and who shares cores."""
+class Beside(NamedTuple):
+    """Lines below the pools: who shares cores, and whose experts are read from disk."""
+
+    cores: Sequence[str] = ()
+    experts: Sequence[str] = ()
+
+    def lines(self, pools: bool) -> list[str]:
+        """Those to show; who shares cores counts only beside pools."""
+        cores = [f"cores: {line}" for line in self.cores] if pools else []
+        return [*cores, *(f"experts: {line}" for line in self.experts)]
+
+
+NOBODY: Final = Beside()
+
+
+async def _look(registry: Leases, pools: PoolsView) -> tuple[str, Beside]:
+    """What is wrong with the registry, and what goes on beside the pools."""
     try:
         return "", _look_at(await registry.entries(), pools)
     except BusError as error:
-        return f"the registry cannot be read: {error}", []
+        return f"the registry cannot be read: {error}", NOBODY
 
 
-def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView) -> list[str]:
+def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView) -> Beside:
     pools.look(entries)
-    leases = (read_lease(entry.value, entry.key) for entry in entries)
-    return shared_lines(lease for lease in leases if lease is not None)
+    read = (read_lease(entry.value, entry.key) for entry in entries)
+    leases = [lease for lease in read if lease is not None]
+    return Beside(shared_lines(leases), expert_lines(leases))
 
 
 async def _listen(bus: Bus, pools: PoolsView) -> Leases:
@@ -118,7 +135,7 @@ async def _listen(bus: Bus, pools: PoolsView) -> Leases:
 # -- drawing ---------------------------------------------------------------------------------------------
 
 
-def drawn(states: list[PoolState], note: str = "", cores: Sequence[str] = ()) -> "Group":
+def drawn(states: list[PoolState], note: str = "", beside: Beside = NOBODY) -> "Group":
     """All pools for a terminal."""
     from rich.console import Group
     from rich.text import Text
@@ -128,18 +145,19 @@ def drawn(states: list[PoolState], note: str = "", cores: Sequence[str] = ()) ->
         parts += [Text(headline(pool), style="bold"), stages_table(pool)]
         parts += [Text(f"! {warning}", style="yellow") for warning in pool.warnings]
         parts.append(Text(""))
-    parts += [Text(f"cores: {line}", style="dim") for line in (cores if states else ())]
+    parts += [Text(line, style="dim") for line in beside.lines(bool(states))]
     return Group(*(parts or [Text(NOTHING)]))
 
 
 NOTHING: Final = "no model lies on several machines; `twd up --demo --ring 2` shows one that does"
 
 
-def _print(states: list[PoolState], cores: Sequence[str], as_json: bool) -> None:
+def _print(states: list[PoolState], beside: Beside, as_json: bool) -> None:
     import msgspec
 
     if as_json:
-        click.echo(msgspec.json.encode({"pools": [msgspec.to_builtins(pool) for pool in states], "cores": list(cores)}))
+        told = {"pools": [msgspec.to_builtins(pool) for pool in states], **beside._asdict()}
+        click.echo(msgspec.json.encode(told))
         return
     from twd.kit.terminal import show
 
@@ -148,9 +166,10 @@ def _print(states: list[PoolState], cores: Sequence[str], as_json: bool) -> None
         show(stages_table(pool))
         for warning in pool.warnings:
             click.echo(f"! {warning}")
-    for line in cores if states else ():
-        click.echo(f"cores: {line}")
-    if not states:
+    lines = beside.lines(bool(states))
+    for line in lines:
+        click.echo(line)
+    if not states and not lines:
         click.echo(NOTHING)
 
 

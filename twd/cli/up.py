@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import click
@@ -34,6 +35,8 @@ READY_S: Final = 600.0
 @click.command()
 @click.argument("services", metavar="[SERVICE]...", nargs=-1)
 @click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
+@click.option("--moe", is_flag=True, help="With --demo: a mixture of experts, larger than the memory it gets.")
+@click.option("--memory", default=0, metavar="MIB", help="With --moe: memory for its weights. [default: 60 % of them]")
 @click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
 @click.option("--rpc", default=0, help="The models over so many RPC workers here, as if on other machines.")
@@ -57,6 +60,8 @@ def up(
     ctx: CliContext,
     services: tuple[str, ...],
     demo: bool,
+    moe: bool,
+    memory: int,
     models: tuple[str, ...],
     no_models: bool,
     rpc: int,
@@ -72,6 +77,7 @@ def up(
 ) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
     played = SimulatedMachines.asked(rpc, ring, link_rtt, bare)
+    demo_of = DemoAsked.of(demo, moe, memory)
     home = ctx.home
     home.prepare()
     if not report:
@@ -84,7 +90,7 @@ def up(
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
-        more += (f"--wait={wait}",)
+        more += (f"--wait={wait}", *(demo_of.options if demo_of else ()))
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
     if report:
         from twd.supervisor.guard import guard
@@ -99,7 +105,7 @@ def up(
         if skip_version_check:
             ctx.settings = skipping_version_check(ctx.settings)
         chosen = None if not (models or no_models) else models
-        return _run(ctx, home, services, demo, played, chosen, view, forks, Wait(wait))
+        return _run(ctx, home, services, demo_of, played, chosen, view, forks, Wait(wait))
     except TwdError as error:
         if report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
@@ -107,11 +113,43 @@ def up(
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class DemoAsked:
+    """What --demo, --moe and --memory ask for."""
+
+    moe: bool
+    memory_mib: int
+
+    @classmethod
+    def of(cls, demo: bool, moe: bool, memory: int) -> "DemoAsked | None":
+        """None without --demo; raises CommandError if the options do not fit together."""
+        if (moe and not demo) or (memory and not moe):
+            wanted = "--moe goes with --demo" if moe else "--memory goes with --demo --moe"
+            raise CommandError(ExitCode.USAGE, f"{wanted}; for a model of your own: moe_memory_gb in the settings")
+        if memory < 0:
+            raise CommandError(ExitCode.USAGE, "--memory is a number of MiB above 0")
+        return cls(moe, memory) if demo else None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The same options for another process."""
+        return (("--moe",) if self.moe else ()) + ((f"--memory={self.memory_mib}",) if self.memory_mib else ())
+
+    def settings(self, settings: Settings, home: StateFolder) -> Settings:
+        """The settings with the demo's models."""
+        from twd.supervisor.demo import demo_settings, mixture_settings, prepare_demo
+
+        target, draft = prepare_demo(home, mixture=self.moe)
+        if self.moe:
+            return mixture_settings(settings, target, draft, self.memory_mib)
+        return demo_settings(settings, target, draft)
+
+
 def _run(
     ctx: CliContext,
     home: StateFolder,
     services: tuple[str, ...],
-    demo: bool,
+    demo: DemoAsked | None,
     played: SimulatedMachines | None,
     models: tuple[str, ...] | None,
     view: StartView,
@@ -120,15 +158,13 @@ def _run(
 ) -> ExitCode:
     with _holding(ctx, home):
         settings = ctx.settings
-        if demo:
-            from twd.supervisor.demo import demo_settings, prepare_demo
-
-            settings = demo_settings(settings, *prepare_demo(home))
+        if demo is not None:
+            settings = demo.settings(settings, home)
         settings = played.settings(settings) if played else settings
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ctx, settings, specs, view, demo and not services and view.talks, forks, wait)
+        return _live(ctx, settings, specs, view, demo is not None and not services and view.talks, forks, wait)
 
 
 @contextmanager

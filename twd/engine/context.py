@@ -3,6 +3,7 @@
 import ctypes
 import enum
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -206,7 +207,8 @@ class Context:
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
-        code = llama.llama_decode(self.handle, self._batch.fill(rows, states))
+        with self.model.experts or nullcontext():
+            code = llama.llama_decode(self.handle, self._batch.fill(rows, states))
         if code:
             raise _decode_error(code, len(rows))
 

@@ -62,6 +62,8 @@ class LoadPlan:
     """Measure the time of passes also if `test` is off."""
     memory: Path | None = None
     """A folder that keeps measurements, so that the same model is not measured again."""
+    expert_bytes: int = 0
+    """If given, experts of a mixture are read while it computes, and may take this much memory."""
     pool: PoolPlan | None = None
     """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
 
@@ -144,7 +146,9 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
     """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
     not depend on which machine holds a layer."""
     if plan.pool is None:
-        return ModelLoadOptions(path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap)
+        return ModelLoadOptions(
+            path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap, expert_bytes=plan.expert_bytes
+        )
     return ModelLoadOptions(
         path=plan.path,
         gpu_layers=gpu_layers(plan.pool),
@@ -256,6 +260,9 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     if plan.memory is None:
         return _measure_now(plan, exact, target, progress)
     where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
+    if plan.expert_bytes:
+        share = round(10 * plan.expert_bytes / max(1, target.context.model.info.size_bytes))
+        where = f"{share}/10 of the experts in memory"
     repacked = target.context.model.repacked
     about = circumstances(
         plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked, tested=plan.test
@@ -266,7 +273,7 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if plan.pool is None and not plan.gpu_layers:  # otherwise GPUs or other machines took part
+    if not where and not plan.gpu_layers:  # otherwise GPUs, other machines or a disk took part
         keep_step(plan.memory, plan.path, found.cost)
     return found
 
@@ -288,7 +295,8 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     progress(0.9, "timing windows")
     if not plan.test:
         return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away)
+    reads = plan.expert_bytes > 0
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads)
     if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
         _use_cost(plan, exact, target, points)
     progress(0.95, "comparing windows with single steps")

@@ -2,11 +2,14 @@
 
 import ctypes
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from twd.engine.build import has_amx
+from twd.engine.experts.layout import expert_layout
+from twd.engine.experts.stream import ExpertStream, open_stream
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
 from twd.engine.library import EngineDevice, devices, last_errors, llama, start
@@ -38,6 +41,8 @@ class ModelLoadOptions:
     """Name patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
     from_disk: bool = False
     """The weights need not fit in memory: they are read from the mapped file when needed, and never copied."""
+    expert_bytes: int = 0
+    """If given, experts of a mixture are read while it computes, and may take this much memory."""
 
 
 class LoadedGguf:
@@ -56,6 +61,7 @@ class LoadedGguf:
         self.n_layer: int = llama.llama_model_n_layer(handle)
         self.offloads = offloads(settings)
         self.repacked = repacks(settings, info)
+        self.experts: ExpertStream | None = None
 
     @property
     def recurrent(self) -> bool:
@@ -67,6 +73,14 @@ class LoadedGguf:
         """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""
         start()
         info = inspect(settings.path)
+        layout = expert_layout(settings.path) if settings.expert_bytes else None
+        if layout is not None:
+            require_memory(layout.dense_bytes + settings.expert_bytes, f"the model {settings.path.name}")
+            load = partial(_load, settings, info, unheard)
+            handle, stream = open_stream(layout, settings.expert_bytes, load, on_progress)
+            model = cls(handle, info, settings)
+            model.experts = stream
+            return model
         require_memory(_bytes_in_ram(info, settings), f"the model {settings.path.name}")
         return cls(_load(settings, info, on_progress), info, settings)
 
@@ -92,6 +106,8 @@ class LoadedGguf:
     def close(self) -> None:
         """Free the weights. A second call does nothing."""
         if self.handle:
+            if self.experts is not None:
+                self.experts.close()
             llama.llama_model_free(self.handle)
             self.handle = 0
 
@@ -110,7 +126,8 @@ def offloads(settings: ModelLoadOptions) -> bool:
 
 def repacks(settings: ModelLoadOptions, info: GgufInfo) -> bool:
     """Whether llama.cpp may repack weights for its own kernels."""
-    free = settings.use_extra_bufts and not settings.from_disk and not has_amx()
+    as_stored = settings.from_disk or settings.expert_bytes > 0
+    free = settings.use_extra_bufts and not as_stored and not has_amx()
     return free and not need_no_repacking(facts_of(info).blocks)
 
 
@@ -161,7 +178,7 @@ def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Stru
     """llama.cpp's parameters, and the objects that must stay alive while it reads them."""
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = settings.gpu_layers
-    mapped = settings.use_mmap or settings.from_disk
+    mapped = settings.use_mmap or settings.from_disk or settings.expert_bytes > 0
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
     parameters.use_extra_bufts = repacks(settings, info)
     parameters.vocab_only = settings.vocab_only

@@ -17,6 +17,11 @@ SUMMED = {
     f.SESSIONS_MAX: "parallel",
     f.KV_TOKENS: "kv_tokens",
     f.KV_TOKENS_MAX: "kv_tokens_max",
+    f.MOE_MEMORY: "moe_memory_bytes",
+    f.MOE_ASKED: "moe_asked",
+    f.MOE_HITS: "moe_hits",
+    f.MOE_READ: "moe_read_bytes",
+    f.MOE_WAITED: "moe_waited_s",
 }
 """Gauges that are the sum of one fact over all workers of a model."""
 

@@ -21,6 +21,7 @@ from twd.settings.types import (
     FilePath,
     Fingerprint,
     FreePort,
+    Gigabytes,
     Host,
     MaybeHost,
     MaybeUrl,
@@ -154,6 +155,12 @@ class ModelConfig(SettingSection, frozen=True):
         about("Pieces of a stream that come closer together than this leave as one; 0: none do."),
     ] = 80
     replicas: Annotated[Positive, about("Copies that serve it at once.")] = 1
+    moe_stream: Annotated[
+        Switch, about("Read a mixture's experts from disk while it computes; auto: if memory lacks.")
+    ] = "auto"
+    moe_memory_gb: Annotated[Auto | Gigabytes, about("Memory for experts that are read so; auto: what is free.")] = (
+        "auto"
+    )
     moe_placement: Annotated[
         Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices; nothing uses it yet.")
     ] = "off"

@@ -63,6 +63,7 @@ VariableName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z", title="
 Count = Annotated[int, Meta(ge=0, le=INT_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=INT_MAX)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Gigabytes = Annotated[float, Meta(gt=0, le=1_000_000)]
 Auto = Literal["auto"]
 Switch = Literal["auto", "on", "off"]
 

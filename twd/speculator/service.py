@@ -26,6 +26,7 @@ from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, 
 from twd.speculator.runner import Runner
 from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay, patience_s
 from twd.speculator.targets.embeddings import EmbeddingQueue
+from twd.speculator.targets.expert_facts import expert_facts
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
@@ -214,6 +215,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             "consensus_fallback": self._core.consensus.fallback,
             "template": facts.vocab.template_hash,
             "judges": self.loaded.limits.score_rows > 0,
+            **expert_facts(self.loaded),
         }
 
     async def quiesce(self) -> None:

@@ -4,11 +4,14 @@ came without it."""
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from twd.decoding.window import Report, Sampler
 from twd.engine.build import engine_build
+from twd.engine.experts.budget import ExpertWish
+from twd.engine.experts.choose import experts_in_memory
+from twd.engine.model import ModelLoadOptions, offloads
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.slices.report import CheckedText
 from twd.gguf_tools.header import read_header
@@ -82,6 +85,15 @@ class SlicePlan:
     """Folder of cached slices; None: in the cache of the state folder."""
     hash: str = ""
     """Hash of the expected model file; empty: any file."""
+    experts: ExpertWish = field(default_factory=ExpertWish)
+    """Whether the slice's experts are read while it computes, and how much memory they get."""
+
+
+def _expert_bytes(stage: StagePlan, wish: ExpertWish) -> int:
+    if offloads(ModelLoadOptions(stage.path, gpu_layers=stage.gpu_layers)):
+        return 0
+    types = (stage.type_k or "f16", stage.type_v or "f16")
+    return experts_in_memory(stage.path, wish, tokens=stage.ctx_size, sessions=stage.parallel, types=types)
 
 
 def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
@@ -90,8 +102,10 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     assert plan.folder is not None
     path, hash_, wanted = _slice_of(plan, lambda share: progress(_CUT * share, "cutting the slice"))
     layers = wanted.layers
+    wanted = replace(wanted, path=path)
     engine = NativeSlice.load(
-        replace(wanted, path=path), lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage)
+        replace(wanted, expert_bytes=_expert_bytes(wanted, plan.experts)),
+        lambda share, stage: progress(_CUT + (_LOADED - _CUT) * share, stage),
     )
     try:
         held = HeldSlice(plan.model, hash_, wanted.first, wanted.end, layers, wanted.head)

@@ -1,11 +1,13 @@
 """The demo: a real model, a faster copy of it as a drafter, both prepared once; and a first measurement."""
 
+import mmap
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 
+from twd.engine.experts.layout import expert_layout
 from twd.kit.clock import SystemClock
 from twd.kit.connect import connect
 from twd.kit.errors import CommandError
@@ -25,6 +27,13 @@ PREPARE = (
     "import sys, pathlib; from twd.engine.demo_model import demo_model; "
     "print(*(demo_model(pathlib.Path(sys.argv[1]), kind) for kind in sys.argv[2:]), sep=chr(10))"
 )
+PREPARE_MIXTURE = (
+    "import sys, pathlib; from twd.engine.demo_model import demo_model; from twd.moe.upcycle import upcycle; "
+    "dense = demo_model(pathlib.Path(sys.argv[1]), 'q8_0'); mixture = dense.with_name(dense.stem + '-8-experts.gguf'); "
+    "print(mixture if mixture.exists() else upcycle(dense, mixture), dense, sep=chr(10))"
+)
+MIXTURE_SHARE = 0.6
+"""How much of the mixture's file memory holds, if nothing else is asked for."""
 MEASURED_KINDS = ("factual", "code", "creative")
 """Kinds of questions whose answers are not in the prompt: text copied from the prompt would favour drafts."""
 MEASURED_TOKENS = 64
@@ -39,18 +48,38 @@ def demo_settings(settings: Settings, target: Path, draft: Path) -> Settings:
     return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
 
 
-def prepare_demo(home: StateFolder) -> tuple[Path, Path]:
+def mixture_settings(settings: Settings, target: Path, draft: Path, memory_mib: int) -> Settings:
+    """Return the settings with the demo's mixture, which gets less memory than it needs.
+
+    `memory_mib` is for all of its weights; 0: 60 % of the file.
+    """
+    layout = expert_layout(target)
+    assert layout is not None, "the demo's mixture has experts"
+    size = memory_mib << 20 or int(MIXTURE_SHARE * target.stat().st_size)
+    experts = max(size - layout.dense_bytes, 0)
+    least = layout.layer_bytes(mmap.PAGESIZE)
+    if experts < least:
+        needed = -(-(layout.dense_bytes + least) // 2**20)
+        raise CommandError(
+            ExitCode.USAGE, f"--memory {memory_mib} is too little for this mixture; take {needed} or more"
+        )
+    whole = demo_settings(settings, target, draft)
+    model = msgspec.structs.replace(whole.models[MODEL], moe_stream="on", moe_memory_gb=experts / 2**30)
+    return msgspec.structs.replace(whole, models={MODEL: model})
+
+
+def prepare_demo(home: StateFolder, *, mixture: bool = False) -> tuple[Path, Path]:
     """Return the demo's target file and draft file; the first time, a process of its own makes them."""
-    marker = home.cache / "demo-models"
+    marker = home.cache / ("demo-mixture" if mixture else "demo-models")
     made = [Path(line) for line in marker.read_text().splitlines()] if marker.exists() else []
     if len(made) != 2 or not all(path.is_file() for path in made):
-        made = _make(home)
+        made = _make([PREPARE_MIXTURE, str(home.cache)] if mixture else [PREPARE, str(home.cache), TARGET, DRAFT])
         write_private(marker, "\n".join(str(path) for path in made).encode())
     return made[0], made[1]
 
 
-def _make(home: StateFolder) -> list[Path]:
-    command = [sys.executable, "-P", "-c", PREPARE, str(home.cache), TARGET, DRAFT]
+def _make(arguments: list[str]) -> list[Path]:
+    command = [sys.executable, "-P", "-c", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"

@@ -1,11 +1,15 @@
 """The model files that the settings name, and the memory they need."""
 
+import mmap
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from twd.engine.experts.layout import expert_layout
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.settings.model import DrafterConfig, ModelConfig, Settings
+from twd.settings.paths import path_of
 from twd.wire.failures import TwdError
 
 CTX_SIZE_MAX: Final = 8192
@@ -26,6 +30,8 @@ class ModelWeights:
     chats: bool = True
     type_k: str = "f16"
     type_v: str = "f16"
+    on_disk: int = 0
+    """Bytes of experts that may stay on disk while it computes."""
 
     @property
     def needed(self) -> int:
@@ -34,7 +40,8 @@ class ModelWeights:
             return 0
         ctx_size = min(self.ctx_size or CTX_SIZE_MAX, self.info.context_length or CTX_SIZE_MAX)
         kv = self.info.kv_bytes_per_token(self.type_k, self.type_v) * ctx_size * self.sessions
-        return self.copies * (self.info.weight_bytes + kv + self.info.state_bytes * self.sessions)
+        state = self.info.state_bytes * self.sessions
+        return self.copies * (self.info.weight_bytes - self.on_disk + kv + state)
 
 
 def read_weights(settings: Settings) -> list[ModelWeights]:
@@ -63,7 +70,17 @@ def weights_of(name: str, model: ModelConfig) -> ModelWeights:
         chats=not model.chat_template,
         type_k=type_k,
         type_v=type_v,
+        on_disk=_on_disk(model) if info is not None else 0,
     )
+
+
+def _on_disk(model: ModelConfig) -> int:
+    """All experts but those of one layer, or all but what the settings grant them."""
+    layout = None if model.moe_stream == "off" else expert_layout(path_of(model.path))
+    if layout is None or not sys.platform.startswith("linux"):
+        return 0
+    granted = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
+    return max(0, layout.expert_bytes - max(granted, layout.layer_bytes(mmap.PAGESIZE)))
 
 
 def _drafter_weights(drafter: DrafterConfig, sessions: int, ctx_size: int) -> ModelWeights:

@@ -71,6 +71,7 @@ _OPTIONS: Final = (
 
 def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: StageChoice) -> "Service":
     """Return the stage that the options describe; `model` is a name in the settings, or a file."""
+    from twd.engine.experts.budget import ExpertWish
     from twd.engine.slices.engine import StagePlan
     from twd.stage.native import SlicePlan, native_stage
     from twd.stage.service import StageAddress
@@ -104,7 +105,10 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
     name = choice.name or (model if known else path.stem)
     host = choice.host or settings.pool.host
     address = StageAddress(host, choice.port, told_host(host))
-    return native_stage(context, settings, SlicePlan(ModelId(name), path, plan, hash=choice.hash), address)
+    granted = 0 if wanted.moe_memory_gb == "auto" else int(wanted.moe_memory_gb * 2**30)
+    wish = ExpertWish(wanted.moe_stream, granted)
+    whole = SlicePlan(ModelId(name), path, plan, hash=choice.hash, experts=wish)
+    return native_stage(context, settings, whole, address)
 
 
 def _range(layers: str) -> tuple[int, int]:

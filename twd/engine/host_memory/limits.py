@@ -2,31 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import psutil
 
+from twd.engine.host_memory.cgroups import memory_groups
 from twd.wire.failures import FailureCode, TwdError
-
-_ROOT: Final = Path("/sys/fs/cgroup")
-_CGROUPS: Final = (
-    (_ROOT / "memory.max", _ROOT / "memory.current", ("inactive_file", "active_file")),
-    (
-        _ROOT / "memory/memory.limit_in_bytes",
-        _ROOT / "memory/memory.usage_in_bytes",
-        ("total_inactive_file", "total_active_file"),
-    ),
-)
-"""For cgroup v2 and v1: the files with the limit and the use in bytes, and the counters of page cache, which the system
-can free."""
 
 
 def available_bytes() -> int:
     """The free memory in bytes of the machine, or of the container if that is less."""
     free = int(psutil.virtual_memory().available)
-    for limit, used, files in _CGROUPS:
+    for group in memory_groups():
         try:
-            free = min(free, int(limit.read_text()) - int(used.read_text()) + _cached(limit.parent, files))
+            taken = int(group.used.read_text()) - _cached(group.limit.parent, group.page_cache)
+            free = min(free, int(group.limit.read_text()) - taken)
         except (OSError, ValueError):  # no such container limit, or the word "max"
             continue
     return max(free, 0)
@@ -35,9 +24,9 @@ def available_bytes() -> int:
 def total_bytes() -> int:
     """The total memory in bytes of the machine, or of the container if that is less."""
     total = int(psutil.virtual_memory().total)
-    for limit, _, _ in _CGROUPS:
+    for group in memory_groups():
         try:
-            total = min(total, int(limit.read_text()))
+            total = min(total, int(group.limit.read_text()))
         except (OSError, ValueError):
             continue
     return total

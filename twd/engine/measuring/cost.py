@@ -1,6 +1,8 @@
 """Measures at load how long forward passes of several sizes take."""
 
 import time
+from itertools import accumulate
+from statistics import mean
 
 from twd.engine.context import BatchTokens, Context
 from twd.wire.model import CostPoint
@@ -10,12 +12,15 @@ _DEPTH = 32
 _TURNS_MAX = 7
 
 
-def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False) -> list[CostPoint]:
+def measure_cost(
+    context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False, reads: bool = False
+) -> list[CostPoint]:
     """Time passes of several widths (n_tokens) on the first sequence, which must be empty. It is emptied afterwards.
 
     Every width is timed at least once, and again while the budget in seconds lasts. The fastest time counts, because
     other programs can only make a pass slower; `CostCurve.observe` follows the load later. With RPC workers (`away`),
-    every width is used once before, because its first pass takes many times as long.
+    every width is used once before, because its first pass takes many times as long. If experts are read while the
+    model computes (`reads`), each pass has other tokens, as in a text, and the mean counts.
     """
     room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
     widths = [width for width in WIDTHS if width <= room]
@@ -29,14 +34,24 @@ def measure_cost(context: Context, *, rows_min: int = 1, budget_s: float = 1.5, 
         if turn and time.perf_counter() > end:
             break
         for width in widths:
-            taken[width].append(_time_pass(context, depth, max(width, rows_min)))
+            text = turn * len(widths) + width if reads else 0
+            taken[width].append(_time_pass(context, depth, max(width, rows_min), text))
     context.clear(0)
-    return [CostPoint(width=width, ms=round(min(times), 4)) for width, times in taken.items()]
+    figure = mean if reads else min
+    return _rising([CostPoint(width=width, ms=round(figure(times), 4)) for width, times in taken.items()], reads)
 
 
-def _time_pass(context: Context, depth: int, rows: int) -> float:
+def _rising(points: list[CostPoint], reads: bool) -> list[CostPoint]:
+    """Reading scatters: a wider pass costs at least as much as a narrower one."""
+    if not reads:
+        return points
+    highest = accumulate((point.ms for point in points), max)
+    return [CostPoint(width=point.width, ms=ms) for point, ms in zip(points, highest, strict=True)]
+
+
+def _time_pass(context: Context, depth: int, rows: int, text: int = 0) -> float:
     began = time.perf_counter()
-    _pass(context, depth, rows)
+    _pass(context, depth, rows, text)
     context.logits(rows - 1)
     spent = (time.perf_counter() - began) * 1000
     if not context.rollback(0, depth):
@@ -45,8 +60,9 @@ def _time_pass(context: Context, depth: int, rows: int) -> float:
     return spent
 
 
-def _pass(context: Context, at: int, count: int) -> None:
+def _pass(context: Context, at: int, count: int, text: int = 0) -> None:
+    """`text`: one of many, which have no tokens in common."""
     rows = BatchTokens()
     vocabulary = context.model.vocab.size
-    rows.add(0, at, [(at + index) * 7919 % vocabulary for index in range(count)])
+    rows.add(0, at, [(at + index + 64 * text) * 7919 % vocabulary for index in range(count)])
     context.decode(rows)

@@ -58,6 +58,8 @@ class StagePlan:
     use_extra_bufts: bool = True
     from_disk: bool = False
     """Read the weights from disk while computing: slow and near instead of exact, but they need not fit in memory."""
+    expert_bytes: int = 0
+    """If given, experts of a mixture are read while it computes, and may take this much memory."""
 
 
 class StageEngine:
@@ -98,6 +100,7 @@ class StageEngine:
             use_mmap=plan.use_mmap,
             use_extra_bufts=plan.use_extra_bufts and not uneven,
             from_disk=plan.from_disk,
+            expert_bytes=plan.expert_bytes,
             host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
         model = LoadedGguf.load(settings, lambda share: progress(0.9 * share, "reading weights"))

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
+from twd.engine.experts.budget import ExpertWish
+from twd.engine.experts.choose import experts_in_memory
+from twd.engine.experts.stream import ExpertStream
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.model import ModelLoadOptions, offloads
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import gpu_layers, wanted_layers
@@ -77,6 +81,11 @@ class NativeTarget:
     def local(self) -> bool:
         """True: jobs are prepared in this process."""
         return True
+
+    @property
+    def experts(self) -> ExpertStream | None:
+        """Its experts, if they are read from disk while it computes."""
+        return self.native.model.experts
 
     def prepare(self, job: JobSubmitted, session: SessionId) -> PreparedRequest:
         """Returns the tokens, sampler and seed of a job."""
@@ -154,13 +163,36 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        plan, care = replace(load_plan(name, model, memory), gpu_layers=layers), MemoryCare(model, settings)
-        care.prepare(progress)
-        native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
-        care.finish()
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers)
+        experts = _expert_bytes(model, layers)
+        if experts:
+            native = load_native(replace(plan, use_mmap=True, expert_bytes=experts), progress)
+        else:
+            native = _load_whole(plan, MemoryCare(model, settings), progress)
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
 
     return load
+
+
+def _load_whole(plan: LoadPlan, care: MemoryCare, progress: Progress) -> NativeModel:
+    care.prepare(progress)
+    native = load_native(replace(plan, use_mmap=care.plan.mapped), care.watch(progress))
+    care.finish()
+    return native
+
+
+def _expert_bytes(model: ModelConfig, layers: int) -> int:
+    """Returns how much memory the experts get if they are read while the model computes; 0 if they are not."""
+    if offloads(ModelLoadOptions(path_of(model.path), gpu_layers=layers)):
+        if model.moe_stream == "on":
+            why = "moe_stream is on, but layers go to a GPU, and experts are read for processors; set gpu_layers to 0"
+            raise TwdError(FailureCode.UNSUPPORTED, why)
+        return 0
+    granted = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
+    wish = ExpertWish(model.moe_stream, granted)
+    return experts_in_memory(
+        path_of(model.path), wish, tokens=model.ctx_size, sessions=model.parallel, types=model.cache_types
+    )
 
 
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:

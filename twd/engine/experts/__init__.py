@@ -1,0 +1,1 @@
+"""Experts that do not all fit in memory: read from the model's file just before they are computed."""

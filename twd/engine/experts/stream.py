@@ -1,0 +1,150 @@
+"""The experts of one loaded model, read from its files while it computes."""
+
+import errno
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from twd.engine.experts.budget import adapted_budget, spare
+from twd.engine.experts.layout import ExpertLayout
+from twd.engine.experts.native import ExpertNumbers, NativeExperts, PlacedMatrix, ReadProblem, maps_unread
+from twd.engine.experts.overlay import Fragment, close_files, mapped_fragments, open_files, overlay
+from twd.engine.host_memory.limits import available_bytes, gib
+from twd.kit.progress import Share, unheard
+from twd.wire.failures import FailureCode, TwdError
+
+_log = logging.getLogger("twd.engine.experts")
+HALF_LIVES: Final = (1.0, 8.0, 64.0, 512.0, 4096.0)
+"""How long a use counts, in passes, from "the latest used" to "the most used". A replay chooses one."""
+_LOOK_S: Final = 1.0
+_PASSES: Final = 100
+_BETTER: Final = 0.003
+
+
+class ExpertStream:
+    """Use it as a context manager around each pass: one pass at a time may compute with the cache."""
+
+    def __init__(self, layout: ExpertLayout, native: NativeExperts, files: Sequence[int]) -> None:
+        self.layout = layout
+        self.native = native
+        self.half_life = 8.0
+        self._files = files
+        free = available_bytes()
+        self._reserve = min(spare(free), max(free - native.numbers().budget, 0))
+        self._bounds = layout.layer_bytes(mmap.PAGESIZE), native.numbers().budget
+        self._pass = threading.Lock()
+        self._ended = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="experts", daemon=True)
+        native.set_half_life(self.half_life)
+        self._keeper.start()
+
+    def __enter__(self) -> Self:
+        self._pass.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        problem = self.native.problem()
+        self._pass.release()
+        if problem is not None:
+            raise TwdError(FailureCode.MODEL_LOAD, self._explain(problem))
+
+    def numbers(self) -> ExpertNumbers:
+        """Hits and reads since the model was loaded."""
+        return self.native.numbers()
+
+    def set_budget(self, size: int) -> None:
+        """Give the experts more or less memory; waits for a pass that runs."""
+        with self._pass:
+            self.native.set_budget(size)
+
+    def choose(self) -> float:
+        """Replay the latest choices, and use the half-life with the most hits from now on. Returns it."""
+        budget = self.native.numbers().budget
+        shares = {one: self.native.replay(one, budget) for one in HALF_LIVES}
+        best = max(shares, key=lambda one: shares[one])
+        if shares[best] > shares[self.half_life] + _BETTER:
+            _log.info("experts: uses count half after %g passes, %.2f hits by replay", best, shares[best])
+            self.half_life = best
+            self.native.set_half_life(best)
+        return self.half_life
+
+    def close(self) -> None:
+        """Stop reading. Call it when no pass runs any more, and before the model's memory is freed."""
+        self._ended.set()
+        self._keeper.join()
+        self.native.close()
+        close_files(self._files)
+        self._files = ()
+
+    def adapt(self, free: int) -> int:
+        """Give memory back that others need, where `free` bytes are left, or take it again. Returns the new budget."""
+        numbers = self.native.numbers()
+        wanted = adapted_budget(numbers.budget, numbers.held_bytes, free, self._bounds, self._reserve)
+        if wanted != numbers.budget:
+            _log.info("experts: %s of memory instead of %s, %s are free", gib(wanted), gib(numbers.budget), gib(free))
+            self.set_budget(wanted)
+        return wanted
+
+    def _keep(self) -> None:
+        """Look now and then at the free memory and at the latest choices."""
+        seen = 0
+        while not self._ended.wait(_LOOK_S):
+            self.adapt(available_bytes())
+            passes = self.native.numbers().passes
+            if passes >= seen + _PASSES:
+                seen = passes
+                self.choose()
+
+    def _explain(self, problem: ReadProblem) -> str:
+        path = self.layout.shards[problem.file]
+        where = f"experts of {path.name} cannot be read at byte {problem.offset}"
+        if problem.code == errno.ENODATA:
+            return f"{where}: the file was cut short to {_size(path)} bytes; fetch it again"
+        return f"{where}: {os.strerror(problem.code)}; look at the disk, or fetch the file again"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # it is gone
+        return 0
+
+
+def open_stream(
+    layout: ExpertLayout, budget: int, load: Callable[[], int], progress: Share = unheard
+) -> tuple[int, ExpertStream]:
+    """Load a model with `load` so that its experts are read while it computes. Returns its handle and the stream."""
+    before = set(mapped_fragments(layout.shards))
+    with maps_unread():
+        handle = load()
+    found = [one for one in mapped_fragments(layout.shards) if one not in before]
+    files: list[int] = []
+    try:
+        files = open_files(layout.shards)
+        overlay(layout, found, files, progress, all_fits=budget >= layout.padded_bytes(mmap.PAGESIZE))
+        native = NativeExperts(files, list(_placed(layout, found)), budget)
+    except BaseException:
+        close_files(files)
+        _free(handle)
+        raise
+    return handle, ExpertStream(layout, native, files)
+
+
+def _free(handle: int) -> None:
+    from twd.engine.library import llama
+
+    llama.llama_model_free(handle)
+
+
+def _placed(layout: ExpertLayout, fragments: Sequence[Fragment]) -> Iterable[PlacedMatrix]:
+    places = {layer: number for number, layer in enumerate(layout.layers)}
+    for one in layout.matrices:
+        where = next((part for part in fragments if part.shard == one.shard and part.holds(one.offset)), None)
+        if where is None:
+            raise TwdError(FailureCode.UNSUPPORTED, "llama.cpp has not mapped the experts; set moe_stream to off")
+        yield PlacedMatrix(where.address(one.offset), one.offset, one.each, one.shard, places[one.layer], one.experts)
