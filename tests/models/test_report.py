@@ -30,7 +30,9 @@ def test_types_and_roles_add_up_to_the_model(tiny_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_cut_says_why(tmp_path: Path) -> None:
-    report = told(write_mamba(tmp_path / "mamba.gguf"))
+    path = write_mamba(tmp_path / "dream.gguf")
+    path.write_bytes(path.read_bytes().replace(b"mamba", b"dream"))
+    report = told(path)
     assert not report.cut.possible
     assert "pool.engine: rpc" in report.cut.why_not
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.models.reuse import FileRange, covered_units, take_local, take_units, tensor_stretches
+from twd.models.reuse import LocalRange, covered_units, take_local, take_units, tensor_stretches
 from twd.models.stores import ModelStore, StoredModel, all_models, stores_here, whole_copies
 from twd.pieces.checks import Checks
 from twd.pieces.making import make_manifest
@@ -112,7 +112,7 @@ def test_units_get_their_hashes_from_a_copy_where_nobody_told_them(tmp_path: Pat
     source = tmp_path / "source"
     source.write_bytes(os.urandom(2 * UNIT + 7))
     file = PartialFile(tmp_path / "wanted", "hub", Checks.unknown(2 * UNIT + 7))
-    stretch = FileRange(0, 2 * UNIT + 7, 0, source, "here")
+    stretch = LocalRange(0, 2 * UNIT + 7, 0, source, "here")
     take_units(file, [stretch], lambda index, store: None)
     assert file.have.count == 0
     take_units(file, [stretch], lambda index, store: None, define=True)
@@ -130,7 +130,7 @@ def test_covered_units_are_made_of_stretches_and_padding(size: int, cuts: list[t
     for begin, length in sorted(cuts):
         begin, end = max(at, begin), min(size, max(at, begin) + length)
         if begin < end:
-            stretches.append(FileRange(begin, end, begin + 5, Path("x"), "x"))
+            stretches.append(LocalRange(begin, end, begin + 5, Path("x"), "x"))
             at = end
     checks = Checks.unknown(size)
     for index, parts in covered_units(checks, stretches):
@@ -138,7 +138,7 @@ def test_covered_units_are_made_of_stretches_and_padding(size: int, cuts: list[t
         assert all(begin <= one.begin < one.end <= begin + length and one.offset == one.begin + 5 for one in parts)
         held = sum(one.end - one.begin for one in parts)
         assert length - held <= 4096 * (len(parts) + 1)
-    whole = {index for index, _ in covered_units(checks, [FileRange(0, size, 0, Path("x"), "x")])}
+    whole = {index for index, _ in covered_units(checks, [LocalRange(0, size, 0, Path("x"), "x")])}
     assert whole == set(range(len(checks)))
 
 

@@ -29,7 +29,7 @@ Taken = Callable[[int, str], None]
 """Is told each unit that was taken, and where from."""
 
 
-class FileRange(NamedTuple):
+class LocalRange(NamedTuple):
     """The bytes [begin, end) of the wanted file are at `offset` in a file that is here."""
 
     begin: int
@@ -51,15 +51,15 @@ def take_local(file: PartialFile, manifest: Manifest, stores: Sequence[ModelStor
         take_units(file, tensor_stretches(manifest.tensors, models), taken)
 
 
-def whole(copy: StoredModel, size: int) -> FileRange:
+def whole(copy: StoredModel, size: int) -> LocalRange:
     """Return the stretch of a copy of the whole file."""
-    return FileRange(0, size, 0, copy.path, copy.store)
+    return LocalRange(0, size, 0, copy.path, copy.store)
 
 
 # -- tensors -----------------------------------------------------------------------------------------
 
 
-def tensor_stretches(wanted: Sequence[TensorPlace], models: Iterable[StoredModel]) -> list[FileRange]:
+def tensor_stretches(wanted: Sequence[TensorPlace], models: Iterable[StoredModel]) -> list[LocalRange]:
     """Return where the bytes of the wanted tensors lie in other models."""
     left = {one.offset: one for one in wanted}
     found = []
@@ -72,7 +72,7 @@ def tensor_stretches(wanted: Sequence[TensorPlace], models: Iterable[StoredModel
     return sorted(found)
 
 
-def _in_model(wanted: Iterable[TensorPlace], model: StoredModel) -> list[FileRange]:
+def _in_model(wanted: Iterable[TensorPlace], model: StoredModel) -> list[LocalRange]:
     """Return the wanted tensors that a model holds: by the hashes of its manifest, else by hashing those alike."""
     manifest = known_manifest(model.path)
     if manifest is not None and manifest.tensors:
@@ -81,7 +81,7 @@ def _in_model(wanted: Iterable[TensorPlace], model: StoredModel) -> list[FileRan
     return list(_hashed(wanted, model))
 
 
-def _hashed(wanted: Iterable[TensorPlace], model: StoredModel) -> Iterator[FileRange]:
+def _hashed(wanted: Iterable[TensorPlace], model: StoredModel) -> Iterator[LocalRange]:
     try:
         header = read_header(model.path)
     except BrokenGguf:
@@ -100,8 +100,8 @@ def _hashed(wanted: Iterable[TensorPlace], model: StoredModel) -> Iterator[FileR
                 misses += 1
 
 
-def _stretch(place: TensorPlace, offset: int, model: StoredModel) -> FileRange:
-    return FileRange(place.offset, place.offset + place.size, offset, model.path, model.store)
+def _stretch(place: TensorPlace, offset: int, model: StoredModel) -> LocalRange:
+    return LocalRange(place.offset, place.offset + place.size, offset, model.path, model.store)
 
 
 def _sha256(descriptor: int, offset: int, size: int) -> str:
@@ -115,7 +115,7 @@ def _sha256(descriptor: int, offset: int, size: int) -> str:
 # -- units -------------------------------------------------------------------------------------------
 
 
-def covered_units(checks: Checks, stretches: Sequence[FileRange]) -> Iterator[tuple[int, list[FileRange]]]:
+def covered_units(checks: Checks, stretches: Sequence[LocalRange]) -> Iterator[tuple[int, list[LocalRange]]]:
     """Yield each unit whose bytes all lie in stretches, but for small gaps, with the parts that make it.
 
     The stretches must be sorted, and must not overlap.
@@ -138,7 +138,7 @@ def covered_units(checks: Checks, stretches: Sequence[FileRange]) -> Iterator[tu
             yield index, parts
 
 
-def take_units(file: PartialFile, stretches: Sequence[FileRange], taken: Taken, *, define: bool = False) -> None:
+def take_units(file: PartialFile, stretches: Sequence[LocalRange], taken: Taken, *, define: bool = False) -> None:
     """Copy the missing units that are covered into a partial file. `define`: units without a hash get theirs here."""
     with contextlib.ExitStack() as stack:
         opened: dict[Path, int] = {}
@@ -158,7 +158,7 @@ def take_units(file: PartialFile, stretches: Sequence[FileRange], taken: Taken, 
                 taken(index, parts[0].store)
 
 
-def _copy_unit(file: PartialFile, index: int, parts: Sequence[FileRange], opened: dict[Path, int]) -> None:
+def _copy_unit(file: PartialFile, index: int, parts: Sequence[LocalRange], opened: dict[Path, int]) -> None:
     begin, length = file.checks.place(index)
     at = begin
     for part in parts:
