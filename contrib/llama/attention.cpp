@@ -325,6 +325,7 @@ void require_sound(const Attention & of) {
     }
     if (of.sinks != nullptr) {
         GGML_ASSERT(of.sinks->type == GGML_TYPE_F32 && of.sinks->ne[0] == of.heads && of.sinks->nb[0] == sizeof(float));
+        GGML_ASSERT(ggml_nelements(of.sinks) == of.heads);
     }
 }
 

@@ -31,6 +31,8 @@ def spoilt_attention(name: str, at: int, value: int) -> None:
         made = {key: tensor(graph, _F16 if key in ("k", "v", "mask") else _F32, key) for key in ("q", "k", "v", "mask")}
         ask = ggml("ggml_flash_attn_ext", [_POINTER] * 5 + [ctypes.c_float] * 3, _POINTER)
         made["out"] = ask(graph.context, *made.values(), 0.125, 0.0, 0.0)
+        made["sinks"] = graph.tensor(_F32, (4,), bytes(16))
+        ggml("ggml_flash_attn_ext_add_sinks", [_POINTER] * 2, None)(made["out"], made["sinks"])
         number(made[name], at).value = value
         graph.compute(made["out"], 1, 1)
 
@@ -73,6 +75,8 @@ def tensor(graph: _Graph, kind: int, name: str) -> int:
         ("spoilt_attention", "mask", _NE, 39),
         ("spoilt_attention", "mask", _NE + 8, 2),
         ("spoilt_attention", "mask", _NE + 16, 0),
+        ("spoilt_attention", "sinks", _NE, 3),
+        ("spoilt_attention", "sinks", _NE + 8, 0),
         ("spoilt_product", "out", _NE, 9),
         ("spoilt_product", "out", _NE + 8, 4),
         ("spoilt_product", "inputs", _NE, 96),
