@@ -69,10 +69,11 @@ def measure(mib: int, mb_s: float, rounds: int) -> None:
     ratios = []
     with hub_in_thread(hub) as url:
         for _ in range(rounds):
-            with tempfile.TemporaryDirectory() as home:
-                env = variables(url, home)
-                theirs = timed([environment() / "bin/hf", "download", "org/model", "m-Q4_K_M.gguf"], env)
-                ours = timed([sys.executable, "-m", "twd", "pull", "org/model:Q4_K_M", "--dir", home], env)
+            with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+                hf = [environment() / "bin/hf", "download", "org/model", "m-Q4_K_M.gguf"]
+                theirs = timed(hf, variables(url, one))
+                pull = [sys.executable, "-m", "twd", "pull", "org/model:Q4_K_M", "--dir", other]
+                ours = timed(pull, variables(url, other))
             ratios.append(theirs / ours)
             print(f"{mib} MiB at {mb_s:g} MB/s a connection: hf download {theirs:.1f} s, twd pull {ours:.1f} s")
     print(f"least ratio of {rounds}: {min(ratios):.1f}")

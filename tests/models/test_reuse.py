@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.models.reuse import LocalRange, covered_units, take_local, take_units, tensor_stretches
+from twd.models.reuse import Copying, LocalRange, covered_units, take_local, take_units, tensor_stretches
 from twd.models.stores import ModelStore, StoredModel, all_models, stores_here, whole_copies
 from twd.pieces.checks import Checks
 from twd.pieces.making import make_manifest
@@ -41,7 +41,7 @@ def model(path: Path, template: str = "", *, seed: int = 1, layers: int = 8, kin
 def taken_from(tmp_path: Path, manifest: Manifest, folder: Path) -> tuple[PartialFile, list[str]]:
     sources: list[str] = []
     file = PartialFile(tmp_path / "wanted.gguf", manifest.name, Checks.of(manifest))
-    take_local(file, manifest, [ModelStore("here", folder)], lambda index, store: sources.append(store))
+    take_local(file, manifest, [ModelStore("here", folder)], Copying(lambda index, store: sources.append(store)))
     return file, sources
 
 
@@ -113,11 +113,21 @@ def test_units_get_their_hashes_from_a_copy_where_nobody_told_them(tmp_path: Pat
     source.write_bytes(os.urandom(2 * UNIT + 7))
     file = PartialFile(tmp_path / "wanted", "hub", Checks.unknown(2 * UNIT + 7))
     stretch = LocalRange(0, 2 * UNIT + 7, 0, source, "here")
-    take_units(file, [stretch], lambda index, store: None)
+    take_units(file, [stretch], Copying())
     assert file.have.count == 0
-    take_units(file, [stretch], lambda index, store: None, define=True)
+    take_units(file, [stretch], Copying(), define=True)
     assert file.have.complete
     assert file.checks.digests == Checks.of(make_manifest(source)).digests
+    file.close()
+
+
+def test_copying_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    wanted = model(tmp_path / "store/copy.gguf")
+    file = PartialFile(tmp_path / "wanted.gguf", wanted.name, Checks.of(wanted))
+    store = [ModelStore("here", tmp_path / "store")]
+    take_local(file, wanted, store, Copying(stopped=lambda: file.have.count >= 3))
+    assert file.have.count == 3
     file.close()
 
 

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from tests.swarm.swarms import Listed, Scripted, answering, model, pulled, seeding, serving, swarm_of
+from twd.models.stores import ModelStore
 from twd.pieces.checks import Checks
 from twd.pieces.manifest import Manifest
 from twd.pieces.names import bitmap_of, part_of
@@ -400,3 +401,24 @@ async def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: 
         read_only.setattr(os, "open", refused)
         with pytest.raises(TwdError, match="may not be written to"):
             Transfer(manifest, tmp_path / "copy")
+
+
+# -- what is here already ----------------------------------------------------------------------------
+
+
+async def test_what_other_files_of_this_machine_hold_is_copied(tmp_path: Path) -> None:
+    path, manifest = model(tmp_path, 8)
+    store = tmp_path / "store"
+    store.mkdir()
+    copy = bytearray(path.read_bytes())
+    copy[2 * UNIT] ^= 1
+    (store / "other-name.gguf").write_bytes(copy)
+    transfer = Transfer(manifest, tmp_path / "copy")
+    transfer.stores = [ModelStore("Ollama's store", store)]
+    source = Scripted("peer", path.read_bytes())
+    transfer.pull.add(source)
+    await transfer.run()
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+    assert source.asked == [(2 * UNIT, UNIT)]
+    counts = transfer.pull.counts
+    assert counts.by_source == {"peer": UNIT, "Ollama's store": manifest.total_size - UNIT}

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,8 +26,16 @@ MISSES_MAX: Final = 8
 FILES_MAX: Final = 256
 READ_BYTES: Final = 1 << 22
 _CANNOT: Final = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
-Taken = Callable[[int, str], None]
-"""Is told each unit that was taken, and where from."""
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Who wants to know of the copying, from its thread."""
+
+    taken: Callable[[int, str], None] = lambda index, store: None
+    """Is told each unit that was taken, and where from."""
+    stopped: Callable[[], bool] = lambda: False
+    """Whether the copying is to end early."""
 
 
 class LocalRange(NamedTuple):
@@ -39,16 +48,16 @@ class LocalRange(NamedTuple):
     store: str
 
 
-def take_local(file: PartialFile, manifest: Manifest, stores: Sequence[ModelStore], taken: Taken) -> None:
+def take_local(file: PartialFile, manifest: Manifest, stores: Sequence[ModelStore], copying: Copying) -> None:
     """Take the missing units of a file whose manifest is known; blocks for long."""
     own = {file.target, file.path}
     if manifest.sha256:
         for copy in whole_copies(stores, manifest.sha256, manifest.total_size):
             if copy.path not in own and not file.have.complete:
-                take_units(file, [whole(copy, manifest.total_size)], taken)
+                take_units(file, [whole(copy, manifest.total_size)], copying)
     if manifest.tensors and not file.have.complete:
         models = (model for model in all_models(stores) if model.path not in own)
-        take_units(file, tensor_stretches(manifest.tensors, models), taken)
+        take_units(file, tensor_stretches(manifest.tensors, models, copying.stopped), copying)
 
 
 def whole(copy: StoredModel, size: int) -> LocalRange:
@@ -59,29 +68,31 @@ def whole(copy: StoredModel, size: int) -> LocalRange:
 # -- tensors -----------------------------------------------------------------------------------------
 
 
-def tensor_stretches(wanted: Sequence[TensorPlace], models: Iterable[StoredModel]) -> list[LocalRange]:
+def tensor_stretches(
+    wanted: Sequence[TensorPlace], models: Iterable[StoredModel], stopped: Callable[[], bool] = lambda: False
+) -> list[LocalRange]:
     """Return where the bytes of the wanted tensors lie in other models."""
     left = {one.offset: one for one in wanted}
     found = []
     for number, model in enumerate(models):
         if not left or number >= FILES_MAX:
             break
-        for stretch in _in_model(left.values(), model):
+        for stretch in _in_model(left.values(), model, stopped):
             if left.pop(stretch.begin, None) is not None:
                 found.append(stretch)
     return sorted(found)
 
 
-def _in_model(wanted: Iterable[TensorPlace], model: StoredModel) -> list[LocalRange]:
+def _in_model(wanted: Iterable[TensorPlace], model: StoredModel, stopped: Callable[[], bool]) -> list[LocalRange]:
     """Return the wanted tensors that a model holds: by the hashes of its manifest, else by hashing those alike."""
     manifest = known_manifest(model.path)
     if manifest is not None and manifest.tensors:
         there = {one.sha256: one for one in manifest.tensors}
         return [_stretch(one, there[one.sha256].offset, model) for one in wanted if one.sha256 in there]
-    return list(_hashed(wanted, model))
+    return list(_hashed(wanted, model, stopped))
 
 
-def _hashed(wanted: Iterable[TensorPlace], model: StoredModel) -> Iterator[LocalRange]:
+def _hashed(wanted: Iterable[TensorPlace], model: StoredModel, stopped: Callable[[], bool]) -> Iterator[LocalRange]:
     try:
         header = read_header(model.path)
     except BrokenGguf:
@@ -91,7 +102,7 @@ def _hashed(wanted: Iterable[TensorPlace], model: StoredModel) -> Iterator[Local
     with contextlib.suppress(OSError), model.path.open("rb", buffering=0) as file:
         for one in sorted(wanted, key=lambda place: place.size):
             offset = alike.get((one.name, one.size))
-            if offset is None or misses >= MISSES_MAX:
+            if offset is None or misses >= MISSES_MAX or stopped():
                 continue
             if _sha256(file.fileno(), offset, one.size) == one.sha256:
                 misses = 0
@@ -138,11 +149,13 @@ def covered_units(checks: Checks, stretches: Sequence[LocalRange]) -> Iterator[t
             yield index, parts
 
 
-def take_units(file: PartialFile, stretches: Sequence[LocalRange], taken: Taken, *, define: bool = False) -> None:
+def take_units(file: PartialFile, stretches: Sequence[LocalRange], copying: Copying, *, define: bool = False) -> None:
     """Copy the missing units that are covered into a partial file. `define`: units without a hash get theirs here."""
     with contextlib.ExitStack() as stack:
         opened: dict[Path, int] = {}
         for index, parts in covered_units(file.checks, stretches):
+            if copying.stopped():
+                return
             if index in file.have:
                 continue
             try:
@@ -155,7 +168,7 @@ def take_units(file: PartialFile, stretches: Sequence[LocalRange], taken: Taken,
                     raise
                 continue
             if file.take_written(index, define=define):
-                taken(index, parts[0].store)
+                copying.taken(index, parts[0].store)
 
 
 def _copy_unit(file: PartialFile, index: int, parts: Sequence[LocalRange], opened: dict[Path, int]) -> None:

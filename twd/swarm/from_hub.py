@@ -1,6 +1,7 @@
 """One file from a hub to its final name, which it gets when the SHA-256 of the whole is right."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manife
 from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import check_name, manifest_of
 from twd.pieces.partial import PartialFile
+from twd.swarm.copying import copied
 from twd.swarm.pace import Pace
 from twd.swarm.puller import Hooks, Pull
 from twd.wire.failures import FailureCode, TwdError
@@ -51,6 +53,8 @@ class HubPull(Pull):
         super().__init__(file, sha256=remote.sha256, parallel=parallel, hooks=hooks, pace=pace, patience_s=PATIENCE_S)
         self._piece_bytes = piece_bytes
         self.manifest: Manifest | None = None
+        self.stopped = threading.Event()
+        """Set where nobody waits any more; the check ends then."""
 
     def drop(self, name: str) -> None:
         """Remove a source; when the last one refuses the file, the pull ends."""
@@ -59,18 +63,16 @@ class HubPull(Pull):
             self._fatal = self._nobody()
             self._stirred.set()
 
-    def was_here(self, index: int, store: str) -> None:
-        """Note that a unit was copied on this machine."""
-        if self.sampler.got(index):
-            by = self.counts.by_source
-            by[store] = by.get(store, 0) + self.file.checks.place(index)[1]
-
     def holds_promise(self) -> bool:
         """Return whether the whole has the SHA-256 that the hub promised; reads all of it."""
-        made = make_manifest(self.file.path, self._piece_bytes)
+        made = make_manifest(self.file.path, self._piece_bytes, progress=self._go_on)
         if made.sha256 == self._sha256:
             self.manifest = msgspec.structs.replace(made, filename=self.file.target.name)
         return self.manifest is not None
+
+    def _go_on(self, _: float) -> None:
+        if self.stopped.is_set():
+            raise TwdError(FailureCode.CANCELLED, f"stopped while {self.file.target.name} was checked")
 
     def _check_whole(self) -> None:
         if self.manifest is not None or self.holds_promise():
@@ -114,31 +116,33 @@ class HubTransfer:
     async def run(self) -> None:
         """Run until the file has its final name; raises why not."""
         try:
-            await self._take_copy()
-            if 0 not in self.file.have:
-                check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
-            if self.pull.sampler.left:
-                self.pull.add(self._source)
-        except BaseException:
-            await asyncio.to_thread(self.file.close)
+            await self._run()
+        except asyncio.CancelledError:
+            self.pull.stopped.set()
             raise
-        await self.pull.run()
         if self.pull.manifest is not None:
             await asyncio.to_thread(write_manifest, manifest_of(self.target), self.pull.manifest)
 
+    async def _run(self) -> None:
+        try:
+            await self._take_copy()
+            if 0 not in self.file.have:
+                check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
+        except BaseException:
+            await asyncio.to_thread(self.file.close)
+            raise
+        if self.pull.sampler.left:
+            self.pull.add(self._source)
+        await self.pull.run()
+
     async def _take_copy(self) -> None:
         """Take a copy that is here; one that turns out to be another file is dropped."""
-        loop = asyncio.get_running_loop()
         for copy in await asyncio.to_thread(whole_copies, self._stores, self.remote.sha256, self.remote.size):
-            pull = self.pull
             if self.file.have.count and not copy.known:
                 continue
-
-            def taken(index: int, store: str, pull: HubPull = pull) -> None:
-                loop.call_soon_threadsafe(pull.was_here, index, store)
-
-            await asyncio.to_thread(take_units, self.file, [whole(copy, self.remote.size)], taken, define=True)
-            if self.file.have.complete and await asyncio.to_thread(pull.holds_promise):
+            take = partial(take_units, self.file, [whole(copy, self.remote.size)], define=True)
+            await copied(self.pull, take)
+            if self.file.have.complete and await asyncio.to_thread(self.pull.holds_promise):
                 return
             self.file.forget()
             self.pull = self._new_pull()

@@ -359,6 +359,14 @@ class Pull:
             )
             raise TwdError(FailureCode.WRONG_BYTES, text)
 
+    def was_here(self, index: int, store: str) -> None:
+        """Note that a unit was copied from another file of this machine."""
+        if self.sampler.got(index):
+            by = self.counts.by_source
+            by[store] = by.get(store, 0) + self.file.checks.place(index)[1]
+            if self._shared is not None:
+                self._shared.came(index)
+
     def progress(self) -> Progress:
         """Return the current progress."""
         now, checks = asyncio.get_running_loop().time(), self.file.checks

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from twd.kit.tasks import TaskGroup
+from twd.models.stores import ModelStore
 from twd.pieces.manifest import Manifest, load_manifest
 from twd.pieces.names import BITMAP, manifest_of
 from twd.pieces.partial import look
@@ -68,6 +69,8 @@ class Pulls:
         self._layered: list[Transfer] = []
         """The transfers of jobs that fetch layers alone."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
+        self.stores: Sequence[ModelStore] = ()
+        """Where a wanted file may lie on this machine already."""
 
     @property
     def running(self) -> list[Transfer]:
@@ -149,6 +152,7 @@ class Pulls:
             ranges=list(ranges) or None,
             patience_s=PATIENCE_S,
         )
+        transfer.stores = () if ranges else self.stores
         self._running[manifest.name] = transfer
         self._teller.tell_seed(transfer.shared)
         self._work[manifest.name] = self._tasks.start(f"pull {manifest.filename}", self._run(transfer))

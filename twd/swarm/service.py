@@ -1,6 +1,7 @@
 """The swarm service: gives this machine's model files to other machines, and pulls files that are wanted here."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from twd.bus.base import BusError
 from twd.kit.effects import Do
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
+from twd.models.stores import stores_here
 from twd.net.addresses import is_loopback, told_host
 from twd.pieces.making import files_of, known_manifest, manifest_for
 from twd.pieces.manifest import Manifest, check_piece_size, load_manifest
@@ -89,6 +91,7 @@ class Swarm(Service):
         folder = StateFolder(home)
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
+        self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         await self._open_ports()
         await self._look()
         await self._read_models()

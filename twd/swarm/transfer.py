@@ -1,9 +1,12 @@
 """One file from its manifest to its final name: the partial file, the pull, and the share for others meanwhile."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from twd.models.reuse import take_local
+from twd.models.stores import ModelStore
 from twd.pieces.checks import Checks
 from twd.pieces.layers import header_ranges, layer_ranges
 from twd.pieces.making import known_manifest, make_manifest
@@ -11,6 +14,7 @@ from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.partial import PartialFile
 from twd.pieces.parts import PartFolder
+from twd.swarm.copying import copied
 from twd.swarm.library import Library
 from twd.swarm.pace import Pace
 from twd.swarm.puller import Hooks, Pull, Ranges
@@ -52,6 +56,9 @@ class WantedLayers(NamedTuple):
 
 class Transfer:
     """Continues a partial file or begins a new one. Raises TwdError or OSError if it cannot begin."""
+
+    stores: Sequence[ModelStore] = ()
+    """Where the same bytes may lie on this machine already; they are copied, and not fetched."""
 
     def __init__(
         self,
@@ -98,6 +105,7 @@ class Transfer:
     async def run(self) -> None:
         """Run until the file has its final name or all ranges are there; raises why not."""
         try:
+            await self._take_local()
             await self.pull.run()
         except BaseException:
             self._unshare()
@@ -106,6 +114,15 @@ class Transfer:
             await asyncio.to_thread(write_manifest, manifest_of(self.target), self.manifest)
         if self._library is None:
             self.shared.close()
+
+    async def _take_local(self) -> None:
+        if not self.stores:
+            return
+        try:
+            await copied(self.pull, lambda copying: take_local(self.file, self.manifest, self.stores, copying))
+        except BaseException:
+            await asyncio.to_thread(self.file.close)
+            raise
 
     def _unshare(self) -> None:
         if self._library is not None:

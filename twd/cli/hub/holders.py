@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from twd.cli.common.context import CliContext
-from twd.cli.hub.pull import local_stores
+from twd.cli.common.local_stores import local_stores
 from twd.kit.errors import CommandError
 from twd.wire.failures import TwdError
 

@@ -12,8 +12,8 @@ import click
 import msgspec
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.local_stores import local_stores
 from twd.cli.hub.holders import holders_of
-from twd.cli.hub.pull import local_stores
 from twd.cli.hub.show_report import show_report
 from twd.cli.moe.summary import model_path
 from twd.kit.errors import CommandError

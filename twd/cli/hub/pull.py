@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.local_stores import local_stores
 from twd.cli.hub.lists import print_catalogue, print_repository
 from twd.cli.swarm.transfer_bar import TransferView, hashing_bar
 from twd.cli.swarm.watched import watched
@@ -79,14 +80,6 @@ def _folder(ctx: CliContext, written: str) -> Path:
         return folder
     what = "is a file" if folder.exists() else "is not there"
     raise CommandError(ExitCode.NOT_FOUND, f"{folder} {what}; give --dir an existing folder")
-
-
-def local_stores(ctx: CliContext) -> "list[ModelStore]":
-    """The folders with models on this machine, those of other programs, too."""
-    from twd.models.stores import stores_here
-
-    own = [ctx.home.models, *(path_of(one) for one in ctx.settings.agent.model_dirs)]
-    return stores_here(os.environ, Path.home(), own)
 
 
 async def _pull(ctx: CliContext, spec: "Spec", environment: "HubEnvironment", folder: Path, as_json: bool) -> ExitCode:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.local_stores import local_stores
 from twd.cli.swarm.transfer_bar import TransferView
 from twd.cli.swarm.watched import watched
 from twd.kit.errors import CommandError
@@ -14,6 +15,9 @@ from twd.kit.exit_codes import ExitCode
 from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twd.models.stores import ModelStore
     from twd.pieces.manifest import Manifest
     from twd.settings.model import SwarmConfig
     from twd.swarm.library import Library
@@ -34,6 +38,7 @@ class Asked(NamedTuple):
     port: int | None
     stay: bool
     layers: "LayerRange | None" = None
+    stores: "Sequence[ModelStore]" = ()
 
 
 @click.command()
@@ -77,6 +82,7 @@ def pull(
     token, host = token or settings.token, host or settings.host
     only = layer_range(layers, head)
     asked = Asked(dest, manifest, peers, parallel or settings.parallel, token, verify, host, port, stay, only)
+    asked = asked._replace(stores=local_stores(ctx))
     as_json = as_json or not sys.stdout.isatty()
     if not peers and not manifest.startswith(("http://", "https://")):
         from twd.cli.swarm.ask import pull_by_service
@@ -225,6 +231,7 @@ async def _one(
     hooks = Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
     pace = Pace(settings.download_mib_s)
     transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks)
+    transfer.stores = asked.stores
     for url in _urls(asked):
         transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
     await watched(transfer, TransferView(manifest.filename, as_json))
