@@ -336,6 +336,7 @@ async def test_a_claim_is_only_for_its_machine(connect: Connect, role: BusRole) 
     claims = f"$KV.{REGISTRY}{CLAIMS}"
     assert await user.may_publish(f"{claims}.agent.node1.claim") == (role.name == "agent")
     assert await user.may_publish(f"{claims}.coordinator.active.claim") == (role.name == "coordinator")
+    assert await user.may_publish(f"{claims}.swarm.hub0.claim") == (role.name == "swarm")
     for key in ("agent.node2.claim", "agent.node1.claim.more", "agent.node1", f"{role.name}.node1.x", "x"):
         assert not await user.may_publish(f"{claims}.{key}"), key
 

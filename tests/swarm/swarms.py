@@ -129,7 +129,7 @@ class Scripted:
     def __init__(
         self, name: str, data: bytes, *, spoil: Callable[[int], bool] = lambda index: False, defines: bool = False
     ) -> None:
-        self.name, self.defines, self.most = name, defines, 4
+        self.name, self.defines, self.most, self.least = name, defines, 4, 1
         self._data, self._spoil = data, spoil
         self.asked: list[tuple[int, int]] = []
         self.fails = 0

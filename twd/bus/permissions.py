@@ -59,6 +59,7 @@ from twd.wire.service import (
     ServiceStopped,
 )
 from twd.wire.swarm import (
+    HUB_READERS,
     PeerBanned,
     PullAnswered,
     PullFailed,
@@ -219,6 +220,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
         "swarm",
         reads=(PullWanted, PullUnwanted, NodeChanged),
         writes=(PullAnswered, PullProgressed, PullFinished, PullFailed, SeedChanged, PeerBanned),
+        claims=tuple(f"{key}.claim" for key in HUB_READERS),
         registry=RegistryAccess.READ,
     ),
     BusRole(

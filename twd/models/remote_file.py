@@ -36,6 +36,7 @@ class HubSource:
 
     defines = True
     most = CONNECTIONS
+    least = 8
 
     def __init__(self, client: HubClient, file: RemoteFile) -> None:
         self.name, self.file = client.host, file

@@ -51,6 +51,8 @@ class Source(Protocol):
     """True for a hub: its bytes are accepted for units without a known hash; the whole file is checked at the end."""
     most: int
     """The most requests at one time from one puller."""
+    least: int
+    """Units of one request, if so many are missing: more than 1 for a source that takes long to begin each answer."""
 
     def news(self) -> AsyncIterator[News]:
         """Yield first what it has, then changes, until it has all; raises SourceError if it goes away."""

@@ -59,6 +59,8 @@ class Known:
     coming: Mask
     defines: bool = False
     most: int = 4
+    least: int = 1
+    """Units of one request, if so many are missing."""
     near_s: float = 0.0
     """The round trip time in seconds; 0: not measured."""
     pace: float = 0.0
@@ -102,11 +104,11 @@ class Picker:
 
     # -- what happens --------------------------------------------------------------------------
 
-    def join(self, name: str, *, defines: bool = False, most: int = 4, near_s: float = 0.0) -> None:
+    def join(self, name: str, *, defines: bool = False, most: int = 4, least: int = 1, near_s: float = 0.0) -> None:
         """Add a source; it is used once it has told which units it has."""
         if name not in self.sources and name not in self.banned:
             nothing = np.zeros(self.units, bool)
-            self.sources[name] = Known(name, nothing, nothing.copy(), defines, most, near_s)
+            self.sources[name] = Known(name, nothing, nothing.copy(), defines, most, least, near_s)
 
     def leave(self, name: str) -> None:
         """Remove a source."""
@@ -274,7 +276,7 @@ class Picker:
 
     def _length(self, source: Known, sources: int) -> int:
         """Return the number of units for one request, by the source's speed, and so that all sources have work."""
-        by_pace = int(source.pace * RUN_S / self.unit_bytes)
+        by_pace = max(source.least, int(source.pace * RUN_S / self.unit_bytes))
         fair = self.left // (2 * max(self.parallel, sources))
         return max(1, min(RUN_MAX, by_pace, fair))
 

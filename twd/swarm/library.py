@@ -46,7 +46,7 @@ class Library:
         if not root:
             text = f"{len(self._files)} files are shared here; name one: /v1/swarm lists them"
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
-        found = self._files.get(root)
+        found = self._files.get(root) or self._by_sha256(root)
         if found is None:
             text = f"no file with root {root[:64]!r} is shared here; /v1/swarm lists what is"
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text)
@@ -61,6 +61,10 @@ class Library:
         for shared in self:
             if not shared.have.complete and not part_of(shared.path).exists() and not shared.path.exists():
                 self.drop(shared)
+
+    def _by_sha256(self, sha256: str) -> Shared | None:
+        """Return the file that hubs know by this SHA-256."""
+        return next((one for one in self if one.manifest.sha256 == sha256), None)
 
     def close(self) -> None:
         """Stop to share all files."""

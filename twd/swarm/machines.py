@@ -10,7 +10,7 @@ from twd.ring.trust import LinkIdentity, client_context, server_context
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
 from twd.wire.service import read_lease
-from twd.wire.swarm import SharedFile, SwarmDoor, read_door, read_files
+from twd.wire.swarm import HubFacts, SharedFile, SwarmDoor, read_door, read_files, read_hub
 
 SERVICE = "swarm."
 
@@ -21,6 +21,7 @@ class Machine(NamedTuple):
     node: NodeId
     door: SwarmDoor
     files: list[SharedFile]
+    hub: HubFacts = HubFacts()
 
     @property
     def url(self) -> str:
@@ -40,7 +41,7 @@ def machines_of(entries: Iterable[LeaseEntry], own_instance: str) -> list[Machin
         lease = read_lease(entry.value, entry.key) if entry.key.startswith(SERVICE) else None
         door = read_door(lease.facts) if lease is not None else None
         if lease is not None and door is not None and lease.instance != own_instance:
-            found.append(Machine(lease.node, door, read_files(lease.facts)))
+            found.append(Machine(lease.node, door, read_files(lease.facts), read_hub(lease.facts)))
     return found
 
 

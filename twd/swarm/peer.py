@@ -110,16 +110,18 @@ class Peer:
 
     defines = False
     most = MOST
+    least = 1
 
     def __init__(self, peers: Peers, url: str, root: str, size: int, context: ssl.SSLContext | None = None) -> None:
         """`url`: the seeder, without a path; `context`: the TLS context that checks its certificate."""
         self.name = url.rstrip("/")
         self._peers, self._size, self._context = peers, size, context
         self._base = f"{self.name}{ROOT}/{root}"
+        self._news = f"{self._base}/have"
 
     async def news(self) -> AsyncIterator[News]:
         """Yield the news that the seeder streams."""
-        async with self._peers.get(f"{self._base}/have", context=self._context) as response:
+        async with self._peers.get(self._news, context=self._context) as response:
             first, rest = True, b""
             while True:
                 data = await response.content.readany()
@@ -153,6 +155,14 @@ class Peer:
 
     async def close(self) -> None:
         """Does nothing: the connections belong to `Peers`."""
+
+
+class HubPeer(Peer):
+    """The same for a file that hubs know by its SHA-256: it tells the hash of each unit, too."""
+
+    def __init__(self, peers: Peers, url: str, sha256: str, size: int, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(peers, url, sha256, size, context)
+        self._news += "?hashes"
 
 
 def _read(line: bytes, first: bool, name: str) -> News:

@@ -116,7 +116,7 @@ class Pull:
         if source.name in self._sources or source.name in self.sampler.banned:
             return
         self._sources[source.name] = source
-        self.sampler.join(source.name, defines=source.defines, most=source.most, near_s=near_s)
+        self.sampler.join(source.name, defines=source.defines, most=source.most, least=source.least, near_s=near_s)
         self._tasks.start(f"news of {source.name}", self._listen(source))
 
     def names(self) -> list[str]:

@@ -132,7 +132,7 @@ class Seeder:
         self._followers += 1
         try:
             first = True
-            async for news in shared.follow():
+            async for news in shared.follow(hashes="hashes" in request.query):
                 await response.write(_line(shared, news, first))
                 first = False
         finally:

@@ -10,6 +10,7 @@ from twd.bus.base import BusError
 from twd.kit.effects import Do
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
+from twd.models.environment import read_hub_environment
 from twd.models.stores import stores_here
 from twd.net.addresses import is_loopback, told_host
 from twd.pieces.making import files_of, known_manifest, manifest_for
@@ -21,6 +22,8 @@ from twd.ring.trust import make_identity
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.hub.claim import HubClaim
+from twd.swarm.hub.pulls import HubPulls
 from twd.swarm.layer_pulls import LayerPulls, Wish
 from twd.swarm.library import Library
 from twd.swarm.local_key import make_key, proves
@@ -37,6 +40,7 @@ from twd.wire.routes import ROUTE_OF
 from twd.wire.swarm import (
     DOOR_FACT,
     FILES_FACT,
+    HUB_FACT,
     STORE_FACT,
     PeerBanned,
     PullAnswered,
@@ -92,6 +96,7 @@ class Swarm(Service):
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
+        self._hub = self._hub_pulls()
         await self._open_ports()
         await self._look()
         await self._read_models()
@@ -99,6 +104,24 @@ class Swarm(Service):
         self.tasks.start("look", every(LOOK_S, self._look))
         self.tasks.start("tell", every(TELL_S, self._tell))
         self._pulls.go_on(self._folders())
+
+    def _hub_pulls(self) -> HubPulls:
+        swarm = self._settings.swarm
+        hub = HubPulls(
+            self._library,
+            self._peers,
+            self._certificates,
+            swarm,
+            Pace(swarm.download_mib_s),
+            self,
+            lambda sha256: HubClaim(self.bus, self.instance, sha256),
+        )
+        hub.stores = self._pulls.stores
+        try:
+            hub.environment = read_hub_environment(os.environ, Path.home())
+        except TwdError as error:
+            self.log.warning("%s; files of hubs come without it", error)
+        return hub
 
     async def _open_ports(self) -> None:
         """Open two ports: one for clients with the token, one for the machines of this bus."""
@@ -123,6 +146,7 @@ class Swarm(Service):
     async def teardown(self) -> None:
         """Stop all pulls, and close the ports."""
         await self._layers.close()
+        await self._hub.close()
         await self._pulls.close()
         await self._peers.close()
         await self._seeder.close()
@@ -133,7 +157,7 @@ class Swarm(Service):
         door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
         pulling = [one.manifest.filename for one in self._pulls.running]
         told = {FILES_FACT: written(self._files()), STORE_FACT: written(self._store())}
-        return {"url": self.url, "pulling": pulling, **told, **door}
+        return {"url": self.url, "pulling": pulling, **told, HUB_FACT: written(self._hub.facts()), **door}
 
     def _store(self) -> Store:
         return Store(
@@ -159,6 +183,7 @@ class Swarm(Service):
                 hash=shared.manifest.quick_hash,
             )
             for shared in self._library
+            if shared.name != shared.manifest.sha256  # on its way from a hub
         ]
         unread = [
             SharedFile(file=Path(one.path).name, size=one.size_bytes, hash=one.hash) for one in self._unread.values()
@@ -265,9 +290,11 @@ class Swarm(Service):
         self._certificates.admit(self._machines)
         self._pulls.meet(self._machines)
         self._library.drop_removed()
+        self._hub.meet(self._machines)
+        await self._hub.turn()
 
     async def _tell(self) -> None:
-        for progressed in (*self._pulls.progressed(), *self._layers.progressed()):
+        for progressed in (*self._pulls.progressed(), *self._layers.progressed(), *self._hub.progressed()):
             self.emit(progressed)
 
     def said(self, event: Event) -> None:
@@ -301,6 +328,7 @@ class Swarm(Service):
                 await self._layers.stop(Wish(event.hash, event.layers))
             else:
                 await self._pulls.stop(event.root)
+                await self._hub.stop(event.root)
             reply(PullAnswered(node=self.ctx.node, root=event.root))
 
         return [Do(f"stop {event.root[:12]}", stop)]
@@ -311,6 +339,8 @@ class Swarm(Service):
             await self._look()
             if event.layers is not None:
                 answer = await self._layers.begin(event, folder if event.dest else None)
+            elif event.spec:
+                answer = await self._hub.begin(event, folder, self._machines)
             else:
                 answer = await self._pulls.begin(event, folder, self._machines)
             await self.renew_lease()
@@ -324,7 +354,7 @@ class Swarm(Service):
     def _check(self, event: PullWanted) -> Path:
         """Return the target path; raises TwdError if this machine takes no files, or none there."""
         told = path_of(event.dest) if event.dest else self._settings.home_dir / "models"
-        if event.proof and proves(self._key, event.proof, event.root, event.file, event.dest):
+        if event.proof and proves(self._key, event.proof, event.root, event.file or event.spec, event.dest):
             return told
         if not self._accepts:
             text = f"{self.ctx.node} lends nothing (pool.host) and does not accept models (swarm.accept: true)"

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +23,8 @@ from twd.wire.failures import FailureCode, TwdError
 
 NEWS_S: Final = 0.05
 """News of so many seconds are sent together."""
+HASHES_MAX: Final = 8192
+"""The most hashes in one message."""
 ALIVE_S: Final = 8.0
 """Without news, an empty message is sent this often (seconds) as a sign of life."""
 
@@ -161,19 +163,30 @@ class Shared:
             one.coming -= some
             one.stirred.set()
 
-    async def follow(self) -> AsyncIterator[News]:
-        """Yield first the units that are there, then new ones, until the file is complete."""
+    async def follow(self, *, hashes: bool = False) -> AsyncIterator[News]:
+        """Yield first the units that are there, then new ones, until the file is complete.
+
+        `hashes`: after each list of units, their hashes, for a puller that has no manifest.
+        """
         one = _Follower(set(self.have), set(self.coming))
         self._followers.add(one)
         try:
             while True:
-                yield one.take()
+                news = one.take()
+                yield news
+                for told in self._hashes_of(news.have) if hashes else ():
+                    yield told
                 if self.closed or (self.have.complete and not one.stirred.is_set()):
                     return
                 if await heard(one.stirred, ALIVE_S):
                     await asyncio.sleep(NEWS_S)
         finally:
             self._followers.discard(one)
+
+    def _hashes_of(self, units: Sequence[int]) -> Iterator[News]:
+        for begin in range(0, len(units), HASHES_MAX):
+            some = ((index, self.checks.digests[index]) for index in units[begin : begin + HASHES_MAX])
+            yield News(hashes={index: digest.hex() for index, digest in some if digest is not None})
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

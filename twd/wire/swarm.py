@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from twd.wire.base import Count, Event, Name, NodeId, Part
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
 from twd.wire.reading import read_as
 
@@ -40,6 +40,10 @@ class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
     """Shows that who asks may read that machine's state folder: only he names other places than folders of models."""
     layers: LayerRange | None = None
     """Only these layers: what holds them is fetched, and a slice is cut from it."""
+    spec: Annotated[str, Meta(max_length=1024)] = ""
+    """A model on a hub, as `twd pull` takes it, instead of one that machines have."""
+    revision: Annotated[str, Meta(max_length=128)] = ""
+    """Of a repository: branch, tag or commit; empty: main."""
 
 
 class PullUnwanted(Event, frozen=True, tag="twd.v1.pull.unwanted"):
@@ -62,6 +66,8 @@ class PullAnswered(Event, frozen=True, tag="twd.v1.pull.answered"):
     total_bytes: Count = 0
     done: bool = False
     failure: Failure | None = None
+    more: Annotated[list[Root], Meta(max_length=1024)] = []
+    """Of a model on a hub: its other files that come, by SHA-256, as `root` is then."""
 
 
 class PullProgressed(Event, frozen=True, tag="twd.v1.pull.progressed"):
@@ -182,6 +188,30 @@ class Store(Part, frozen=True):
     fetching: list[Fetching] = []
 
 
+class HubFacts(Part, frozen=True):
+    """What a machine has of files that hubs know by their SHA-256, and how it asks hubs."""
+
+    files: Annotated[list[Root], Meta(max_length=512)] = []
+    """The SHA-256 of each such file, whole or on its way."""
+    endpoint: Annotated[str, Meta(max_length=2048)] = ""
+    """Its HF_ENDPOINT."""
+    token: bool = False
+    """Whether it has a token there."""
+
+
+HUB_READERS = tuple(f"swarm.hub{number}" for number in range(8))
+"""Keys of claims: so many files come from hubs at the same time, each read there by one machine."""
+
+
+class HubReader(Part, frozen=True):
+    """The value of a claim: which service reads a file from its hub, so that no other one does."""
+
+    instance: InstanceId
+    sha256: Root
+
+
+HUB_FACT = "hub"
+"""Under this name a swarm's lease keeps its HubFacts."""
 DOOR_FACT = "door"
 FILES_FACT = "files"
 STORE_FACT = "store"
@@ -201,6 +231,11 @@ def read_files(facts: dict[str, Any]) -> list[SharedFile]:
 def read_store(facts: dict[str, Any]) -> Store:
     """What it keeps of other models, and whether it takes more."""
     return read_as(Store, str(facts.get(STORE_FACT, ""))) or Store()
+
+
+def read_hub(facts: dict[str, Any]) -> HubFacts:
+    """What it has of hubs' files."""
+    return read_as(HubFacts, str(facts.get(HUB_FACT, ""))) or HubFacts()
 
 
 def written(value: object) -> str:

@@ -10,6 +10,7 @@ import click
 
 from twd.cli.common.context import CliContext
 from twd.cli.common.local_stores import local_stores
+from twd.cli.hub.by_service import PullWish, pull_there
 from twd.cli.hub.lists import print_catalogue, print_repository
 from twd.cli.swarm.transfer_bar import TransferView, hashing_bar
 from twd.cli.swarm.watched import watched
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 @click.option("--dir", "folder", default="", metavar="DIR", help="Folder for the file.  [default: models in the home]")
 @click.option("--list", "listed", is_flag=True, help="Print the names of the catalogue; with org/repo: its files.")
 @click.option("--revision", default="", help="Branch, tag or commit of the repository.  [default: main]")
+@click.option("--node", default="", metavar="NAME", help="Fetch it on this machine of the bus; --dir is there, too.")
 @click.option("--json", "as_json", is_flag=True, help="Progress as lines of JSON, as on a pipe.")
 @click.pass_obj
-def pull(ctx: CliContext, spec: str, folder: str, listed: bool, revision: str, as_json: bool) -> ExitCode:
-    """Fetch a model, and check its SHA-256 before it gets its name. No running twd is needed.
+def pull(ctx: CliContext, spec: str, folder: str, listed: bool, revision: str, node: str, as_json: bool) -> ExitCode:
+    """Fetch a model, and check its SHA-256 before it gets its name. No running twd is needed; where one runs, machines
+    that want the same file read it from the hub only once.
 
     SPEC is a name of `twd pull --list`, org/repo/file.gguf, org/repo:QUANT, ollama://NAME:TAG, or the URL of a file. A
     pull that was stopped goes on where it was. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to
@@ -53,10 +56,15 @@ def pull(ctx: CliContext, spec: str, folder: str, listed: bool, revision: str, a
         return ExitCode.OK
     asked, environment = _asked(spec, revision)
     as_json = as_json or not sys.stdout.isatty()
+    where = _folder(ctx, folder) if not node and not listed else Path()
+    if not listed:
+        done = pull_there(ctx, PullWish(spec, revision, folder, node), environment, as_json)
+        if done is not None:
+            return done
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         if listed:
             return runner.run(print_repository(asked, environment, as_json))
-        return runner.run(_pull(ctx, asked, environment, _folder(ctx, folder), as_json))
+        return runner.run(_pull(ctx, asked, environment, where, as_json))
 
 
 def _asked(spec: str, revision: str) -> "tuple[Spec, HubEnvironment]":
@@ -99,7 +107,7 @@ async def _pull(ctx: CliContext, spec: "Spec", environment: "HubEnvironment", fo
 
 
 async def _missing(files: "Sequence[RemoteFile]", folder: Path) -> "list[RemoteFile]":
-    from twd.swarm.from_hub import is_here_already
+    from twd.swarm.hub.transfer import is_here_already
 
     missing = []
     for file in files:
@@ -138,7 +146,7 @@ async def _one(
     as_json: bool,
 ) -> None:
     from twd.pieces.manifest import check_piece_size
-    from twd.swarm.from_hub import HubTransfer
+    from twd.swarm.hub.transfer import HubTransfer
     from twd.swarm.pace import Pace
     from twd.swarm.puller import Hooks
     from twd.wire.failures import TwdError

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
     from twd.cli.swarm.pull import Asked
     from twd.wire.base import Event
-    from twd.wire.swarm import LayerRange, PullAnswered
+    from twd.wire.swarm import LayerRange, PullAnswered, PullWanted
 
 ASK_S: Final = 120.0
 SILENCE_S: Final = 15.0
@@ -34,7 +34,7 @@ async def _pull(ctx: CliContext, asked: "Asked", as_json: bool) -> ExitCode:
 
     heard: asyncio.Queue[Event] = asyncio.Queue(1024)
     async with ctx.bus("admin") as bus:
-        await _hear(bus, heard)
+        await hear_pulls(bus, heard)
         answer = await _ask(bus, ctx, asked)
         if answer.failure is not None:
             raise CommandError(exit_code_of(answer.failure.code), answer.failure.with_advice)
@@ -44,7 +44,8 @@ async def _pull(ctx: CliContext, asked: "Asked", as_json: bool) -> ExitCode:
         return await _follow(heard, answer, asked.layers, TransferView(answer.file, as_json), as_json)
 
 
-async def _hear(bus: "NatsBus", heard: "asyncio.Queue[Event]") -> None:
+async def hear_pulls(bus: "NatsBus", heard: "asyncio.Queue[Event]") -> None:
+    """Put what services tell of pulls into a queue."""
     from twd.bus.base import BusMessage
     from twd.wire.base import Event
     from twd.wire.codec import decode
@@ -61,22 +62,29 @@ async def _hear(bus: "NatsBus", heard: "asyncio.Queue[Event]") -> None:
 
 
 async def _ask(bus: "NatsBus", ctx: CliContext, asked: "Asked") -> "PullAnswered":
-    from twd.bus.base import BusError
-    from twd.kit.reply_decoding import read_answer
     from twd.swarm.local_key import proof_here
-    from twd.wire.codec import encode
-    from twd.wire.routes import subject_of
-    from twd.wire.swarm import PullAnswered, PullWanted
+    from twd.wire.swarm import PullWanted
 
     is_root = len(asked.manifest) == 64 and all(letter in "0123456789abcdef" for letter in asked.manifest)
     root, file = (asked.manifest, "") if is_root else ("", asked.manifest)
     dest = str(path_of(asked.dest).absolute())
     proof = proof_here(ctx.settings.home_dir, root, file, dest)
     wanted = PullWanted(node=ctx.here, root=root, file=file, dest=dest, proof=proof, layers=asked.layers)
+    return await ask_service(bus, wanted)
+
+
+async def ask_service(bus: "NatsBus", wanted: "PullWanted") -> "PullAnswered":
+    """Send a wish to the service of a machine; raises CommandError if none answers."""
+    from twd.bus.base import BusError
+    from twd.kit.reply_decoding import read_answer
+    from twd.wire.codec import encode
+    from twd.wire.routes import subject_of
+    from twd.wire.swarm import PullAnswered
+
     try:
         answer = read_answer(await bus.request(subject_of(wanted), encode(wanted), timeout_s=ASK_S))
     except BusError as error:
-        text = f"no swarm service answers on {ctx.here}: {error}. Name seeders with --peer, or start `twd run swarm`"
+        text = f"no swarm service answers on {wanted.node}: {error}. Name seeders with --peer, or start `twd run swarm`"
         raise CommandError(ExitCode.NOTHING_RUNS, text) from None
     if not isinstance(answer, PullAnswered):
         raise CommandError(ExitCode.FAULT, "the swarm service answered what makes no sense here")

@@ -1,6 +1,7 @@
 """One file from a hub to its final name, which it gets when the SHA-256 of the whole is right."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -19,13 +20,18 @@ from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manife
 from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import check_name, manifest_of
 from twd.pieces.partial import PartialFile
+from twd.pieces.tree import UNIT
 from twd.swarm.copying import copied
+from twd.swarm.library import Library
 from twd.swarm.pace import Pace
 from twd.swarm.puller import Hooks, Pull
+from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
 PATIENCE_S: Final = 120.0
 """Seconds that a pull waits for a hub that is busy or away."""
+SHARED_PATIENCE_S: Final = 900.0
+"""The same where other machines may read it from the hub first."""
 
 
 def is_here_already(target: Path, file: RemoteFile, progress: Share = unheard) -> bool:
@@ -48,20 +54,46 @@ class HubPull(Pull):
     """A pull whose file is checked as a whole: by the hub's SHA-256, in the pass that makes its manifest."""
 
     def __init__(
-        self, file: PartialFile, remote: RemoteFile, piece_bytes: int, parallel: int, hooks: Hooks, pace: Pace
-    ):
-        super().__init__(file, sha256=remote.sha256, parallel=parallel, hooks=hooks, pace=pace, patience_s=PATIENCE_S)
-        self._piece_bytes = piece_bytes
+        self,
+        file: PartialFile,
+        remote: RemoteFile,
+        piece_bytes: int,
+        *,
+        parallel: int,
+        hooks: Hooks | None = None,
+        pace: Pace | None = None,
+        shared: Shared | None = None,
+        alone: bool = True,
+    ) -> None:
+        """`alone`: no other machine has the file, so that the pull ends when the hub refuses it."""
+        super().__init__(
+            file,
+            shared=shared,
+            sha256=remote.sha256,
+            parallel=parallel,
+            hooks=hooks,
+            pace=pace,
+            patience_s=PATIENCE_S if alone else SHARED_PATIENCE_S,
+        )
+        self._piece_bytes, self._alone = piece_bytes, alone
         self.manifest: Manifest | None = None
         self.stopped = threading.Event()
         """Set where nobody waits any more; the check ends then."""
 
     def drop(self, name: str) -> None:
-        """Remove a source; when the last one refuses the file, the pull ends."""
+        """Remove a source."""
         super().drop(name)
-        if not self._sources and self.sampler.left and self._fatal is None:
-            self._fatal = self._nobody()
-            self._stirred.set()
+        if self._alone and not self._sources and self.sampler.left:
+            self.give_up(self.nobody())
+
+    def nobody(self) -> TwdError:
+        """Return the error for a file that no source gives, with what the sources said."""
+        return self._nobody()
+
+    def give_up(self, error: TwdError) -> None:
+        """End the pull with an error."""
+        self._fatal = self._fatal or error
+        self._stirred.set()
 
     def holds_promise(self) -> bool:
         """Return whether the whole has the SHA-256 that the hub promised; reads all of it."""
@@ -99,41 +131,81 @@ class HubTransfer:
         pace: Pace | None = None,
         hooks: Hooks | None = None,
         stores: Sequence[ModelStore] = (),
+        library: Library | None = None,
     ) -> None:
-        """`stores`: where a copy may lie on this machine already."""
+        """`stores`: where a copy may lie on this machine already.
+
+        `library`: others take from it what came; then the hub is read only between `use_hub` and `leave_hub`.
+        """
         check_name(target.name)
-        self.remote, self.target, self._stores = remote, target, stores
+        self.remote, self.target, self._stores, self._library = remote, target, stores, library
         try:
             self.file = PartialFile(target, remote.sha256, Checks.unknown(remote.size))
         except OSError as error:
             text = f"{target.parent} may not be written to ({error.strerror}); name another --dir"
             raise TwdError(FailureCode.BAD_REQUEST, text) from None
         self._source = HubSource(client, remote)
-        parallel = max(parallel, CONNECTIONS)
-        self._new_pull = partial(HubPull, self.file, remote, piece_bytes, parallel, hooks or Hooks(), pace or Pace())
+        self.shared = shared_from_hub(remote, self.file) if library is not None else None
+        if library is not None and self.shared is not None:
+            library.add(self.shared)
+        self._new_pull = partial(
+            HubPull,
+            self.file,
+            remote,
+            piece_bytes,
+            parallel=max(parallel, CONNECTIONS),
+            hooks=hooks,
+            pace=pace,
+            shared=self.shared,
+            alone=library is None,
+        )
         self.pull = self._new_pull()
+        self.begun = False
+        """Whether sources may be added: what is here was taken already."""
 
     async def run(self) -> None:
         """Run until the file has its final name; raises why not."""
         try:
             await self._run()
+            if self.pull.manifest is not None:
+                await asyncio.to_thread(write_manifest, manifest_of(self.target), self.pull.manifest)
+                self._share_whole(self.pull.manifest)
         except asyncio.CancelledError:
             self.pull.stopped.set()
             raise
-        if self.pull.manifest is not None:
-            await asyncio.to_thread(write_manifest, manifest_of(self.target), self.pull.manifest)
+        finally:
+            if self._library is not None and self.shared is not None:
+                self._library.drop(self.shared)
 
     async def _run(self) -> None:
         try:
             await self._take_copy()
-            if 0 not in self.file.have:
-                check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
+            if self._library is None and self.pull.sampler.left:
+                await self.use_hub()
         except BaseException:
             await asyncio.to_thread(self.file.close)
             raise
-        if self.pull.sampler.left:
-            self.pull.add(self._source)
+        self.begun = True
         await self.pull.run()
+
+    def _share_whole(self, manifest: Manifest) -> None:
+        if self._library is not None:
+            self._library.add(Shared.whole(manifest, self.target))
+
+    async def use_hub(self) -> None:
+        """Read from the hub from now on; raises if that is no model."""
+        if 0 not in self.file.have:
+            check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
+        self.pull.add(self._source)
+
+    def leave_hub(self) -> None:
+        """Read from the hub no more: another machine does."""
+        self.pull.drop(self._source.name)
+
+    @property
+    def uses_hub(self) -> bool:
+        """Whether the hub is a source now; False also when it refused the file."""
+        return self._source.name in self.pull.names()
 
     async def _take_copy(self) -> None:
         """Take a copy that is here; one that turns out to be another file is dropped."""
@@ -146,3 +218,23 @@ class HubTransfer:
                 return
             self.file.forget()
             self.pull = self._new_pull()
+
+
+class _SharedFromHub(Shared):
+    """A file that comes from a hub: its manifest is made when all of it is here."""
+
+    @property
+    def manifest_bytes(self) -> bytes:
+        """Not known yet."""
+        text = f"{self.manifest.filename} is still on its way from a hub; its manifest is made when it is here"
+        raise TwdError(FailureCode.BUSY, text)
+
+
+def shared_from_hub(remote: RemoteFile, file: PartialFile) -> Shared:
+    """Return the share of a file on its way from a hub: its name is its SHA-256, its hashes are those that came."""
+    told = Manifest(
+        filename=remote.name, total_size=remote.size, piece_size=UNIT, root=remote.sha256, sha256=remote.sha256
+    )
+    shared = _SharedFromHub(told, file.target, os.dup(file.descriptor), file.have)
+    shared.checks = file.checks
+    return shared

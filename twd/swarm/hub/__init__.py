@@ -1,0 +1,1 @@
+"""Files from hubs: of several machines one reads, and all share what came."""
