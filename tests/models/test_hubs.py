@@ -163,6 +163,16 @@ async def test_a_gated_repository_names_its_page(hub: Hub, token: str, cause: st
         await files_of(hub, "org/Model-GGUF", token)
 
 
+async def test_a_gated_file_names_the_page_of_its_terms(hub: Hub) -> None:
+    hub.repositories["org/Model-GGUF"].gated = True
+    (file,) = await files_of(hub, "org/Model-GGUF")
+    client = HubClient(hub.url)
+    with pytest.raises(TwdError, match=r"org/Model-GGUF is gated: accept its terms") as refused:
+        await HubSource(client, file).some(0, 4)
+    await client.close()
+    assert refused.value.failure.field == "HF_TOKEN"
+
+
 async def test_a_file_without_a_sha256_is_refused(hub: Hub) -> None:
     hub.repositories["org/Model-GGUF"] = Repository(FILES, plain=("m-Q4_K_M.gguf",))
     with pytest.raises(TwdError, match="no SHA-256"):

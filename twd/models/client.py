@@ -63,7 +63,7 @@ class HubClient:
         offline: bool = False,
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.endpoint, self._offline = endpoint, offline
+        self.endpoint, self.has_token, self._offline = endpoint, bool(token), offline
         self._token, self._pause = token, pause
         self._session: aiohttp.ClientSession | None = None
 

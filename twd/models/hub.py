@@ -48,7 +48,7 @@ async def _files(client: HubClient, spec: Spec, environment: HubEnvironment) -> 
     if isinstance(spec, HubFile | HubQuant):
         if environment.offline:
             return files_in_cache(spec, environment)
-        return await HuggingFace(client, environment).files(spec)
+        return await HuggingFace(client).files(spec)
     if isinstance(spec, OllamaModel):
         return await ollama_files(client, spec)
     return await web_files(client, spec)

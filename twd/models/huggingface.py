@@ -1,17 +1,17 @@
 """Hugging Face's protocol: which files a repository has at a commit, and what it says when it refuses."""
 
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
 from twd.models.client import HubClient, HubError
-from twd.models.environment import HubEnvironment
+from twd.models.explaining import explained
 from twd.models.listing import HubEntry, Model, pick_file, pick_quant
 from twd.models.remote_file import RemoteFile, check_sha256
 from twd.models.spec import HubFile, HubQuant
 from twd.pieces.source import SourceError
-from twd.wire.failures import FailureCode, TwdError
+from twd.wire.failures import TwdError
 
 PAGES_MAX: Final = 100
 ENTRIES_MAX: Final = 50_000
@@ -29,8 +29,8 @@ class _Named(msgspec.Struct):
 class HuggingFace:
     """One hub with Hugging Face's protocol."""
 
-    def __init__(self, client: HubClient, environment: HubEnvironment) -> None:
-        self._client, self._environment = client, environment
+    def __init__(self, client: HubClient) -> None:
+        self._client = client
 
     async def files(self, spec: HubFile | HubQuant) -> list[RemoteFile]:
         """Return the files that a SPEC means, all shards of it; raises TwdError with words for people."""
@@ -46,7 +46,7 @@ class HuggingFace:
         check_sha256(origin, entry.sha256, entry.bytes)
         url = f"{self._client.endpoint}/{repo}/resolve/{commit}/{quote(entry.path)}"
         name = entry.path.rpartition("/")[2]
-        return RemoteFile(name, entry.bytes, entry.sha256, url, f"{origin} at {commit[:12]}")
+        return RemoteFile(name, entry.bytes, entry.sha256, url, f"{origin} at {commit[:12]}", repo)
 
     async def listing(self, repo: str, revision: str) -> tuple[str, list[HubEntry]]:
         """Return the commit of a revision, and all files of a repository at that commit."""
@@ -68,7 +68,7 @@ class HuggingFace:
         near: list[str] = []
         if error.status in (401, 404) and error.hub_code in ("", "RepoNotFound"):
             near = await self._near(repo)
-        return explained(error, repo, revision, self._environment, near)
+        return explained(error, self._client, repo, revision, near)
 
     async def _near(self, repo: str) -> list[str]:
         """Return repositories with a similar name."""
@@ -78,27 +78,3 @@ class HuggingFace:
         except SourceError:
             return []
         return [one.id for one in found[:NEAR]]
-
-
-def explained(error: HubError, repo: str, revision: str, environment: HubEnvironment, near: list[str]) -> TwdError:
-    """Return what a hub's refusal means, with what to do about it."""
-    hub, said = environment.endpoint, error.said
-    host = urlsplit(hub).netloc
-    if error.hub_code == "GatedRepo" or (error.status in (401, 403) and "gated" in said.lower()):
-        token = "your token's account has no access yet" if environment.token else "set HF_TOKEN, too"
-        text = f"{repo} is gated: accept its terms at {hub}/{repo}; {token} ({hub}/settings/tokens)"
-        return TwdError(FailureCode.BAD_REQUEST, text, "HF_TOKEN")
-    if error.hub_code == "RevisionNotFound":
-        return TwdError(FailureCode.MODEL_NOT_FOUND, f"{repo} has no revision {revision}; `main` is the usual one")
-    if error.status == 404 or (error.status == 401 and (error.hub_code or not environment.token)):
-        asked = f"; near names: {', '.join(near)}" if near else ""
-        private = "" if environment.token else ", or it is private and needs HF_TOKEN"
-        text = f"{host} knows no repository {repo}{private}{asked}. Correct the name"
-        return TwdError(FailureCode.MODEL_NOT_FOUND, text)
-    if error.status in (401, 403):
-        text = f"{host} does not accept the token for {repo} ({said}): make one at {hub}/settings/tokens, or unset it"
-        return TwdError(FailureCode.BAD_REQUEST, text, "HF_TOKEN")
-    if error.status == 429:
-        help_line = "" if environment.token else "; HF_TOKEN raises its limit"
-        return TwdError(FailureCode.RATE_LIMITED, f"{error}{help_line}")
-    return error

@@ -7,6 +7,7 @@ from typing import Final
 
 from twd.models.addresses import origin_of
 from twd.models.client import HubClient, HubError
+from twd.models.explaining import explained
 from twd.pieces.source import News, SourceTrouble
 from twd.pieces.tree import units_of
 from twd.wire.failures import FailureCode, TwdError
@@ -29,6 +30,8 @@ class RemoteFile:
     """Where the hub answers for it; it often leads elsewhere."""
     origin: str
     """Where it is from, for people: with the commit or tag."""
+    repo: str = ""
+    """Its repository, if it is on Hugging Face."""
 
 
 class HubSource:
@@ -98,7 +101,14 @@ class HubSource:
         async def read() -> bytes:
             return b"".join([data async for data in self.read(begin, length)])
 
-        return await self._client.patiently(read)
+        try:
+            return await self._client.patiently(read)
+        except HubError as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: HubError) -> TwdError:
+        refused = self.file.repo and error.status in (401, 403, 404, 429)
+        return explained(error, self._client, self.file.repo) if refused else error
 
     async def close(self) -> None:
         """Does nothing: the connections belong to the client."""

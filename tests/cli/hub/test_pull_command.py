@@ -29,6 +29,7 @@ def weights(mib: int) -> bytes:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     shards = {f"Q8_0/m-Q8_0-0000{number}-of-00002.gguf": weights(1) for number in (1, 2)}
     made = Hub({"org/Model-GGUF": Repository({"m-Q4_K_M.gguf": weights(5), "page.gguf": b"<html>", **shards})})
+    made.repositories["org/gated"] = Repository({"m-Q4_K_M.gguf": weights(1)}, gated=True)
     made.registry = {"library/small:1b": weights(1)}
     for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
@@ -124,6 +125,7 @@ def test_an_address_expires_while_the_file_comes(hub: Hub, tmp_path: Path) -> No
         (["org/Model-GGUF/page.gguf", "--dir", "."], ExitCode.NOT_FOUND, "web page"),
         (["org/Model-GGUF:Q5_0", "--dir", "."], ExitCode.NOT_FOUND, "there is: org/Model-GGUF/Q8_0"),
         (["org/Modell", "--dir", "."], ExitCode.NOT_FOUND, "near names"),
+        (["org/gated:Q4_K_M", "--dir", "."], ExitCode.CONFIG, "accept its terms"),
         (["ollama://127.0.0.1:9/x/y", "--dir", "."], ExitCode.NOTHING_RUNS, "does not answer"),
         (["--list", "ollama://x"], ExitCode.USAGE, "Hugging Face"),
     ],

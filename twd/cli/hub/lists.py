@@ -40,7 +40,7 @@ async def print_repository(spec: "Spec", environment: "HubEnvironment", as_json:
         raise CommandError(ExitCode.USAGE, "only repositories on Hugging Face can be listed: twd pull --list org/repo")
     client = client_for(spec, environment)
     try:
-        commit, entries = await HuggingFace(client, environment).listing(spec.repo, spec.revision)
+        commit, entries = await HuggingFace(client).listing(spec.repo, spec.revision)
     finally:
         await client.close()
     models = {path: (len(files), sum(one.bytes for one in files)) for path, files in models_in(entries).items()}
