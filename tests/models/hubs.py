@@ -272,16 +272,16 @@ def sign(digest: str, until: str) -> str:
 
 
 @asynccontextmanager
-async def serving_hub(hub: Hub) -> AsyncIterator[str]:
-    """Both servers on loopback, each with a port of its own; the hub's address."""
+async def serving_hub(hub: Hub, host: str = "127.0.0.1") -> AsyncIterator[str]:
+    """Both servers, each with a port of its own; the hub's address."""
     runners = []
     try:
         for app in (hub.files_app(), hub.hub_app()):
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             runners.append(runner)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-        hub.files_url, hub.url = (f"http://127.0.0.1:{runner.addresses[0][1]}" for runner in runners)
+            await web.TCPSite(runner, host, 0).start()
+        hub.files_url, hub.url = (f"http://{host}:{runner.addresses[0][1]}" for runner in runners)
         yield hub.url
     finally:
         for runner in runners:

@@ -47,9 +47,14 @@ def _machine(number: int, mb_s: float) -> None:
     run("ip", "-n", own, "link", "set", "eth0", "up")
     run("ip", "-n", own, "link", "set", "lo", "up")
     if mb_s:
-        rate = ("rate", f"{mb_s * 8:g}mbit", "burst", "128kb", "latency", "100ms")
-        run("ip", "netns", "exec", own, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate)
-        run("ip", "netns", "exec", f"{PREFIX}x", "tc", "qdisc", "add", "dev", port, "root", "tbf", *rate)
+        limit(number, mb_s)
+
+
+def limit(number: int, mb_s: float) -> None:
+    """Both directions of a machine's link carry so many million bytes a second."""
+    rate = ("rate", f"{mb_s * 8:g}mbit", "burst", "128kb", "latency", "100ms")
+    run(*inside(number, ["tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate]))
+    run("ip", "netns", "exec", f"{PREFIX}x", "tc", "qdisc", "add", "dev", f"p{number}", "root", "tbf", *rate)
 
 
 def sent_bytes(number: int) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
+from twd.bus.base import BusError
 from twd.cli.common.context import CliContext
 from twd.cli.swarm.transfer_bar import TransferView
 from twd.kit.errors import CommandError
@@ -31,9 +32,14 @@ class PullWish(NamedTuple):
 
 def pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", as_json: bool) -> ExitCode | None:
     """Ask a service; None where the command should do it itself, as none runs here or it asks hubs in another way."""
-    if not wish.node and ctx.instance() is None:
+    if not wish.node and not ctx.settings.bus.url and ctx.instance() is None:
         return None
-    return asyncio.run(_pull_there(ctx, wish, environment, as_json))
+    try:
+        return asyncio.run(_pull_there(ctx, wish, environment, as_json))
+    except BusError:
+        if wish.node:
+            raise
+        return None
 
 
 async def _pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", as_json: bool) -> ExitCode | None:

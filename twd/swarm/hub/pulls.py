@@ -70,6 +70,7 @@ class HubPulls:
         self._work: dict[str, asyncio.Task[None]] = {}
         self._tasks = TaskGroup("hub pulls", lambda name, error: log.error("%s: %r", name, error))
         self._beginning, self._slots = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
+        self._machines: Sequence[Machine] = ()
         self.environment = HubEnvironment()
         self.stores: Sequence[ModelStore] = ()
 
@@ -123,8 +124,13 @@ class HubPulls:
             library=self._library,
         )
         job = _Job(transfer, client, self._claim(file.sha256), time.monotonic())
+        transfer.when_begun = lambda: self._begun(job)
         self._running[file.sha256] = job
         self._work[file.sha256] = self._tasks.start(f"pull {file.name}", self._run(job))
+
+    def _begun(self, job: _Job) -> None:
+        self.meet(self._machines)
+        self._tasks.start(f"claim {job.file.name}", self._turn(job))
 
     # -- sources -------------------------------------------------------------------------------------
 
@@ -135,6 +141,7 @@ class HubPulls:
 
     def meet(self, machines: Sequence[Machine]) -> None:
         """Use the machines that have units of running pulls as sources; drop those that are gone."""
+        self._machines = machines
         urls = {machine.url for machine in machines}
         for sha256, job in self._running.items():
             if not job.transfer.begun:

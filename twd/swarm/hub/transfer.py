@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -162,6 +162,7 @@ class HubTransfer:
         self.pull = self._new_pull()
         self.begun = False
         """Whether sources may be added: what is here was taken already."""
+        self.when_begun: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         """Run until the file has its final name; raises why not."""
@@ -186,6 +187,7 @@ class HubTransfer:
             await asyncio.to_thread(self.file.close)
             raise
         self.begun = True
+        self.when_begun()
         await self.pull.run()
 
     def _share_whole(self, manifest: Manifest) -> None:
