@@ -1,5 +1,6 @@
 """Stages that an agent keeps alive: ports of their own, ready when they listen, tried again when they fail."""
 
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import psutil
 import pytest
 
@@ -17,6 +19,7 @@ from tests.waiting import until
 from twd.agent.service import AgentService
 from twd.bus.memory.bus import MemoryBroker
 from twd.process.compute import SEVERAL_HIP
+from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import AgentConfig, EngineConfig, PoolConfig
 from twd.wire.node import ProcessFacts, ProcessKind, ProcessWanted, StageWanted
 
@@ -166,3 +169,19 @@ async def test_a_swarm_service_is_started_when_it_is_wished_for(
     await until(lambda: agent._facts().processes[0].pid, "the process runs")
     command = psutil.Process(agent._facts().processes[0].pid).cmdline()
     assert command[-2:] == ["run", "swarm"]
+
+
+async def test_a_swarm_service_that_a_supervisor_keeps_is_not_started_twice(
+    broker: MemoryBroker, start_agent: StartAgent
+) -> None:
+    agent = await start_agent(agent=AgentConfig(port=0))
+    home = StateFolder(agent._settings.home_dir)
+    home.prepare()
+    lock = home.acquire()
+    about = {"pid": 1, "born": 1.0, "started_ms": 1, "version": "1", "node": "n"}
+    home.write_instance(msgspec.convert({**about, "processes": {"swarm": 1}}, RunningInstance))
+    answer = await ask(broker, wish(process="swarm", kind=ProcessKind.SWARM))
+    assert answer.failure is not None
+    assert "twd up" in answer.failure.message
+    os.close(lock)
+    assert not home.keeps("swarm"), "that supervisor has ended"

@@ -13,6 +13,7 @@ from tests.cli.running import TWD, Installed
 from tests.pools.test_view import busy, ring
 from tests.waiting import wait_until
 from twd.cli.top import NOBODY, NOTHING, Beside, _print, drawn, headline
+from twd.pools.transfers import TransferState
 
 SEEN = """\
 m: ring of 2, home desk, ready; 0.0 tokens/s now; 2 sessions; waste 1.50; predicted 20.0 ms a token, measured 21.0: \
@@ -48,6 +49,18 @@ def test_a_terminal_shows_warnings_and_what_is_not_there_yet() -> None:
     assert " -  " in shown
 
 
+def test_what_is_fetched_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    one = TransferState(node="shed", file="m.gguf", done_bytes=2**20, total_bytes=2**22, bytes_s=2.0**20, eta_s=3)
+    screen = Console(width=160, record=True, file=io.StringIO())
+    screen.print(drawn([], beside=Beside(transfers=[one])))
+    line = "fetch: shed: m.gguf: 25% of 4 MiB, 1 MiB/s from 0 sources, about 3 s to go"
+    assert line in screen.export_text()
+    _print([], Beside(transfers=[one]), as_json=False)
+    assert capsys.readouterr().out == f"{line}\n"
+    _print([], Beside(transfers=[one]), as_json=True)
+    assert json.loads(capsys.readouterr().out)["transfers"][0]["node"] == "shed"
+
+
 @pytest.mark.e2e
 @pytest.mark.nats
 def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
@@ -59,6 +72,7 @@ def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
         "pools": [],
         "cores": [],
         "experts": [],
+        "transfers": [],
     }
     ours, theirs = pty.openpty()
     with subprocess.Popen([*TWD, "top"], env={**installed.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:

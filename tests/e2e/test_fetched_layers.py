@@ -57,3 +57,9 @@ def test_machines_without_the_model_fetch_their_layers(model_cache: Path, tmp_pa
             assert 0 < taken[node] <= most(next((pool.home / "cache").glob(f"*{TARGET.upper()}.gguf")), home)
         shown = pool.twd("slice").stdout
         assert shown.count("parts of 1 model") == len(BARE)
+        done = pool.twd("distribute", "smollm2-135m")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for node in BARE:
+            assert f"{node}: swarm, " in done.stdout
+            (copy,) = (pool.home / "nodes" / node / "models").glob("*.gguf")
+            assert copy.stat().st_size == next((pool.home / "cache").glob(f"*{TARGET.upper()}.gguf")).stat().st_size

@@ -12,11 +12,16 @@ from tests.pools.test_view import measured, placement, speculator, stage
 from tests.signed import signed
 from tests.waiting import until
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.wire.base import NodeId
 from twd.wire.codec import encode
 from twd.wire.routes import subject_of
+from twd.wire.swarm import LayerRange, PullProgressed
 
 PICTURES = os.environ.get("TWD_TEST_PICTURES")
 """A folder for screenshots, for whoever wants to look at them."""
+
+
+LAYERS = LayerRange(first=4, end=9)
 
 
 async def with_a_pool(house: House) -> None:
@@ -45,6 +50,23 @@ async def test_the_status_tells_of_pools(house: House) -> None:
     assert (pool["model"], pool["engine"], pool["waste"], pool["predicted_ms"]) == ("m", "ring", 2.5, 20.0)
     assert [(one["node"], one["ms"], one["to"]) for one in pool["stages"]] == [("n0", 5.0, "next"), ("n1", 5.0, "home")]
     assert len(pool["warnings"]) == 3
+
+
+async def test_the_status_tells_of_models_on_their_way(house: House) -> None:
+    told = PullProgressed(
+        node=NodeId("shed"),
+        root="a" * 64,
+        file="m.gguf",
+        done_bytes=1,
+        total_bytes=4,
+        layers=LayerRange(first=4, end=9),
+    )
+    bus = house.broker.connect("swarm")
+    bus.publish(subject_of(signed(told)), encode(signed(told)))
+    await until(lambda: bool(house.edge.watch.transfers.states(house.edge.clock.now())))
+    (one,) = (await (await house.http.get(house.edge.url + "/v1/twd/status")).json())["transfers"]
+    assert (one["node"], one["layers"], one["done_bytes"]) == ("shed", "layers 4 to 8", 1)
+    await bus.close()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

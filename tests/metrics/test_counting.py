@@ -20,7 +20,7 @@ from twd.wire.job import CALIBRATION, JobCancelled, JobStats
 from twd.wire.model import ModelFailed, VocabFingerprint
 from twd.wire.ring import FrameFault, FrameRefused, HopFacts, RingMeasured
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
-from twd.wire.swarm import PeerBanned, PullFailed, PullFinished
+from twd.wire.swarm import PeerBanned, PullFailed, PullFinished, PullProgressed
 
 
 def heard(*events: Event, now: float = 0.0) -> EventCounter:
@@ -270,3 +270,7 @@ def test_files_that_came_from_other_machines_are_counted() -> None:
     assert figures.value(f.PULLS, "shelf", "finished") == figures.value(f.PULLS, "shelf", "no_source") == 1
     assert (figures.value(f.PULLED_BYTES, "shelf"), figures.value(f.PULL_WASTE, "shelf")) == (12, 2)
     assert figures.value(f.PEERS_BANNED, "shelf") == 1
+    counting.hear(PullProgressed(**where, done_bytes=3, total_bytes=10), 1.0)
+    counting.hear(PullProgressed(**{**where, "root": "b" * 64}, done_bytes=0, total_bytes=5), 1.0)
+    counting.sweep(1.0)
+    assert figures.value(f.PULL_LEFT, "shelf") == 12

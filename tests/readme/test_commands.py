@@ -111,6 +111,12 @@ def let_in(first: Machine, second: Machine) -> None:
     second.run(JOIN)
 
 
+def both_make_text(first: Machine) -> bool:
+    """Whether a text comes from layers on both machines."""
+    text = "".join(choice["text"] for choice in answer(first).get("choices", []))
+    return bool(text.strip()) and "second-machine" in str(first.fetch("/v1/twd/status")["pools"])
+
+
 def answer(first: Machine) -> Any:
     prompt = "One two three four five six seven"
     return first.fetch("/v1/completions", model="default", prompt=prompt, max_tokens=12, temperature=0)
@@ -140,11 +146,21 @@ def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str)
     let_in(first, second)
     second.run(LENDS)
 
-    def both_make_text() -> bool:
-        text = "".join(choice["text"] for choice in answer(first).get("choices", []))
-        return bool(text.strip()) and "second-machine" in str(first.fetch("/v1/twd/status")["pools"])
+    wait_until(lambda: both_make_text(first), "a text comes from layers on both machines", 240)
 
-    wait_until(both_make_text, "a text comes from layers on both machines", 240)
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_machine_without_a_copy_fetches_its_layers(machines: tuple[Machine, Machine]) -> None:
+    first, second = machines
+    for name in (TARGET, OTHER):
+        (second.folder / "models" / name).unlink()
+    first.run(POOL, **SPLIT)
+    invite(first, second)
+    second.run(LENDS)
+    wait_until(lambda: both_make_text(first), "a text comes from layers on both machines", 240)
+    assert not list((second.folder / "models").iterdir())
+    assert "parts of 1 model" in second.run("twd slice")
 
 
 @pytest.mark.thorough

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.engine.tiny_models import write_llama
 from tests.signed import signed
 from tests.swarm.swarms import model
 from tests.waiting import until
@@ -22,7 +23,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.pieces.manifest import Manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.tree import UNIT
-from twd.settings.model import PoolConfig, Settings, SwarmConfig
+from twd.settings.model import DrafterConfig, PoolConfig, Settings, SwarmConfig
 from twd.swarm.local_key import proof_here
 from twd.swarm.service import Swarm
 from twd.wire.base import Event, InstanceId, NodeId
@@ -69,11 +70,16 @@ class World:
         """A machine's state folder."""
         return self.folder / node
 
-    async def machine(self, node: str, *, accept: bool = True, trusted: bool = False) -> Swarm:
+    async def machine(
+        self, node: str, *, accept: bool = True, trusted: bool = False, drafters: tuple[DrafterConfig, ...] = ()
+    ) -> Swarm:
         """One more service."""
         (self.home(node) / "models").mkdir(parents=True, exist_ok=True)
         settings = Settings(
-            home=str(self.home(node)), swarm=SwarmConfig(port=0, accept=accept), pool=PoolConfig(trusted_lan=trusted)
+            home=str(self.home(node)),
+            swarm=SwarmConfig(port=0, accept=accept),
+            pool=PoolConfig(trusted_lan=trusted),
+            drafters=drafters,
         )
         bus = self.broker.connect(node)
         ctx = ServiceContext(bus=bus, node=NodeId(node), clock=SystemClock(), ids=Ids(random.Random(node)))
@@ -360,3 +366,15 @@ async def test_layers_that_nobody_has_are_told_with_the_reason(tmp_path: Path) -
         assert "no machine of this bus has" in told.problem
         await world.ask(PullUnwanted(node=NodeId("b"), root="", hash=wanted.hash, layers=layers))
         assert not read_store(b.facts()).fetching
+
+
+async def test_draft_models_of_the_settings_are_shared(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "quick.gguf")
+    async with world_in(tmp_path) as world:
+        a = await world.machine("a", drafters=(DrafterConfig(path=str(path)), DrafterConfig(path="gone.gguf")))
+        await world.machine("b")
+        (listed,) = read_files(a.facts())
+        assert listed.hash == file_hash(path)
+        await world.ask(PullWanted(node=NodeId("b"), hash=listed.hash))
+        await world.until(PullFinished)
+        assert (world.home("b") / "models" / path.name).read_bytes() == path.read_bytes()

@@ -200,6 +200,8 @@ class ManagedProcesses:
             argv = drafter_argv(wanted, find_draft_model(wanted, self._models(), self._draft_paths()))
             supervisor = self._supervisor(wanted, argv, environment=self._service_environment())
         elif wanted.kind is ProcessKind.SWARM:
+            if StateFolder(self._settings.home_dir).keeps("swarm"):
+                raise TwdError(FailureCode.BUSY, "`twd up` keeps the swarm service of this machine; it comes by itself")
             host, port = "", 0  # its lease says where it serves files
             supervisor = self._supervisor(wanted, (*OURS, "run", "swarm"), environment=self._service_environment())
         else:

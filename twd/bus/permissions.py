@@ -87,6 +87,7 @@ _SERVICES: Final[Events] = (ServiceStarted, ServiceStopped, ServiceFaulted, Serv
 _MODELS: Final[Events] = (ModelLoading, ModelReady, ModelMeasured, ModelFailed, ModelUnloaded)
 _ANSWERS: Final[Events] = (JobStarted, TokensAccepted, JobFinished, JobFailed)
 _POOLS: Final[Events] = (RingMeasured, FrameRefused)
+_PULLS: Final[Events] = (PullProgressed, PullFinished, PullFailed)
 _DRAFTING: Final[Events] = (SessionOpened, SessionClosed, DraftProposed, DrafterAttached, DrafterDetached)
 
 
@@ -232,7 +233,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
     ),
     BusRole(
         "edge",
-        reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold, *_POOLS),
+        reads=(*_ANSWERS, *_MODELS, *_SERVICES, ChangeTold, *_POOLS, *_PULLS),
         writes=(JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested),
         registry=RegistryAccess.READ,
     ),
@@ -255,7 +256,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
     ),
     BusRole(
         "status",
-        reads=(TokensAccepted, *_POOLS),
+        reads=(TokensAccepted, *_POOLS, *_PULLS),
         is_service=False,
         registry=RegistryAccess.READ,
         asks_services=True,

@@ -20,6 +20,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
 from twd.kit.wording import count
 from twd.pools.state import PoolState, StageState, forecast
+from twd.pools.transfers import TransfersView, TransferState
 from twd.pools.view import PoolsView
 from twd.process import platform
 from twd.process.run_service import StopRequests
@@ -29,12 +30,13 @@ from twd.wire.node import READY
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import read_lease
+from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-HEARD: Final = (RingMeasured, FrameRefused, TokensAccepted)
+HEARD: Final = (RingMeasured, FrameRefused, TokensAccepted, PullProgressed, PullFinished, PullFailed)
 LOOK_S: Final = 1.0
 HEADINGS: Final = (
     "machine", "layers", "state", "ms", "planned", "queue ms", "busy", "waste", "dropped", "link", "rtt ms", "B/token",
@@ -49,7 +51,8 @@ HEADINGS: Final = (
 @click.option("--once", is_flag=True, help="A single picture, in a terminal too; in a pipe it always is.")
 @click.pass_obj
 def top(ctx: CliContext, as_json: bool, seconds: float, once: bool) -> ExitCode:
-    """Show the models that lie on several machines, live: stages in the order of the ring, times, queues, links.
+    """Show the models that lie on several machines, live: stages in the order of the ring, times, queues, links; and
+    models on their way from machine to machine.
 
     ms: computing one pass. planned: one token, as the plan had it. waste: positions computed for each that stands.
     B/token: bytes sent on for each token computed. Exit code 0 also where there are no pools.
@@ -60,10 +63,10 @@ def top(ctx: CliContext, as_json: bool, seconds: float, once: bool) -> ExitCode:
 
 async def _once(ctx: CliContext, as_json: bool, seconds: float) -> ExitCode:
     async with ctx.bus("status") as bus:
-        pools = PoolsView()
-        registry = await _listen(bus, pools)
+        pools, transfers = PoolsView(), TransfersView()
+        registry = await _listen(bus, pools, transfers)
         await asyncio.sleep(max(0.0, seconds))
-        beside = _look_at(await registry.entries(), pools)
+        beside = _look_at(await registry.entries(), pools, transfers)
         states = pools.states(time.monotonic())
     _print(states, beside, as_json)
     return ExitCode.OK
@@ -76,49 +79,51 @@ async def _live(ctx: CliContext) -> ExitCode:
 
     stop = StopRequests(lambda: None)
     platform.on_stop_signals(asyncio.get_running_loop(), stop.request)
-    pools = PoolsView()
+    pools, transfers = PoolsView(), TransfersView()
     async with ctx.bus("status") as bus:
-        registry = await _listen(bus, pools)
+        registry = await _listen(bus, pools, transfers)
         with Live(console=console(), auto_refresh=False, screen=True) as screen:
             while not stop.asked.is_set():
-                note, beside = await _look(registry, pools)
+                note, beside = await _look(registry, pools, transfers)
                 screen.update(drawn(pools.states(time.monotonic()), note, beside), refresh=True)
                 await heard(stop.asked, LOOK_S)
     return ExitCode.OK
 
 
 class Beside(NamedTuple):
-    """Lines below the pools: who shares cores, and whose experts are read from disk."""
+    """Lines below the pools: who shares cores, whose experts are read from disk, and what is fetched."""
 
     cores: Sequence[str] = ()
     experts: Sequence[str] = ()
+    transfers: Sequence[TransferState] = ()
 
     def lines(self, pools: bool) -> list[str]:
         """Those to show; who shares cores counts only beside pools."""
         cores = [f"cores: {line}" for line in self.cores] if pools else []
-        return [*cores, *(f"experts: {line}" for line in self.experts)]
+        fetched = [f"fetch: {one.line}" for one in self.transfers]
+        return [*fetched, *cores, *(f"experts: {line}" for line in self.experts)]
 
 
 NOBODY: Final = Beside()
 
 
-async def _look(registry: Leases, pools: PoolsView) -> tuple[str, Beside]:
+async def _look(registry: Leases, pools: PoolsView, transfers: TransfersView) -> tuple[str, Beside]:
     """What is wrong with the registry, and what goes on beside the pools."""
     try:
-        return "", _look_at(await registry.entries(), pools)
+        return "", _look_at(await registry.entries(), pools, transfers)
     except BusError as error:
         return f"the registry cannot be read: {error}", NOBODY
 
 
-def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView) -> Beside:
+def _look_at(entries: Sequence[LeaseEntry], pools: PoolsView, transfers: TransfersView) -> Beside:
     pools.look(entries)
     read = (read_lease(entry.value, entry.key) for entry in entries)
     leases = [lease for lease in read if lease is not None]
-    return Beside(shared_lines(leases), expert_lines(leases))
+    return Beside(shared_lines(leases), expert_lines(leases), transfers.states(time.monotonic()))
 
 
-async def _listen(bus: Bus, pools: PoolsView) -> Leases:
-    """Hear what stages and speculators tell, and know them."""
+async def _listen(bus: Bus, pools: PoolsView, transfers: TransfersView) -> Leases:
+    """Hear what stages, speculators and swarm services tell, and know them."""
     registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     pools.look(await registry.entries())
 
@@ -126,6 +131,7 @@ async def _listen(bus: Bus, pools: PoolsView) -> Leases:
         event = heard_event(message)
         if not isinstance(event, Rejected):
             pools.hear(event, time.monotonic())
+            transfers.hear(event, time.monotonic())
 
     for kind in HEARD:
         await bus.subscribe(ROUTE_OF[kind].pattern, hear)

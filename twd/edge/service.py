@@ -34,6 +34,7 @@ from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped, read_lease
+from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
@@ -60,6 +61,9 @@ class EdgeService(Service):
         ChangeTold,
         RingMeasured,
         FrameRefused,
+        PullProgressed,
+        PullFinished,
+        PullFailed,
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
@@ -214,6 +218,21 @@ class EdgeService(Service):
     def on_frame_refused(self, event: FrameRefused) -> Effects:
         """A stage got invalid data on a link of its ring."""
         self.watch.pools.hear(event, self.clock.now())
+        return None
+
+    def on_pull_progressed(self, event: PullProgressed) -> Effects:
+        """A machine fetches a model."""
+        self.watch.transfers.hear(event, self.clock.now())
+        return None
+
+    def on_pull_finished(self, event: PullFinished) -> Effects:
+        """It has come."""
+        self.watch.transfers.hear(event, self.clock.now())
+        return None
+
+    def on_pull_failed(self, event: PullFailed) -> Effects:
+        """It did not come."""
+        self.watch.transfers.hear(event, self.clock.now())
         return None
 
     def on_model_loading(self, event: ModelLoading) -> Effects:

@@ -12,6 +12,7 @@ from twd.metrics.families import LabelValues, MetricValues
 from twd.metrics.judging import Judgements
 from twd.metrics.lives import JobLife, JobLives
 from twd.metrics.rings import RingCounters
+from twd.pools.transfers import TransfersView
 from twd.wire.base import Event, ModelId
 from twd.wire.draft import DrafterAttached, DraftProposed
 from twd.wire.failures import FailureCode
@@ -29,7 +30,7 @@ from twd.wire.model import ModelFailed
 from twd.wire.ring import FrameRefused, RingMeasured
 from twd.wire.routes import route_of_subject
 from twd.wire.service import MessageDropped, MessageRejected, ServiceExited, ServiceFaulted, ServiceStarted
-from twd.wire.swarm import PeerBanned, PullFailed, PullFinished
+from twd.wire.swarm import PeerBanned, PullFailed, PullFinished, PullProgressed
 
 NAMES_MAX: Final = 50
 SERVICES_MAX: Final = 100
@@ -44,6 +45,7 @@ class EventCounter:
         self.figures = MetricValues()
         self.lives = JobLives()
         self.models = LabelValues(NAMES_MAX, models)
+        self.transfers = TransfersView()
         self.rings = RingCounters(self.figures, self.models)
         self.judgements = Judgements(self.figures, self.models)
         self.services = LabelValues(SERVICES_MAX)
@@ -96,6 +98,9 @@ class EventCounter:
                 self.rings.hear(event, now)
             case AnswerJudged() | AnswerAudited() | ModeClosed():
                 self.judgements.hear(event)
+            case PullProgressed() | PullFinished() | PullFailed() | PeerBanned():
+                self.transfers.hear(event, now)
+                self._swarm(event)
             case _:
                 self._house(event)
 
@@ -104,6 +109,7 @@ class EventCounter:
         for life, code in self.lives.sweep(now):
             self._ended(life, code)
         self.figures.put(f.RING_RTT, self.rings.rtts(now))
+        self.figures.put(f.PULL_LEFT, self._left(now))
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -204,14 +210,19 @@ class EventCounter:
                 figures.add(f.EXITS, self.services.of(event.service))
                 if event.retry_in_ms >= 0:
                     figures.add(f.RESTARTS, self.services.of(event.service))
-            case PullFinished() | PullFailed() | PeerBanned():
-                self._swarm(event)
             case FrameRefused():
                 figures.add(f.FRAMES_REFUSED, event.fault, by=event.repeated - event.repeated // 2)
             case _:
                 return
 
-    def _swarm(self, event: PullFinished | PullFailed | PeerBanned) -> None:
+    def _left(self, now: float) -> dict[tuple[str, ...], float]:
+        left: dict[tuple[str, ...], float] = {}
+        for one in self.transfers.states(now):
+            node = (self.nodes.of(one.node),)
+            left[node] = left.get(node, 0.0) + max(0, one.total_bytes - one.done_bytes)
+        return left
+
+    def _swarm(self, event: PullProgressed | PullFinished | PullFailed | PeerBanned) -> None:
         node = self.nodes.of(event.node)
         match event:
             case PullFinished():

@@ -79,6 +79,7 @@ RING_RTT = _gauge("twd_ring_rtt_seconds", "Round trip of stages' links, lately."
 PULLS = _counter("twd_swarm_pulls_total", "Files that were to come from other machines.", "node", "outcome")
 PULLED_BYTES = _counter("twd_swarm_pulled_bytes_total", "Bytes that machines took from others.", "node")
 PULL_WASTE = _counter("twd_swarm_wasted_bytes_total", "Bytes that came twice or were wrong.", "node")
+PULL_LEFT = _gauge("twd_swarm_left_bytes", "Bytes that are still to come from other machines.", "node")
 PEERS_BANNED = _counter("twd_swarm_peers_banned_total", "Machines that were banned for wrong bytes.", "node")
 FRAMES_REFUSED = _counter("twd_ring_frames_refused_total", "What came over links and made no sense.", "fault")
 VERDICTS = _counter("twd_gate_verdicts_total", "Answers that a gate judged.", "model", "member", "verdict")

@@ -161,6 +161,11 @@ class StateFolder:
         except (OSError, *NONSENSE) as error:
             return None, f"{self._instance_file}: {error}"
 
+    def keeps(self, process: str) -> bool:
+        """Return whether a running supervisor of this folder looks after the process with this name."""
+        instance, _ = self.read_instance()
+        return instance is not None and process in instance.processes and self.held()
+
     def write_instance(self, instance: RunningInstance) -> None:
         """Write the record, readable for this user only."""
         write_private(self._instance_file, msgspec.json.encode(instance))

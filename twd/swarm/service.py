@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from twd.bus.base import BusError
+from twd.gguf_tools.model_file import read_model
 from twd.kit.effects import Do
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
@@ -100,6 +101,7 @@ class Swarm(Service):
         await self._open_ports()
         await self._look()
         await self._read_models()
+        await self._share(await asyncio.to_thread(self._drafters))
         await self._share_parts(parts)
         self.tasks.start("look", every(LOOK_S, self._look))
         self.tasks.start("tell", every(TELL_S, self._tell))
@@ -212,6 +214,11 @@ class Swarm(Service):
         if event.node != self.ctx.node:
             return None
         return [Do("share", lambda: self._share(event.facts.models))]
+
+    def _drafters(self) -> list[ModelFile]:
+        """Return the draft models of the settings: agents list folders only."""
+        paths = (path_of(one.path) for one in self._settings.drafters if one.path)
+        return [read_model(path) for path in paths if path.is_file()]
 
     async def _share(self, models: Sequence[ModelFile]) -> None:
         """Share files with a manifest at once; the others when somebody asks for them."""

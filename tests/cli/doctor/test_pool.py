@@ -17,6 +17,8 @@ from twd.settings.model import PoolConfig, Settings, WorkerConfig
 from twd.supervisor.model_weights import read_weights
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
+from twd.wire.service import ServiceLease
+from twd.wire.swarm import STORE_FACT, Fetching, LayerRange, Store, written
 
 GIB = 1 << 30
 
@@ -52,6 +54,28 @@ def test_two_files_of_one_name() -> None:
     *_, finding = pool.check_machines([machine("a", models=[copy("m", "1")]), machine("b", models=[copy("m", "2")])])
     assert (finding.verdict, finding.name) == (Severity.FAIL, "copies of m")
     assert finding.mend.startswith("sha256sum /m/m.gguf")
+
+
+def test_machines_that_cannot_fetch_layers() -> None:
+    def lease(service: str, store: Store) -> ServiceLease:
+        return ServiceLease(
+            service=service,
+            instance=InstanceId("x"),
+            node=NodeId("shed"),
+            pid=1,
+            version="1",
+            started_ms=0,
+            renewed_ms=0,
+            facts={STORE_FACT: written(store)},
+        )
+
+    job = Fetching(hash="ab" * 16, layers=LayerRange(first=4, end=9), problem="the disk of /m is full")
+    full = Store(accepts=True, fetching=[job])
+    room, failed = pool.check_fetches([lease("swarm", full), lease("agent", full)])
+    assert (room.verdict, failed.verdict) == (Severity.WARN, Severity.WARN)
+    assert "swarm.disk_gib" in room.mend
+    assert "layers 4-9 of the model abababab did not come: the disk of /m is full" in failed.detail
+    assert not pool.check_fetches([lease("swarm", Store(accepts=True, room_bytes=1))])
 
 
 def test_two_agents_on_one_computer_are_told() -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine
 from twd.coordinator.core import fetching
@@ -18,6 +20,7 @@ from twd.coordinator.core.state import (
     SetAim,
     StartProcess,
     StartPull,
+    StopProcess,
     StopPull,
     WantedState,
 )
@@ -92,6 +95,10 @@ class Pool:
                 observed.tried[wish.node, fetching.pull_name(wish.hash, wish.layers)] = self.now
             case StopPull(wish):
                 observed.tried[wish.node, f"stop {fetching.pull_name(wish.hash, wish.layers)}"] = self.now
+            case StopProcess(unwanted):
+                facts = observed.nodes[unwanted.node]
+                left = [known for known in facts.processes if known.process != unwanted.process]
+                observed.nodes = {**observed.nodes, unwanted.node: msgspec.structs.replace(facts, processes=left)}
             case StartProcess(wish):
                 observed.tried[wish.node, wish.process] = self.now
                 self.run(wish.node, wish.process, wish.kind)
@@ -265,6 +272,19 @@ def test_a_machine_that_leaves_takes_its_layers_along() -> None:
     assert {one.node for one in pulls(done)} == {SHED, BARN} - {gone}
 
 
+def test_spares_are_fetched_too() -> None:
+    pool = Pool(with_file(machine("desk", 64)), without("shed", 64), wanted=wanting(PoolConfig(standby=1)))
+    done = pool.turn()
+    (spare,) = pool.decided.spares
+    assert spare.node == SHED
+    (wish,) = pulls(done)
+    assert SHED not in stages(done)
+    assert wish.layers == LayerRange(first=spare.first, end=spare.end, head=spare.head)
+    pool.has(SHED, wish.layers)
+    assert stages(pool.turn()) == {SHED}
+    assert pool.turn() == []
+
+
 def test_split_models_and_other_engines_are_left_as_they_were() -> None:
     split = replace(MODEL, file=msgspec.structs.replace(FILE, shards=3))
     for wanted in (wanting(models=[split]), wanting(PoolConfig(engine="rpc"))):
@@ -281,3 +301,62 @@ def test_how_long_it_takes() -> None:
     words = f"shed: fetch {gib(size)} from desk: about {size / 1e9:.0f} s"
     assert fetching.fetch_line(pool.aim, {"shed": link}) == words
     assert not fetching.fetch_line(msgspec.structs.replace(pool.aim, fetches=[]), {})
+
+
+def holds(pool: Pool, node: NodeId, layers: LayerRange) -> bool:
+    """Whether a stage could start there."""
+    facts, seen = pool.observed.nodes[node], pool.observed.stores.get(node)
+    return bool(facts.models) or (seen is not None and any(one.layers == layers for one in seen.store.slices))
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_it_comes_to_rest_whatever_comes_and_goes(data: st.DataObject) -> None:
+    names = ("shed", "barn", "attic", "loft")
+    everybody = {
+        NodeId(name): replaced(
+            without(name, data.draw(st.integers(2, 24)), data.draw(st.integers(0, 60))),
+            data.draw(st.booleans()),
+        )
+        for name in names
+    }
+    pool = Pool(with_file(machine("desk", data.draw(st.integers(4, 30)))), stores=False)
+    pool.observed.stores = {DESK: whole()}
+    for _ in range(data.draw(st.integers(1, 12))):
+        name = NodeId(data.draw(st.sampled_from(names)))
+        nodes, stores = dict(pool.observed.nodes), dict(pool.observed.stores)
+        if name in nodes and data.draw(st.booleans()):
+            del nodes[name]
+            stores.pop(name, None)
+        else:
+            nodes[name] = everybody[name]
+            stores[name] = whole() if everybody[name].models else empty(data.draw(st.integers(0, 30)))
+        pool.observed.nodes, pool.observed.stores = nodes, stores
+        done = pool.turn(31.0)
+        for one in done:
+            if isinstance(one, StartProcess) and one.wish.stage is not None:
+                stage = one.wish.stage
+                assert holds(pool, one.wish.node, LayerRange(first=stage.first, end=stage.end, head=stage.head))
+        for wish in pulls(done):
+            if wish.layers is not None and data.draw(st.booleans()):
+                seen = pool.observed.stores[wish.node]
+                kept = [*seen.store.slices, SliceHere(hash=HASH, layers=wish.layers)]
+                store = msgspec.structs.replace(seen.store, slices=kept)
+                pool.observed.stores = {**pool.observed.stores, wish.node: SeenStore(store)}
+    for _ in range(8):  # now all that is asked for comes
+        for wish in pulls(pool.turn(31.0)):
+            assert wish.layers is not None
+            seen = pool.observed.stores[wish.node]
+            store = msgspec.structs.replace(
+                seen.store, slices=[*seen.store.slices, SliceHere(hash=HASH, layers=wish.layers)]
+            )
+            pool.observed.stores = {**pool.observed.stores, wish.node: SeenStore(store)}
+    assert not [one for one in pool.turn() if not isinstance(one, StartProcess)]
+    assert not fetching.remarks(pool.wanted, pool.observed)
+    for piece in pool.decided.slices:
+        assert holds(pool, piece.node, LayerRange(first=piece.first, end=piece.end, head=piece.head))
+
+
+def replaced(facts: NodeFacts, has_file: bool) -> NodeFacts:
+    """The machine, with the file or without."""
+    return with_file(facts) if has_file else facts

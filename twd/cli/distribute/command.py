@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
 from twd.cli.distribute.over_ssh import OverSsh, show
 from twd.cli.distribute.targets import Method, SshTarget, parse_target
@@ -53,7 +54,8 @@ def distribute(
     from twd.gguf_tools.inspect import shards_of
     from twd.gguf_tools.model_file import file_hash
 
-    file = Path(file_of(ctx.settings, ctx.node, model)[1].path)
+    settings = ctx.settings if model in ctx.settings.models else running_settings(ctx)
+    file = Path(file_of(settings, ctx.node, model)[1].path)
     if len(shards_of(file)) > 1:
         raise CommandError(ExitCode.USAGE, f"{file.name} is one of several files; give each with -t and rsync yourself")
     asked = [parse_target(one) for one in targets]

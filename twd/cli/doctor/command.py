@@ -151,7 +151,10 @@ async def _living(
     return [
         FindingSection("Services", [*found, live.check_api(api)]),
         FindingSection("Speculation", [*live.check_speculation(leases), *check_cores(lease for lease, _ in leases)]),
-        FindingSection("Machines", pool.check_machines(bus.nodes if bus else ())),
+        FindingSection(
+            "Machines",
+            [*pool.check_machines(bus.nodes if bus else ()), *pool.check_fetches(lease for lease, _ in leases)],
+        ),
         FindingSection(
             "Elsewhere",
             [

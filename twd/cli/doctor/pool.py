@@ -15,6 +15,8 @@ from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.supervisor.model_weights import ModelWeights
 from twd.wire.node import ModelFile, NodeFacts
+from twd.wire.service import ServiceLease
+from twd.wire.swarm import read_store
 
 ENGINE = "engine"
 
@@ -83,6 +85,23 @@ def _files(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
             words = ", ".join(f"{node} ({model.size_bytes} bytes)" for node, model in copies)
             mend = f"sha256sum {shlex.quote(copies[0][1].path)}  # and compare with the others; copy the right one"
             yield bad(f"copies of {name}", f"they are different files: {words}", mend)
+
+
+def check_fetches(leases: Iterable[ServiceLease]) -> list[Finding]:
+    """Whether machines that must fetch layers can do so, as their swarm services tell."""
+    found = []
+    for lease in leases:
+        if lease.service != "swarm":
+            continue
+        store, name = read_store(lease.facts), f"layers on {lease.node}"
+        if store.accepts and not store.room_bytes:
+            mend = f"twd slice  # on {lease.node}; then make room there, or raise swarm.disk_gib"
+            found.append(odd(name, "there is no room for layers of more models", mend))
+        for job in store.fetching:
+            if job.problem:
+                layers = f"layers {job.layers.first}-{job.layers.end} of the model {job.hash[:8]}"
+                found.append(odd(name, f"{layers} did not come: {job.problem}", f"twd logs swarm  # on {lease.node}"))
+    return found
 
 
 def check_folders(settings: Settings) -> list[Finding]:

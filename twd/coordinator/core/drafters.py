@@ -114,6 +114,11 @@ def _room(facts: NodeFacts) -> int:
     return max((facts.memory.available, *(gpu.free for gpu in usable(facts)))) - RESERVE_BYTES
 
 
+def fits(drafter: WantedDrafter, facts: NodeFacts) -> bool:
+    """Whether a machine has the memory for a draft model."""
+    return _room(facts) >= _needed(drafter)
+
+
 def _needed(drafter: WantedDrafter) -> int:
     return drafter.file.size_bytes + WORKING_BYTES
 

@@ -2,7 +2,7 @@
 lead there. Level-triggered: each turn compares what is lacking with what is on its way."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf
 from typing import Final
 
@@ -74,7 +74,7 @@ def _basis(wanted: WantedState, observed: ObservedState, model: WantedModel, hom
 
 
 def _fetches(observed: ObservedState, file: ModelFile, decision: PlacementDecided) -> Iterator[Fetch]:
-    pieces = list(_lacking(observed, file, decision))
+    pieces = list(_lacking(observed, file, decision.slices))
     nodes = observed.nodes
     for piece in pieces:
         sources = sources_for(nodes[piece.node], nodes.values(), observed.stores, file.hash)
@@ -111,7 +111,7 @@ def arrived(observed: ObservedState, model: WantedModel) -> bool:
     known = observed.aims.get(model.name)
     if known is None or known.decision is None or model.file is None:
         return False
-    return not any(_lacking(observed, model.file, known.decision))
+    return not any(_lacking(observed, model.file, known.decision.slices))
 
 
 def pending(observed: ObservedState, model: WantedModel) -> PlacementDecided | None:
@@ -123,12 +123,12 @@ def pending(observed: ObservedState, model: WantedModel) -> PlacementDecided | N
 def works(observed: ObservedState, model: WantedModel, decision: PlacementDecided) -> bool:
     """Whether a decision can be carried out now: all machines are there, and have what they are to hold."""
     there = all(piece.node in observed.nodes for piece in decision.slices)
-    return there and model.file is not None and not any(_lacking(observed, model.file, decision))
+    return there and model.file is not None and not any(_lacking(observed, model.file, decision.slices))
 
 
-def _lacking(observed: ObservedState, file: ModelFile, decision: PlacementDecided) -> Iterator[Slice]:
+def _lacking(observed: ObservedState, file: ModelFile, pieces: Iterable[Slice]) -> Iterator[Slice]:
     """Yield the slices whose machines have neither the file, nor the slice, nor a process that holds it."""
-    for piece in decision.slices:
+    for piece in pieces:
         facts = observed.nodes.get(piece.node)
         if facts is None or facts.guest or not piece.process or is_there(piece, observed.nodes):
             continue
@@ -145,7 +145,7 @@ def start(wanted: WantedState, observed: ObservedState, now: float) -> StartPull
         facts = observed.nodes[piece.node]
         sources = sources_for(facts, observed.nodes.values(), observed.stores, file.hash)
         for node in (piece.node, *sources):
-            if (service := _service(observed, node, now)) is not None:
+            if (service := service_for(observed, node, now)) is not None:
                 return service
         if piece.node in observed.stores and any(source in observed.stores for source in sources):
             wish = PullWanted(node=piece.node, hash=file.hash, file=f"{file.name}.gguf", layers=layers_of(piece))
@@ -175,14 +175,22 @@ def pull_name(hash_: str, layers: LayerRange | None) -> str:
 
 
 def _wanted_now(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[ModelFile, Slice]]:
-    for model in wanted.models:
+    """Yield the slices that are lacking: those of all aims, then those of spares."""
+    if wanted.pool.engine != "ring" or wanted.pool.fetch == "off":
+        return
+    models = [(model, model.file) for model in wanted.models if model.file is not None]
+    for model, file in models:
         known = observed.aims.get(model.name)
-        if known is not None and known.decision is not None and model.file is not None:
-            for piece in _lacking(observed, model.file, known.decision):
-                yield model.file, piece
+        pieces = known.decision.slices if known is not None and known.decision is not None else ()
+        yield from ((file, piece) for piece in _lacking(observed, file, pieces))
+    for model, file in models:
+        decision = observed.decided.get(model.name)
+        pieces = decision.spares if decision is not None else ()
+        yield from ((file, piece) for piece in _lacking(observed, file, pieces))
 
 
-def _service(observed: ObservedState, node: NodeId, now: float) -> StartProcess | None:
+def service_for(observed: ObservedState, node: NodeId, now: float) -> StartProcess | None:
+    """Return a request for a machine's swarm service, where none runs and it was not asked for just now."""
     facts = observed.nodes.get(node)
     since = observed.storeless_since.get(node)
     if facts is None or since is None or now - since < SWARM_S:
@@ -212,7 +220,7 @@ def remarks(wanted: WantedState, observed: ObservedState) -> list[str]:
     for model in wanted.models:
         if model.file is None or (decision := pending(observed, model)) is None:
             continue
-        pieces = list(_lacking(observed, model.file, decision))
+        pieces = list(_lacking(observed, model.file, decision.slices))
         jobs = [_job(observed, model.file, piece) for piece in pieces]
         nodes = ", ".join(dict.fromkeys(piece.node for piece in pieces))
         size = sum(piece.weight_bytes + piece.other_bytes for piece in pieces)

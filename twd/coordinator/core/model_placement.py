@@ -68,7 +68,7 @@ def with_spares(
     seen = all_given(observed.nodes, pool, home)
     nodes = free_for("", seen, decided, observed.served)
     may_fetch = _may_fetch(wanted, observed, model)
-    devices = with_paces(_found(nodes, wanted, model, home, may_fetch).devices, observed.paces)
+    devices = with_paces(_found(nodes, wanted, model, home, may_fetch, fetch=True).devices, observed.paces)
     left = left_on(devices, seen, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
 

@@ -7,7 +7,7 @@ import hashlib
 
 import msgspec
 
-from twd.coordinator.core import fetching, process_reconciler
+from twd.coordinator.core import drafter_fetches, fetching, process_reconciler
 from twd.coordinator.core.measured import retimed
 from twd.coordinator.core.memory_ledger import overdrawn, promised
 from twd.coordinator.core.model_placement import decide, file_problem, home_of, with_spares
@@ -32,6 +32,7 @@ def plan(wanted: WantedState, observed: ObservedState, now: float) -> Action | N
         or process_reconciler.start(wanted, observed, now)
         or fetching.stop(wanted, observed, now)
         or fetching.start(wanted, observed, now)
+        or drafter_fetches.start(wanted, observed, process_reconciler.drafter_places(wanted, observed), now)
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import Final
 
+from twd.coordinator.core.drafter_fetches import target_of
 from twd.coordinator.core.drafters import DRAFTERS, WantedDrafter, assigned, problem, wish
 from twd.coordinator.core.memory_ledger import free_for, is_ready, room, total
 from twd.coordinator.core.processes import WantedModel, belongs, standby_wishes, wishes
@@ -79,14 +80,22 @@ def _arrived_at(observed: ObservedState, model: str) -> float:
 
 def idle_drafters(wanted: WantedState, observed: ObservedState) -> list[str]:
     """Drafters that no machine runs, each with the reason."""
-    return [problem(drafter, observed.nodes) for drafter, node in _assigned(wanted, observed) if node is None]
+    told = []
+    for drafter, node in drafter_places(wanted, observed):
+        target = target_of(wanted, observed, drafter, node)
+        if target is not None:
+            told.append(f"drafter {drafter.name}: {target} fetches its file")
+        elif node is None:
+            told.append(problem(drafter, observed.nodes))
+    return told
 
 
 def _wishes(wanted: WantedState, observed: ObservedState) -> Iterator[ProcessWanted]:
     return wishes(wanted.models, wanted.pool.engine, observed.decided, observed.nodes)
 
 
-def _assigned(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[WantedDrafter, NodeId | None]]:
+def drafter_places(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[WantedDrafter, NodeId | None]]:
+    """Yield each drafter with the machine that runs it; None: nowhere now."""
     if not wanted.drafters:
         return iter(())
     nodes = free_for("", observed.nodes, observed.decided, observed.served)
@@ -95,7 +104,9 @@ def _assigned(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[Wa
 
 
 def _drafters(wanted: WantedState, observed: ObservedState) -> Iterator[ProcessWanted]:
-    return (wish(drafter, node) for drafter, node in _assigned(wanted, observed) if node is not None)
+    for drafter, node in drafter_places(wanted, observed):
+        if node is not None and target_of(wanted, observed, drafter, node) is None:  # else its file must come first
+            yield wish(drafter, node)
 
 
 def _spares(wanted: WantedState, observed: ObservedState) -> Iterator[tuple[WantedModel, ProcessWanted]]:

@@ -40,6 +40,7 @@ def status_for(principal: Principal, status: SystemStatus) -> SystemStatus:
         models=[card for card in status.models if card.id in bases],
         services=[one for one in status.services if _model_of(one) in bases],
         pools=[pool for pool in status.pools if pool.model in bases],
+        transfers=[],
         warnings=[],
     )
 

@@ -15,6 +15,7 @@ from twd.edge.monitoring.judges import gate_facts, gate_stats, votes, wins
 from twd.edge.monitoring.key_view import card_for, cards_for, status_for
 from twd.edge.monitoring.status_types import EdgeState, HealthReply, ServiceState, SystemStatus
 from twd.edge.openai.answers import ModelList
+from twd.pools.transfers import TransfersView
 from twd.pools.view import PoolsView
 from twd.wire.service import Health, ServiceLease
 
@@ -31,6 +32,7 @@ class StatusHandlers:
     may_see: Callable[[web.Request], bool]
     services: list[ServiceLease] = field(default_factory=list)
     pools: PoolsView = field(default_factory=PoolsView)
+    transfers: TransfersView = field(default_factory=TransfersView)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes of these handlers."""
@@ -101,6 +103,7 @@ class StatusHandlers:
             models=directory.cards(),
             services=[self._service(lease) for lease in self.services],
             pools=self.pools.states(self.front.clock.now()),
+            transfers=self.transfers.states(self.front.clock.now()),
             warnings=self.not_ready(),
         )
         return json_reply(status_for(principal_of(request), status))

@@ -6,6 +6,7 @@ import msgspec
 
 from twd.edge.openai.answers import ModelCard, ResponsePart
 from twd.pools.state import PoolState
+from twd.pools.transfers import TransferState
 
 
 class ServiceState(ResponsePart, kw_only=True):
@@ -76,6 +77,8 @@ class SystemStatus(ResponsePart, kw_only=True):
     models: list[ModelCard]
     services: list[ServiceState]
     pools: list[PoolState]
+    transfers: list[TransferState]
+    """Models on their way from machine to machine."""
     warnings: list[str]
 
 

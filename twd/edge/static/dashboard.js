@@ -42,6 +42,12 @@ function drawStatus(status) {
   )));
   byId("pools-section").classList.toggle("hidden", !status.pools.length);
   byId("pools").replaceChildren(...status.pools.map(poolBlock));
+  byId("transfers-section").classList.toggle("hidden", !status.transfers.length);
+  byId("transfers").replaceChildren(...status.transfers.map((one) => row(
+    cell(one.node), cell(one.file), cell(one.layers || "all"),
+    cell(one.problem || percent(one.done_bytes / Math.max(1, one.total_bytes)), one.problem ? "bad" : ""),
+    cell(round(one.bytes_s / 2 ** 20)), cell(one.sources), cell(one.eta_s === null ? null : `${round(one.eta_s, 0)} s`),
+  )));
   drawGate(status);
   drawFigures(edge);
 }
