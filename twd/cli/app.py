@@ -52,6 +52,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "token": ("twd.cli.members.token:token", "Join tokens: what lets another machine in."),
     "join": ("twd.cli.members.join:join", "Join the installation of another machine, with a token."),
     "leave": ("twd.cli.members.join:leave", "Leave the installation that this machine joined."),
+    "deploy": ("twd.cli.deploy.command:deploy", "Put twd on other machines, by ssh."),
     "node": ("twd.cli.members.node:node", "Machines that joined: list them, remove one."),
     "key": ("twd.cli.key:key", "Who may enter: make, list and revoke keys."),
     "chat": ("twd.cli.chat.command:chat", "Talk to a model, and see what drafts did."),
