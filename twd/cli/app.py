@@ -58,6 +58,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "chat": ("twd.cli.chat.command:chat", "Talk to a model, and see what drafts did."),
     "bench": ("twd.cli.bench.command:bench", "What drafts bring, measured; or played for given numbers."),
     "benchmark": ("twd.cli.bench.command:bench", "The same as bench."),
+    "proxy": ("twd.cli.old_names:proxy", "The older name of up, down and status."),
+    "peer": ("twd.cli.old_names:peer", "The older name of `up agent`, down and status."),
     "schemas": ("twd.cli.schemas:schemas", "Write or check bus_schemas/."),
     "completion": ("twd.cli.completion:completion", "Shell completion."),
     "help": ("twd.cli.help:help_command", "Exit codes and other reference."),
