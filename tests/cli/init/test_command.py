@@ -184,3 +184,20 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert run(["init", "-y", *arguments]) == ExitCode.USAGE
     assert words in capsys.readouterr().err
     assert not (tmp_path / "twd.yaml").exists()
+
+
+def test_a_file_that_is_named_is_served_with_as_many_guesses_as_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TWD_HOME", str(tmp_path / "state"))
+    (tmp_path / "far").mkdir()
+    file = write(tmp_path / "far" / "chosen.gguf")
+    options = ["--local", "--local-port", "1", "--max-draft-tokens", "7", "--json"]
+    assert run(["init", "--model-path", str(file), *options]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["target"]["path"] == str(file)
+    assert "max_draft_tokens: 7" in (tmp_path / "twd.yaml").read_text()
+    assert run(["init", "--model-path", "gone.gguf", "--force", *options]) == ExitCode.NOT_FOUND
+    (tmp_path / "far" / "broken.gguf").write_bytes(b"GGUF")
+    assert run(["init", "--model-path", "far/broken.gguf", "--force", *options]) == ExitCode.USAGE
+    assert "cannot be served" in capsys.readouterr().err

@@ -33,6 +33,9 @@ NONE_FOUND: Final = "no model was found. Name a folder with --models, a network 
 @click.option("--subnet", "subnets", multiple=True, metavar="CIDR", help="Search this network; more than once.")
 @click.option("--port", "ports", multiple=True, type=click.IntRange(1, 65535), help="One more port to look at.")
 @click.option("--models", "folders", multiple=True, type=click.Path(path_type=Path), help="A folder with GGUF files.")
+@click.option("--model-path", type=click.Path(path_type=Path), help="The GGUF file to serve.")
+@click.option("--local-port", type=click.IntRange(1, 65535), help="Port of a server on this machine, to look at too.")
+@click.option("--max-draft-tokens", type=click.IntRange(1, 256), help="Most guesses that are checked in one pass.")
 @click.option("--target-url", default="", help="The server of the model to serve; nothing is searched then.")
 @click.option("--target-model", default="", help="Its name there; the first that is listed, if none is given.")
 @click.option("--target-backend", default="auto", type=click.Choice(KINDS), help="What that server is.")
@@ -50,6 +53,9 @@ def init(
     subnets: tuple[str, ...],
     ports: tuple[int, ...],
     folders: tuple[Path, ...],
+    model_path: Path | None,
+    local_port: int | None,
+    max_draft_tokens: int | None,
     target_url: str,
     target_model: str,
     target_backend: str,
@@ -74,18 +80,20 @@ def init(
     _check_output(path, force, asks)
     if draft_url and not target_url:
         raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
-    if local and subnets:
-        raise CommandError(ExitCode.USAGE, "--local and --subnet exclude each other")
+    if (local and subnets) or (model_path and target_url):
+        both = "--local and --subnet" if subnets else "--model-path and --target-url"
+        raise CommandError(ExitCode.USAGE, f"{both} exclude each other")
     if target_url:
         servers = [(target_url, target_model, target_backend), (draft_url, draft_model, draft_backend)]
         proposal = _named(servers)
     else:
         hosts = _hosts([*(() if local else subnets or _asked_subnets(asks)), "127.0.0.1/32"])
-        found, peers = _search(ctx, hosts, [*PORTS, *ports], folders, quiet=as_json)
-        proposal = _choose(found, peers, asks, quiet=as_json)
+        more = [local_port] if local_port else []
+        found, peers = _search(ctx, hosts, [*PORTS, *ports, *more], _with_model(folders, model_path), quiet=as_json)
+        proposal = _serving(found, model_path) if model_path else _choose(found, peers, asks, quiet=as_json)
     if proposal.target is None:
         raise CommandError(ExitCode.NOT_FOUND, NONE_FOUND)
-    text = _text(ctx, proposal, folders)
+    text = _text(ctx, proposal, folders, max_draft_tokens)
     if asks and not click.confirm(f"\n{text}\nWrite this to {path}?", default=True):
         click.echo("nothing was written")
         return ExitCode.OK
@@ -185,6 +193,28 @@ def _choose(found: "list[FoundModel]", peers: "list[FoundMachine]", asks: bool, 
     return proposal if chosen == proposal.target else propose_for(chosen, found, room)
 
 
+def _with_model(folders: Sequence[Path], model_path: Path | None) -> list[Path]:
+    """The folders to look in, with that of a model which was named."""
+    if model_path is None:
+        return list(folders)
+    if not path_of(model_path).is_file():
+        raise CommandError(ExitCode.NOT_FOUND, f"--model-path {model_path}: there is no such file")
+    return [*folders, path_of(model_path).absolute().parent]
+
+
+def _serving(found: "list[FoundModel]", model_path: Path) -> "InitProposal":
+    """The proposal that serves one file; what was found beside it may guess for it."""
+    from twd.cli.init.proposal import propose_for
+    from twd.engine.host_memory.limits import available_bytes
+
+    file = path_of(model_path).resolve()
+    target = next((one for one in found if one.path and Path(one.path).resolve() == file), None)
+    if target is None or target.problem:
+        why = target.problem if target else "it is no model, or a part of one: name its first part"
+        raise CommandError(ExitCode.USAGE, f"--model-path {model_path} cannot be served: {why}")
+    return propose_for(target, found, available_bytes())
+
+
 def _table(found: "list[FoundModel]", peers: "list[FoundMachine]") -> None:
     from twd.engine.host_memory.limits import gib
     from twd.kit.terminal import show, table
@@ -227,7 +257,7 @@ def _check_address(url: str) -> None:
         raise CommandError(ExitCode.USAGE, str(error)) from None
 
 
-def _text(ctx: CliContext, proposal: "InitProposal", folders: Sequence[Path]) -> str:
+def _text(ctx: CliContext, proposal: "InitProposal", folders: Sequence[Path], max_draft_tokens: int | None) -> str:
     """The configuration, read back as `twd up` would read it."""
     from twd.cli.init.proposal import settings_of
     from twd.settings.show import dump_settings
@@ -235,6 +265,9 @@ def _text(ctx: CliContext, proposal: "InitProposal", folders: Sequence[Path]) ->
     dirs = [str(path_of(folder).absolute()) for folder in folders]
     try:
         settings = settings_of(proposal, dirs)
+        if max_draft_tokens:
+            speculation = msgspec.structs.replace(settings.speculation, max_draft_tokens=max_draft_tokens)
+            settings = msgspec.structs.replace(settings, speculation=speculation)
         if (bus := _settings(ctx).bus).url:  # the machines that were found are there
             settings = msgspec.structs.replace(settings, bus=bus)
         text = HEAD + (f"# {proposal.why}\n" if proposal.why else "") + dump_settings(settings)

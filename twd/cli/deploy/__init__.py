@@ -1,0 +1,1 @@
+"""`twd deploy`: twd on other machines, by ssh."""

@@ -1,0 +1,115 @@
+"""Runs on the other machine, by its own Python: installs the wheels of a tar stream beside what is there.
+
+It uses the standard library alone. Arguments: the folder of all versions, and the name of the new one. A version is a
+folder of its own with an environment of its own; it appears whole or not at all.
+"""
+
+import base64
+import csv
+import hashlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+START = """#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+exec "$here/python3" -P -m twd "$@"
+"""
+
+
+def main(base: str, name: str) -> None:
+    """Install standard input as the version `name` below `base`."""
+    versions = Path(base) / "versions"
+    versions.mkdir(parents=True, exist_ok=True, mode=0o755)
+    for stale in versions.glob(".new-*"):
+        if not alive(int(stale.name.partition("-")[2])):
+            shutil.rmtree(stale, ignore_errors=True)
+    fresh = versions / f".new-{os.getpid()}"
+    try:
+        fill(fresh)
+        if (versions / name).exists():  # somebody else was faster
+            return
+        fresh.rename(versions / name)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def fill(folder: Path) -> None:
+    """Make the environment, and put all wheels into it."""
+    site = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    site.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    python = os.path.realpath(sys.executable)
+    (folder / "bin" / "python3").symlink_to(python)
+    (folder / "pyvenv.cfg").write_text(f"home = {os.path.dirname(python)}\ninclude-system-site-packages = false\n")
+    seen = 0
+    with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
+        for member in tar:
+            data = tar.extractfile(member)
+            if data is None or not member.name.endswith(".whl"):
+                raise SystemExit(f"{member.name} is no wheel")
+            install(io.BytesIO(data.read()), member.name, site, folder / "bin")
+            seen += 1
+    if not seen:
+        raise SystemExit("no wheel arrived")
+    start = folder / "bin" / "twd"
+    start.write_text(START)
+    start.chmod(0o755)
+
+
+def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
+    """Unpack one wheel; each file must have the hash that the wheel's list names."""
+    with zipfile.ZipFile(wheel) as archive:
+        (record,) = [one for one in archive.namelist() if one.endswith(".dist-info/RECORD")]
+        hashes = {row[0]: row[1] for row in csv.reader(io.StringIO(archive.read(record).decode())) if row}
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            data = archive.read(info)
+            if info.filename != record and hashes.get(info.filename) != digest(data):
+                raise SystemExit(f"{name}: {info.filename} has another hash than the wheel says")
+            put(info.filename, data, site, scripts)
+
+
+def digest(data: bytes) -> str:
+    """The hash of a file, as lists of wheels write it."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
+
+
+def put(path: str, data: bytes, site: Path, scripts: Path) -> None:
+    """Write one file of a wheel where it belongs."""
+    parts = PurePosixPath(path).parts
+    folder = site
+    if parts[0].endswith(".data") and len(parts) > 2:
+        if parts[1] not in ("purelib", "platlib", "scripts"):
+            return
+        folder, parts = (scripts if parts[1] == "scripts" else site), parts[2:]
+    if ".." in parts or path.startswith("/"):
+        raise SystemExit(f"{path} leads out of its folder")
+    target = folder.joinpath(*parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(data)
+    if folder == scripts or ".so" in target.name:
+        target.chmod(0o755)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+        raise SystemExit(f"the installation failed: {error}") from None
