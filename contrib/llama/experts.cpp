@@ -393,15 +393,32 @@ int Cache::uses(uint64_t * into, int count) {
     return int(experts_.size());
 }
 
-double Cache::replay(double half_life, uint64_t budget) {
-    std::vector<uint32_t> trace;
-    {
-        std::lock_guard<std::mutex> lock(mutex_);
-        const size_t count = std::min(traced_, TRACE);
-        for (size_t i = 0; i < count; ++i) {
-            trace.push_back(trace_[(traced_ - count + i) % TRACE]);
+// The latest choices, from the beginning of a pass on.
+std::vector<uint32_t> Cache::latest(uint64_t passes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const size_t count = std::min(traced_, TRACE);
+    size_t first = count;
+    int above = -1;
+    for (uint64_t begun = 0; first > 0 && begun < passes; --first) {
+        const uint32_t entry = trace_[(traced_ - count + first - 1) % TRACE];
+        if (entry & VISIT) {
+            const int layer = layer_of_[entry & ~VISIT];
+            begun += above >= 0 && layer >= above; // the entry belongs to the pass before
+            if (begun == passes) {
+                break;
+            }
+            above = layer;
         }
     }
+    std::vector<uint32_t> found;
+    for (size_t i = first; i < count; ++i) {
+        found.push_back(trace_[(traced_ - count + i) % TRACE]);
+    }
+    return found;
+}
+
+double Cache::replay(double half_life, uint64_t budget, uint64_t passes, double counted) {
+    const std::vector<uint32_t> trace = latest(passes);
     const Memory memory{std::max(half_life, 0.25)};
     std::vector<Expert> experts(experts_.size());
     std::set<std::pair<double, int>> held;
@@ -415,7 +432,7 @@ double Cache::replay(double half_life, uint64_t budget) {
             layer_now = layer;
         }
         Expert & expert = experts[index];
-        const bool counts = i >= trace.size() / 4; // before, the cache fills
+        const bool counts = double(i) >= double(trace.size()) * (1 - counted); // before, the cache fills
         asked += counts;
         hits += counts && expert.held;
         if (expert.held) {
@@ -461,7 +478,8 @@ GGML_BACKEND_API int twd_experts_uses(void * cache, uint64_t * into, int count);
 GGML_BACKEND_API int twd_experts_foresee(void * cache, const int32_t * layers, const int32_t * numbers, int count);
 GGML_BACKEND_API void twd_experts_set_budget(void * cache, uint64_t bytes);
 GGML_BACKEND_API void twd_experts_set_half_life(void * cache, double passes);
-GGML_BACKEND_API double twd_experts_replay(void * cache, double half_life, uint64_t budget);
+GGML_BACKEND_API double twd_experts_replay(void * cache, double half_life, uint64_t budget, uint64_t passes,
+                                           double counted);
 GGML_BACKEND_API int twd_experts_forgive(void * cache, uint64_t * into);
 
 void * twd_experts_open(const int * files, int n_files, const twd_expert_matrix * matrices, int count, uint64_t budget,
@@ -501,8 +519,8 @@ void twd_experts_set_budget(void * cache, uint64_t bytes) { ((Cache *) cache)->s
 
 void twd_experts_set_half_life(void * cache, double passes) { ((Cache *) cache)->set_half_life(passes); }
 
-double twd_experts_replay(void * cache, double half_life, uint64_t budget) {
-    return ((Cache *) cache)->replay(half_life, budget);
+double twd_experts_replay(void * cache, double half_life, uint64_t budget, uint64_t passes, double counted) {
+    return ((Cache *) cache)->replay(half_life, budget, passes, counted);
 }
 
 int twd_experts_forgive(void * cache, uint64_t * into) { return ((Cache *) cache)->forgive(into); }

@@ -104,13 +104,14 @@ class Cache {
     void set_half_life(double passes);
     Numbers numbers();
     int uses(uint64_t * into, int count);
-    // The share of hits if uses had counted half after so many passes, over the latest choices.
-    double replay(double half_life, uint64_t budget);
+    // The share of hits if uses had counted half after so many passes, in the `counted` last part of the latest passes.
+    double replay(double half_life, uint64_t budget, uint64_t passes, double counted);
     int forgive(uint64_t * into);
 
   private:
     bool counting_only() const { return files_.empty(); }
     std::atomic<int> & left(int expert, int number) { return left_[size_t(expert) * MATRICES + number]; }
+    std::vector<uint32_t> latest(uint64_t passes);
     bool arrived(int expert, const Layer & layer);
     void fetch(const std::vector<int> & missing);
     bool find_room(uint64_t needed, double worth_below, std::vector<int> & leave);

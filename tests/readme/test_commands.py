@@ -51,6 +51,7 @@ NOT_RUN = {
     "twd pull ollama://llama3.2:1b": HUB,
     "twd pull https://example.org/m.gguf": HUB,
     "twd inspect qwen3:32b-q4_k_m --plan": HUB,
+    "twd moe bench": "asks for minutes; tests/cli/moe/test_bench.py has it with short answers",
     "twd up --demo --moe": "writes a file of 700 MB; tests/speculator/targets/test_streamed.py serves such a one",
     "twd swarm seed big.gguf --token SECRET": SWARM,
     PULL: SWARM,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from groups import memory_group
+
+from twd.bench.memory_group import memory_group
 
 CTX = 1024
 PROMPT = "Once upon a time there was a small machine that wanted to be a large one, and so it"

@@ -65,7 +65,7 @@ def test_experts_get_what_dense_weights_and_the_cache_leave(layout: ExpertLayout
 
 
 def test_too_little_memory_is_refused_with_numbers(layout: ExpertLayout) -> None:
-    with pytest.raises(TwdError, match=r"needs 400 MiB: 200 MiB dense weights, 24 MiB KV cache, 128 MiB .*390 MiB are"):
+    with pytest.raises(TwdError, match=r"needs 416 MiB: 200 MiB dense weights, 24 MiB KV cache, 128 MiB .*390 MiB are"):
         expert_budget(layout, ExpertWish(), here(390))
     with pytest.raises(TwdError, match="moe_memory_gb grants 64 MiB for experts, which is below one layer's") as caught:
         expert_budget(layout, ExpertWish(memory=64 * MIB), here(9000))

@@ -115,7 +115,9 @@ def bench(
     from twd.wire.job import Sampling
 
     seed = 20_261 if temperature else None
-    plan = BenchPlan(_prompts(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds)
+    plan = BenchPlan(
+        prompts_of(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds
+    )
     result = asyncio.run(_measure(ctx, model, plan, quiet=as_json))
     if as_json:
         click.echo(json.dumps(result.document))
@@ -147,7 +149,8 @@ def _check_writable(path: Path) -> None:
         raise click.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="--plot") from None
 
 
-def _prompts(file: str | None, kinds: tuple[str, ...]) -> "list[BenchPrompt]":
+def prompts_of(file: str | None, kinds: tuple[str, ...] = ()) -> "list[BenchPrompt]":
+    """The prompts of a file, one a line; without one, our own, of these kinds if any are named."""
     from twd.bench.prompts import KINDS, PROMPTS, BenchPrompt
     from twd.wire.job import ChatMessage
 

@@ -9,6 +9,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "summary": ("twd.cli.moe.summary:summary", "What a mixture weighs, or what a profile tells."),
     "plan": ("twd.cli.moe.plan:plan_command", "Where experts should lie, and how quick that would be."),
     "profile": ("twd.cli.moe.profile:profile_command", "Count which experts a model uses."),
+    "bench": ("twd.cli.moe.bench:bench_command", "How fast a mixture writes, what was in memory, what was read."),
     "defuse": ("twd.cli.moe.convert:defuse", "Write each expert as tensors of its own."),
     "fuse": ("twd.cli.moe.convert:fuse", "Write all experts of a layer as one tensor, as llama.cpp wants them."),
 }

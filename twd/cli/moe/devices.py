@@ -1,7 +1,6 @@
 """The devices that a mixture could lie on, with measured speeds; those are kept for a day."""
 
 import asyncio
-import os
 import threading
 import time
 from pathlib import Path
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 FRESH_S: Final = 86_400.0
 """After so long, speeds are measured again."""
-DISK_SAMPLES: Final = 24
-DISK_PIECE: Final = 2 << 20
 RTT_SAMPLES: Final = 5
 CONNECT_S: Final = 2.0
 CARD_RTT_S: Final = 20e-6
@@ -84,11 +81,12 @@ def _speeds(
     ctx: CliContext, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool
 ) -> MeasuredSpeeds:
     about = [sorted(card.name for card in cards), workers, model.stat().st_dev]
-    path = ctx.home.cache / file_name("moe-device-scores", about)
+    path = ctx.home.cache / file_name("moe-speeds", about)
     kept = None if refresh else recall(path, MeasuredSpeeds)
     if kept is not None and 0 <= time.time() - kept.at < FRESH_S:
         return kept
     from twd.engine.devices.speed import memory_speed
+    from twd.engine.experts.disk import disk_speed
 
     found = MeasuredSpeeds(
         at=time.time(),
@@ -121,19 +119,6 @@ def _memory_speed() -> float:
     for thread in threads:
         thread.join()
     return sample.nbytes * rounds * len(threads) / max(time.perf_counter() - began, 1e-6)
-
-
-def disk_speed(model: Path) -> float:
-    """Bytes a second of pieces read here and there in the model's file, without the system's copy of them."""
-    size = model.stat().st_size
-    pieces = [size * number // DISK_SAMPLES for number in range(DISK_SAMPLES)]
-    with model.open("rb", buffering=0) as file:
-        read, began = 0, time.perf_counter()
-        for offset in pieces[::2] + pieces[1::2]:
-            if hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(file.fileno(), offset, DISK_PIECE, os.POSIX_FADV_DONTNEED)
-            read += len(os.pread(file.fileno(), DISK_PIECE, offset))
-    return read / max(time.perf_counter() - began, 1e-6)
 
 
 async def _round_trip(address: str) -> float:

@@ -8,7 +8,7 @@ from twd.engine.host_memory.limits import gib
 from twd.wire.failures import FailureCode, TwdError
 
 _SPARE_SHARE: Final = 0.05
-_SPARE_LEAST: Final = 48 << 20
+_SPARE_LEAST: Final = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def adapted_budget(budget: int, held: int, free: int, bounds: tuple[int, int], r
     """
     least, most = bounds
     room = free - (budget - held)
-    if room < reserve // 2:
+    if room < reserve * 3 // 4:
         return max(least, budget - (reserve - room))
     if room > 2 * reserve:
         return min(most, budget + room - 2 * reserve)

@@ -15,6 +15,7 @@ from twd.engine.library import find_ggml, ggml, llama
 from twd.wire.failures import FailureCode, TwdError
 
 _READERS: Final = 8
+_REPLAYED: Final = 2000
 _NAMES: Final = (
     "asked",
     "hits",
@@ -122,10 +123,11 @@ class NativeExperts:
         """After how many passes a use counts half: few keep the latest used experts, many the most used."""
         self._call("twd_experts_set_half_life", [ctypes.c_double], None, passes)
 
-    def replay(self, half_life: float, budget: int) -> float:
-        """The share of hits that the latest choices would have had."""
-        types: list[type] = [ctypes.c_double, ctypes.c_uint64]
-        return float(self._call("twd_experts_replay", types, ctypes.c_double, half_life, budget))
+    def replay(self, half_life: float, budget: int, passes: int = _REPLAYED, counted: float = 0.75) -> float:
+        """The share of hits that choices of the latest passes would have had, in the `counted` last part of them."""
+        types: list[type] = [ctypes.c_double, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_double]
+        values = (half_life, budget, passes, counted)
+        return float(self._call("twd_experts_replay", types, ctypes.c_double, *values))
 
     def foresee(self, layers: npt.NDArray[np.int32], numbers: npt.NDArray[np.int32]) -> int:
         """Ask for experts that may be wanted soon. Returns how many of them are read now."""

@@ -21,7 +21,7 @@ from twd.wire.failures import FailureCode, TwdError
 _log = logging.getLogger("twd.engine.experts")
 HALF_LIVES: Final = (1.0, 8.0, 64.0, 512.0, 4096.0)
 """How long a use counts, in passes, from "the latest used" to "the most used". A replay chooses one."""
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.25
 _PASSES: Final = 100
 _BETTER: Final = 0.003
 
