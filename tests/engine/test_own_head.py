@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.slices.recipes import VOCABULARY, recipe
+from tests.engine.slices.recipes import VOCABULARY, Weights, recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import VerifyResult, Window
 from twd.engine.heads.head import OwnHead, own_head
@@ -70,6 +70,29 @@ def test_its_guesses_change_no_word(path: Path, model: NativeModel, sampling: Sa
         assert text(guessed) == text(write(plain, sampling)) == text(write(model, sampling))
     finally:
         plain.close()
+
+
+def all_knowing(name: str, values: Weights) -> Weights:
+    """Weights with which the target looks at its last token alone, and the head does as the target."""
+    if name.endswith(("ssm_out.weight", "attn_output.weight", "ffn_down.weight")):
+        return np.zeros_like(values)
+    if name.endswith("nextn.eh_proj.weight"):
+        return np.eye(*values.shape, dtype=np.float32)
+    return np.ones_like(values) if "norm" in name else values
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_a_head_that_knows_is_right(sampling: Sampling, tmp_path: Path) -> None:
+    """So it reads the right token and the right noise at each place."""
+    path = recipe("qwen35 with a head").write(tmp_path / "model.gguf", change=all_knowing)
+    loaded = load(path)
+    try:
+        guessed = write(loaded, sampling, 3)
+        assert len(guessed) <= COUNT / 4 + 2
+        assert text(guessed) == text(write(loaded, sampling))
+        assert len(set(text(guessed))) > 3
+    finally:
+        loaded.close()
 
 
 def test_it_reads_a_text_in_pieces_as_at_once(model: NativeModel) -> None:

@@ -5,6 +5,7 @@ models (its program `test-llama-archs`), made smaller, and with eight layers.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,10 @@ import numpy.typing as npt
 
 VOCABULARY: Final = 96
 _FILE: Final = Path(__file__).with_name("recipes.json")
+
+
+Weights = npt.NDArray[np.float32]
+Change = Callable[[str, Weights], Weights]
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,15 @@ class Recipe:
     def layers(self) -> int:
         return int(self.fields["block_count"][1])
 
-    def write(self, path: Path, seed: int = 5) -> Path:
+    def write(self, path: Path, seed: int = 5, change: Change = lambda name, values: values) -> Path:
+        """Write the model; `change` gives the weights of a tensor another value."""
         writer = gguf.GGUFWriter(path, self.architecture)
         writer.add_tokenizer_model("no_vocab")
         for name, (kind, value) in self.fields.items():
             _add(writer, name if name.startswith("general.") else f"{self.architecture}.{name}", kind, value)
         dice = np.random.default_rng(seed)
         for name, shape in self.tensors.items():
-            writer.add_tensor(name, _weights(dice, name, shape))
+            writer.add_tensor(name, change(name, _weights(dice, name, shape)))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -74,7 +80,7 @@ def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
         writer.add_key_value(key, value, gguf.GGUFValueType[kind])
 
 
-def _weights(dice: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _weights(dice: np.random.Generator, name: str, shape: tuple[int, ...]) -> Weights:
     """Random weights of a size at which a token's logits depend on all that was before."""
     values = dice.standard_normal(shape)
     if name.endswith("ssm_a"):
