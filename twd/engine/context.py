@@ -160,6 +160,9 @@ class _Batch:
 class Context:
     """A llama.cpp context: the KV cache of some sequences of one model, and the passes that use it."""
 
+    _reads_both = False
+    """Whether passes read tokens and states, and not one of them."""
+
     def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self.model = model
         self.settings = settings
@@ -205,16 +208,15 @@ class Context:
         self.threads = threads
         llama.llama_set_n_threads(self.handle, threads, threads)
 
-    def decode(self, rows: BatchTokens, states: Logits | None = None, *, both: bool = False) -> None:
+    def decode(self, rows: BatchTokens, states: Logits | None = None) -> None:
         """Compute one forward pass. If it fails, `rollback` can remove everything it left in the KV cache.
 
-        `states` (contiguous, `n_embd` floats for each token) are used instead of the tokens' embeddings; with `both`,
-        beside them.
+        `states` (contiguous, `n_embd` floats for each token) are used instead of the tokens' embeddings.
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
         with self.model.experts or nullcontext():
-            code = llama.llama_decode(self.handle, self._batch.fill(rows, states, both=both))
+            code = llama.llama_decode(self.handle, self._batch.fill(rows, states, both=self._reads_both))
         if code:
             raise _decode_error(code, len(rows))
 

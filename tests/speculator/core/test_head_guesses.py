@@ -46,9 +46,11 @@ class HeadedTarget(FakeTarget):
             text.append(token)
 
 
-def run(quality: float, prompts: Sequence[Sequence[int]] = (PROMPT,), **limits: object) -> tuple[Driver, HeadedTarget]:
+def run(
+    quality: float, prompts: Sequence[Sequence[int]] = (PROMPT,), *, ngram: bool = True
+) -> tuple[Driver, HeadedTarget]:
     target = HeadedTarget(quality=quality)
-    driver = Driver(make_core(target, head_ms=HEAD_MS, **limits), target)
+    driver = Driver(make_core(target, head_ms=HEAD_MS, ngram=ngram), target)
     for number, prompt in enumerate(prompts):
         driver.submit(job(name=f"j{number}", max_tokens=COUNT), list(prompt))
     driver.run()

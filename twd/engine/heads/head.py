@@ -54,6 +54,8 @@ class GuessingHead(Protocol):
 class _HeadContext(Context):
     """A context that computes the head's layers alone. Its sessions share one buffer: nobody needs exact guesses."""
 
+    _reads_both = True
+
     def __init__(self, target: Context) -> None:
         self._target = target
         wanted = replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
@@ -99,7 +101,7 @@ class OwnHead:
         for start in range(0, len(tokens), size):
             part = BatchTokens()
             part.add(slot, at + start, tokens[start : start + size], output_from=size)
-            self._context.decode(part, np.ascontiguousarray(before[start : start + size]), both=True)
+            self._context.decode(part, np.ascontiguousarray(before[start : start + size]))
         for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
             self._hidden[slot, (at + row) % _KEPT] = rows[row]
         self._ends[slot] = at + len(tokens)
@@ -136,7 +138,7 @@ class OwnHead:
     def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
         rows = BatchTokens()
         rows.add(slot, at, [token])
-        self._context.decode(rows, np.ascontiguousarray(state[None]), both=True)
+        self._context.decode(rows, np.ascontiguousarray(state[None]))
         row = ctypes.c_float * self._width
         after = np.ctypeslib.as_array(row.from_address(hidden_row(self._context.handle, 0)))
         return self._context.logits(0).copy(), after.copy()
