@@ -59,6 +59,8 @@ class Window:
     """With `scores`: also sample the token after the last one."""
     ends: bool = False
     """With `scores`: also score the end of the text after the last token."""
+    guesses: int = 0
+    """How many tokens the target's own head, if it has one, should guess behind the tokens that are picked."""
 
 
 class Score(NamedTuple):
@@ -93,6 +95,12 @@ class VerifyResult:
     """For a window with `scores`: one for each token after the committed ones; with `ends`, one more for the end."""
     replay: int = 0
     """How many accepted tokens must be computed again with the next window."""
+    guesses: list[int] = field(default_factory=list)
+    """What the target's own head guesses behind `tokens`."""
+    sure: list[float] = field(default_factory=list)
+    """How sure it is of each guess."""
+    aside_ms: float = 0.0
+    """The milliseconds in which the head read and guessed, which are no part of the pass."""
 
 
 class Target(Protocol):

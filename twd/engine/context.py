@@ -132,11 +132,12 @@ class _Batch:
         self.struct.seq_id = self.id_rows.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         self.struct.logits = self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def fill(self, rows: BatchTokens, states: Logits | None = None) -> ctypes.Structure:
+    def fill(self, rows: BatchTokens, states: Logits | None = None, *, both: bool = False) -> ctypes.Structure:
+        """`both`: tokens and states go in, as a head reads them."""
         count = len(rows)
         self.struct.n_tokens = count
         self.tokens[:count] = rows.tokens
-        self.struct.token = self._token_pointer if states is None else None
+        self.struct.token = self._token_pointer if states is None or both else None
         self.struct.embd = None if states is None else states.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         self.positions[:count] = rows.positions
         if states is not None:
@@ -159,12 +160,15 @@ class _Batch:
 class Context:
     """A llama.cpp context: the KV cache of some sequences of one model, and the passes that use it."""
 
+    _reads_both = False
+    """Whether passes read tokens and states, and not one of them."""
+
     def __init__(self, model: LoadedGguf, settings: ContextSettings) -> None:
         self.model = model
         self.settings = settings
         self.threads = settings.threads or usable_cores()
         self._types = kv_type(settings.type_k), kv_type(settings.type_v)
-        require_memory(_kv_bytes(model, settings), f"the KV cache of {settings.parallel} x {settings.ctx_size} tokens")
+        require_memory(self._cache_bytes(), f"the KV cache of {settings.parallel} x {settings.ctx_size} tokens")
         last_errors()
         handle = llama.llama_init_from_model(model.handle, self._parameters())
         if not handle:
@@ -195,6 +199,10 @@ class Context:
         parameters.no_perf = True
         return parameters  # type: ignore[no-any-return]
 
+    def _cache_bytes(self) -> int:
+        """The memory for its KV cells and recurrent states."""
+        return _kv_bytes(self.model, self.settings)
+
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from the next pass on. Do not call it during a pass."""
         self.threads = threads
@@ -208,7 +216,7 @@ class Context:
         if self.on_pass is not None:
             self.on_pass(len(rows))
         with self.model.experts or nullcontext():
-            code = llama.llama_decode(self.handle, self._batch.fill(rows, states))
+            code = llama.llama_decode(self.handle, self._batch.fill(rows, states, both=self._reads_both))
         if code:
             raise _decode_error(code, len(rows))
 

@@ -10,9 +10,10 @@ from twd.chat.template import ChatTemplate
 from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
-from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, ContextSettings
+from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.heads.head import GuessingHead, own_head
 from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
@@ -24,6 +25,7 @@ from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
+from twd.wire.failures import TwdError
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 _log = logging.getLogger("twd.engine")
@@ -58,6 +60,8 @@ class LoadPlan:
     """Most drafts of one window. If memory allows, a recurrent state gets this many snapshots."""
     test: bool = True
     """Run the self-test (windows against single steps) and measure the time of passes."""
+    head: bool = False
+    """Use the model's own head (multi-token prediction), if its file has one."""
     timed: bool = False
     """Measure the time of passes also if `test` is off."""
     memory: Path | None = None
@@ -147,7 +151,11 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
     not depend on which machine holds a layer."""
     if plan.pool is None:
         return ModelLoadOptions(
-            path=plan.path, gpu_layers=plan.gpu_layers, use_mmap=plan.use_mmap, expert_bytes=plan.expert_bytes
+            path=plan.path,
+            gpu_layers=plan.gpu_layers,
+            use_mmap=plan.use_mmap,
+            head=plan.head,
+            expert_bytes=plan.expert_bytes,
         )
     return ModelLoadOptions(
         path=plan.path,
@@ -188,7 +196,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
             ctx_size=target.ctx_size,
             parallel=target.n_slots,
             can_rollback=target.can_rollback and not ready.refuses_drafts(plan),
-            note=_UNLIKE if ready.refuses_drafts(plan) else ready.undo.describe(),
+            note=_UNLIKE if ready.refuses_drafts(plan) else _note(ready),
         )
         template = ChatTemplate.of(plan.template or model.chat_template, model.vocab)
         model.vocab.warm()
@@ -210,6 +218,13 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
     )
 
 
+def _note(ready: _Ready) -> str:
+    """What status tells of how drafts are made and undone."""
+    head = ready.target.head
+    told = f"its own head guesses, {head.step_ms:.2f} ms each" if head is not None else ""
+    return "; ".join(filter(None, (ready.undo.describe(), told)))
+
+
 def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
     """Make a context and measure it. `kernels`: whether the plan may rely on our own kernels."""
     exact = exact_plan(
@@ -219,12 +234,22 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
     context, undo = open_undoable(model, exact.settings, plan.drafts_max)
     exact = replace(exact, settings=context.settings)
     try:
-        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo)
+        head = _head(context) if undo.works else None
+        target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo, head=head)
         exactness, cost = _measure(plan, exact, target, progress)
     except BaseException:
         context.close()
         raise
     return _Ready(exact, target, exactness, cost, undo)
+
+
+def _head(context: Context) -> GuessingHead | None:
+    """The model's own head. One that cannot be used is left aside."""
+    try:
+        return own_head(context)
+    except TwdError as error:
+        _log.warning("the model's own head is left aside: %s", error)
+        return None
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:

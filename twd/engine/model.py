@@ -39,6 +39,8 @@ class ModelLoadOptions:
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
     """Name patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
+    head: bool = False
+    """Load the model's own head (multi-token prediction), too, if the file has one."""
     from_disk: bool = False
     """The weights need not fit in memory: they are read from the mapped file when needed, and never copied."""
     expert_bytes: int = 0
@@ -59,6 +61,7 @@ class LoadedGguf:
         self.ctx_train: int = llama.llama_model_n_ctx_train(handle)
         self.n_embd: int = llama.llama_model_n_embd(handle)
         self.n_layer: int = llama.llama_model_n_layer(handle)
+        self.head_layers = info.head_layers if settings.head else 0
         self.offloads = offloads(settings)
         self.repacked = repacks(settings, info)
         self.experts: ExpertStream | None = None
@@ -182,6 +185,7 @@ def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Stru
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
     parameters.use_extra_bufts = repacks(settings, info)
     parameters.vocab_only = settings.vocab_only
+    parameters.load_mtp = settings.head and info.head_layers > 0
     keep: list[object] = []
     if settings.devices:
         handles = (ctypes.c_void_p * (len(settings.devices) + 1))(*(d.handle for d in settings.devices), None)

@@ -8,6 +8,7 @@ from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, score, verify_window
 from twd.engine.context import BatchTokens, CacheLayout, Context
+from twd.engine.heads.seat import GuessingHead, HeadSeat
 from twd.engine.rollback.undo import CellUndo, Undo
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
@@ -60,7 +61,13 @@ class LocalTarget:
     in_flight = 1
 
     def __init__(
-        self, context: Context, *, rows_min: int = 1, can_rollback: bool = True, undo: Undo | None = None
+        self,
+        context: Context,
+        *,
+        rows_min: int = 1,
+        can_rollback: bool = True,
+        undo: Undo | None = None,
+        head: GuessingHead | None = None,
     ) -> None:
         settings = context.settings
         self.context = context
@@ -82,6 +89,7 @@ class LocalTarget:
         self._sessions: dict[int, _Session] = {}
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
+        self.head = None if self.trees or not can_rollback else HeadSeat.of(head)
 
     def fix_rows(self, rows: int) -> None:
         """From now on, compute `rows` tokens in every pass. If any token of a pass needs logits, all get them."""
@@ -91,6 +99,8 @@ class LocalTarget:
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from the next pass on."""
         self.context.use_threads(threads)
+        if self.head is not None:
+            self.head.use_threads(threads)
 
     def tell_passes(self, told: Callable[[int], None]) -> None:
         """Call `told` with n_tokens before each pass. One `collect` may need several passes."""
@@ -141,6 +151,8 @@ class LocalTarget:
     def shutdown(self) -> None:
         """Free the context."""
         self._sessions.clear()
+        if self.head is not None:
+            self.head.close()
         self.context.close()
 
     def _prepare(self, windows: list[Window], verdicts: list[VerifyResult]) -> tuple[dict[int, _Job], list[Window]]:
@@ -211,6 +223,8 @@ class LocalTarget:
         except TwdError:
             self._fed[slot] = self._undo.repair(slot, at)
             raise
+        if self.head is not None:
+            self.head.read(slot, at, tokens, len(rows), 0)
         self._fed[slot] = at + len(tokens)
         if padding:
             self._settle(slot)
@@ -227,13 +241,33 @@ class LocalTarget:
             for part in one.parts:
                 self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             return [_failed(job.window, error) for job in active]
+        began = {job.window.slot: self._fed[job.window.slot] for job in active}
         verdicts = [self._judge(job, starts[job.window.slot] + job.before) for job in active]
+        if self.head is not None:
+            for verdict in verdicts:
+                self._read(self.head, verdict, began[verdict.slot], len(rows), starts[verdict.slot])
         for slot, end in ends.items():
             if end > self._fed[slot]:
                 self._settle(slot)
         for verdict in verdicts:
             verdict.replay = len(self._slots[verdict.slot].tokens) - self._fed[verdict.slot]
+        if self.head is not None:
+            for job, verdict in zip(active, verdicts, strict=True):
+                self._guess(self.head, job.window, verdict)
         return verdicts
+
+    def _read(self, head: HeadSeat, verdict: VerifyResult, begin: int, rows: int, start: int) -> None:
+        """Let the head read the tokens of a window that count. `start`: the first of them in the batch of `rows`."""
+        tokens = self._slots[verdict.slot].tokens[begin : self._fed[verdict.slot]]
+        verdict.aside_ms += head.read(verdict.slot, begin, tokens, rows, start)
+
+    def _guess(self, head: HeadSeat, window: Window, verdict: VerifyResult) -> None:
+        """Let the head guess what follows the token that was picked."""
+        ends = not verdict.tokens or verdict.tokens[-1] in self._end_tokens
+        if not window.guesses or ends or verdict.failure is not None or verdict.scores:
+            return
+        text = [*self._slots[verdict.slot].tokens, verdict.tokens[-1]]
+        head.guess(verdict, text, window.guesses, self._sessions[verdict.slot].sampler)
 
     def _rows(self, one: ForwardBatch, jobs: dict[int, _Job]) -> tuple[BatchTokens, dict[int, int], dict[int, int]]:
         """The batch of a pass; for each slot the index of its first token in the batch; for each slot its end position,

@@ -227,6 +227,7 @@ class SpeculationConfig(SettingSection, frozen=True):
         Auto | Annotated[int, Meta(ge=1, le=16)], about("Passes under way at once over a ring.")
     ] = "auto"
     ngram: Annotated[NgramConfig, about("Drafts without a model.")] = NgramConfig()
+    own_head: Annotated[bool, about("Let the head in the model's file guess (multi-token prediction).")] = True
     fallback_on_draft_failure: Annotated[bool, about("Go on without drafts when drafters fail; off: fail the job.")] = (
         True
     )

@@ -197,7 +197,8 @@ class Runner:
             return
         window, began = self._timed
         if any((one.slot, one.epoch, one.at) == (window.slot, window.epoch, window.at) for one in verdicts):
-            self._cost.observe(len(window.tokens), (now - began) * 1000)
+            aside_ms = sum(one.aside_ms for one in verdicts)
+            self._cost.observe(len(window.tokens), (now - began) * 1000 - aside_ms)
             self._timed = None
 
     def _close_slots(self) -> None:

@@ -5,8 +5,9 @@ models (its program `test-llama-archs`), made smaller, and with eight layers.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,10 @@ VOCABULARY: Final = 96
 _FILE: Final = Path(__file__).with_name("recipes.json")
 
 
+Weights = npt.NDArray[np.float32]
+Change = Callable[[str, Weights], Weights]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What one model is made of."""
@@ -25,19 +30,27 @@ class Recipe:
     architecture: str
     fields: dict[str, tuple[str, Any]]
     tensors: dict[str, tuple[int, ...]]
+    vocabulary: tuple[Callable[[gguf.GGUFWriter], None], ...] = ()
 
     @property
     def layers(self) -> int:
         return int(self.fields["block_count"][1])
 
-    def write(self, path: Path, seed: int = 5) -> Path:
+    def write(
+        self, path: Path, seed: int = 5, change: Change = lambda name, values: values, speaks: Path | None = None
+    ) -> Path:
+        """Write the model. `change` gives the weights of a tensor another value; `speaks`: a model whose vocabulary it
+        gets."""
+        if speaks is not None:
+            return _speaking(self, speaks).write(path, seed, change)
         writer = gguf.GGUFWriter(path, self.architecture)
-        writer.add_tokenizer_model("no_vocab")
+        for add in self.vocabulary or (_no_vocabulary,):
+            add(writer)
         for name, (kind, value) in self.fields.items():
             _add(writer, name if name.startswith("general.") else f"{self.architecture}.{name}", kind, value)
         dice = np.random.default_rng(seed)
         for name, shape in self.tensors.items():
-            writer.add_tensor(name, _weights(dice, name, shape))
+            writer.add_tensor(name, change(name, _weights(dice, name, shape)))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -67,6 +80,33 @@ def _known() -> dict[str, Any]:
     return known
 
 
+def _no_vocabulary(writer: gguf.GGUFWriter) -> None:
+    writer.add_tokenizer_model("no_vocab")
+
+
+def _speaking(one: Recipe, source: Path) -> Recipe:
+    """The recipe with the vocabulary and the chat template of another model."""
+    fields = [
+        field for key, field in gguf.GGUFReader(source).fields.items() if key.startswith(("tokenizer.", "general.name"))
+    ]
+    size = next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
+    tensors = {
+        name: (size, *shape[1:]) if name in ("token_embd.weight", "output.weight") else shape
+        for name, shape in one.tensors.items()
+    }
+    return Recipe(
+        one.architecture,
+        {**one.fields, "vocab_size": ("UINT32", size)},
+        tensors,
+        tuple(partial(_copy_field, field=field) for field in fields),
+    )
+
+
+def _copy_field(writer: gguf.GGUFWriter, field: gguf.ReaderField) -> None:
+    inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+    writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+
+
 def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
     if isinstance(value, list):
         writer.add_key_value(key, value, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType[kind])
@@ -74,7 +114,7 @@ def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
         writer.add_key_value(key, value, gguf.GGUFValueType[kind])
 
 
-def _weights(dice: np.random.Generator, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _weights(dice: np.random.Generator, name: str, shape: tuple[int, ...]) -> Weights:
     """Random weights of a size at which a token's logits depend on all that was before."""
     values = dice.standard_normal(shape)
     if name.endswith("ssm_a"):

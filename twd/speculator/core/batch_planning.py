@@ -10,6 +10,7 @@ from twd.drafting.history_ngram import HistoryNgram
 from twd.drafting.window_value import Cost, best_cut
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode, lay_out
+from twd.speculator.core.head_guesses import guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
 from twd.speculator.core.window_size import common_width, expected_tokens, worth_waiting
@@ -217,10 +218,18 @@ class StepPlanner:
             at, tokens = nodes[0].at, guesses
         else:
             at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
-        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tuple(parents) if parents else None))
+        asked = self._asked(session, nodes)
+        tree = tuple(parents) if parents else None
+        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tree, guesses=asked))
         plan.rows += len(tokens)
         session.inflight_windows.append(InFlightWindow(at, nodes, parents))
         session.spec_stats.passes += 1
+
+    def _asked(self, session: Session, nodes: list[DraftNode]) -> int:
+        """Returns how many tokens the target's head should guess behind a window."""
+        if not self._limits.head_ms or not self._limits.can_rollback:
+            return 0
+        return guesses_wanted(session, nodes, self._cost, self._limits.head_ms, self._limits.max_window)
 
     def _plan_prefill(self, plan: NextStep, sessions: Sequence[Session]) -> None:
         """Add chunks of the prompts, oldest first. At least half of the rows of a pass are for prompts, however wide
@@ -249,7 +258,9 @@ class StepPlanner:
         count = min(rows, session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
-        plan.windows.append(Window(session.slot, session.epoch, session.fed, chunk, None, picks=last, committed=count))
+        asked = self._asked(session, []) if last else 0
+        window = Window(session.slot, session.epoch, session.fed, chunk, None, last, count, guesses=asked)
+        plan.windows.append(window)
         session.inflight_windows.append(InFlightWindow(session.fed, [], None, picks=last))
         session.fed += count if not last else session.unfed
         session.spec_stats.passes += last

@@ -23,7 +23,7 @@ from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.output_coalescing import add, may_wait
 from twd.speculator.core.pipelining import PipelinePlanner
-from twd.speculator.core.session import NGRAM, PreparedRequest, Session
+from twd.speculator.core.session import HEAD, NGRAM, PreparedRequest, Session
 from twd.speculator.core.telling import failed, finished, opened, started, take_scores
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
@@ -323,6 +323,8 @@ class SpeculatorCore:
             self._void(session)
         if len(session.tokens) >= self.limits.ctx_size and end is None:
             end = session.cut()
+        if verdict.guesses and end is None:
+            session.tree.add(HEAD, len(session.tokens), session.hashes[-1], verdict.guesses, verdict.sure)
         if end is None:
             self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])

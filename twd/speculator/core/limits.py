@@ -49,6 +49,8 @@ class SpeculatorLimits:
     can_rollback: bool = True
     undo: UndoCost | None = None
     """The cost of undoing wrong drafts, where that costs more than a pass; None: nothing."""
+    head_ms: float = 0.0
+    """The milliseconds of one guess of the target's own head; 0: it has none."""
     ngram: bool = True
     ngram_match: int = MIN_MATCH
     recall_tokens: int = 0

@@ -30,9 +30,9 @@ from twd.wire.job import (
 from twd.wire.judging import TokensAgreed
 from twd.wire.prefix import EMPTY, extend
 
-NGRAM, PREDICTION, GRAMMAR, RECALL = "ngram", "prediction", "grammar", "recall"
-OWN = frozenset([NGRAM, PREDICTION, GRAMMAR, RECALL])
-"""Draft sources inside the speculator, which cost almost nothing."""
+NGRAM, PREDICTION, GRAMMAR, RECALL, HEAD = "ngram", "prediction", "grammar", "recall", "head"
+OWN = frozenset([NGRAM, PREDICTION, GRAMMAR, RECALL, HEAD])
+"""Draft sources inside the speculator. All but the target's own head cost almost nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         undo=undo.cost,
         prefill_rows=max(PROMPT_ROWS, target.window_max),
         tree=target.trees,
+        head_ms=target.head.step_ms if target.head is not None else 0.0,
         can_rollback=native.facts.can_rollback,
         score_rows=target.window_max,
         consensus=settings.consensus.policy if settings.consensus.policy != "off" and undo.cost is None else "",
@@ -163,10 +164,11 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        plan = replace(load_plan(name, model, memory), gpu_layers=layers)
+        head = settings.speculation.enabled and settings.speculation.own_head
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers, head=head)
         experts = _expert_bytes(model, layers)
         if experts:
-            native = load_native(replace(plan, use_mmap=True, expert_bytes=experts), progress)
+            native = load_native(replace(plan, use_mmap=True, expert_bytes=experts, head=False), progress)
         else:
             native = _load_whole(plan, MemoryCare(model, settings), progress)
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))

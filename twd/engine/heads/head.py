@@ -1,0 +1,166 @@
+"""A head of the target's own file (multi-token prediction): it guesses tokens from the target's hidden states.
+
+It runs in a second context of the same model. At each position it reads the token there and the hidden state of the
+token before. It never decides anything: its guesses are verified like those of any drafter.
+"""
+
+import ctypes
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+import numpy as np
+
+from twd.decoding.window import Sampler
+from twd.engine.context import BatchTokens, CacheLayout, Context, Logits
+from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows
+from twd.engine.library import llama
+from twd.wire.failures import FailureCode, TwdError
+
+_KEPT: Final = 128
+"""How many of the last hidden states of a slot are kept: it may go back by a window."""
+_ROUNDS: Final = 3
+
+
+class GuessingHead(Protocol):
+    """What a target wants of a head."""
+
+    step_ms: float
+    """The milliseconds of one guess."""
+
+    def pass_rows(self, count: int) -> Logits:
+        """The hidden states of the target's last pass, which had `count` tokens: a view that the next pass
+        overwrites."""
+        ...
+
+    def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
+        """Read tokens of a slot from position `at` on, with the target's hidden states of them."""
+        ...
+
+    def guess(self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler) -> tuple[list[int], list[float]]:
+        """The next tokens behind `tokens`, of which the head has read all but the last; and how sure it is of each."""
+        ...
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with this number of threads from now on."""
+        ...
+
+    def close(self) -> None:
+        """Free the memory. A second call does nothing."""
+        ...
+
+
+class _HeadContext(Context):
+    """A context that computes the head's layers alone. Its sessions share one buffer: nobody needs exact guesses."""
+
+    _reads_both = True
+
+    def __init__(self, target: Context) -> None:
+        self._target = target
+        wanted = replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
+        super().__init__(target.model, wanted)
+
+    def _parameters(self) -> ctypes.Structure:
+        parameters = super()._parameters()
+        parameters.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
+        parameters.ctx_other = self._target.handle
+        return parameters
+
+    def _cache_bytes(self) -> int:
+        info = self.model.info
+        return super()._cache_bytes() // max(info.kv_layers, 1) * info.head_layers
+
+
+class OwnHead:
+    """The head of one target. For the target's thread only."""
+
+    def __init__(self, target: Context) -> None:
+        settings = target.settings
+        self._target = target
+        self._width = int(llama.llama_model_n_embd_out(target.model.handle))
+        self._context = _HeadContext(target)
+        self._ends = [0] * settings.parallel
+        """For each slot, how many tokens the head has read."""
+        self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
+        give_hidden_rows(target.handle, outputs_only=False)
+        give_hidden_rows(self._context.handle, outputs_only=True)
+        self.step_ms = self._measured()
+
+    def pass_rows(self, count: int) -> Logits:
+        address = hidden_rows(self._target.handle)
+        if not address:
+            raise TwdError(FailureCode.INTERNAL, "the last pass gave no hidden states")
+        row = ctypes.c_float * (self._width * count)
+        return np.ctypeslib.as_array(row.from_address(address)).reshape(count, self._width)
+
+    def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
+        self._back(slot, at if at <= self._ends[slot] else 0)  # llama.cpp refuses gaps
+        before = np.concatenate((self._hidden[slot, (at - 1) % _KEPT][None], rows[: len(tokens) - 1]))
+        size = self._context.settings.ubatch
+        for start in range(0, len(tokens), size):
+            part = BatchTokens()
+            part.add(slot, at + start, tokens[start : start + size], output_from=size)
+            self._context.decode(part, np.ascontiguousarray(before[start : start + size]))
+        for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
+            self._hidden[slot, (at + row) % _KEPT] = rows[row]
+        self._ends[slot] = at + len(tokens)
+
+    def guess(self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler) -> tuple[list[int], list[float]]:
+        """The same, picked with the session's own sampler, and so with its noise."""
+        at = self._ends[slot]
+        guesses: list[int] = []
+        sure: list[float] = []
+        if at != len(tokens) - 1:
+            return guesses, sure
+        text, state = list(tokens), self._hidden[slot, (at - 1) % _KEPT]
+        try:
+            for step in range(count):
+                logits, state = self._step(slot, at + step, text[-1], state)
+                token = sampler.pick(logits, text)
+                guesses.append(token)
+                sure.append(_share(logits, token))
+                text.append(token)
+        finally:
+            self._back(slot, at)
+        return guesses, sure
+
+    def use_threads(self, threads: int) -> None:
+        self._context.use_threads(threads)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def _back(self, slot: int, position: int) -> None:
+        self._context.rollback(slot, position)
+        self._ends[slot] = min(self._ends[slot], position)
+
+    def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
+        rows = BatchTokens()
+        rows.add(slot, at, [token])
+        self._context.decode(rows, np.ascontiguousarray(state[None]))
+        row = ctypes.c_float * self._width
+        after = np.ctypeslib.as_array(row.from_address(hidden_row(self._context.handle, 0)))
+        return self._context.logits(0).copy(), after.copy()
+
+    def _measured(self) -> float:
+        taken = []
+        for _ in range(_ROUNDS):
+            began = time.perf_counter()
+            self._step(0, 0, 0, self._hidden[0, 0])
+            taken.append((time.perf_counter() - began) * 1000)
+            self._back(0, 0)
+        return min(taken)
+
+
+def own_head(context: Context) -> OwnHead | None:
+    """The head of a context's model; None if its file has none that was loaded, or llama.cpp cannot run it."""
+    if not context.model.head_layers or not heads_available():
+        return None
+    return OwnHead(context)
+
+
+def _share(logits: Logits, token: int) -> float:
+    """The probability of a token."""
+    top = float(logits.max())
+    return float(np.exp(logits[token] - top) / np.exp(logits - top).sum())
