@@ -12,7 +12,6 @@ from twd.cli.doctor.programs import EngineBuild
 from twd.cli.engine import command
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.setup.engine import recipe
 
 
 def build(**more: object) -> EngineBuild:
@@ -34,7 +33,7 @@ def build(**more: object) -> EngineBuild:
 def test_advice_is_a_command(
     monkeypatch: pytest.MonkeyPatch, found: EngineBuild, tools: set[str], advised: list[str]
 ) -> None:
-    monkeypatch.setattr(command.shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in tools else None)
     assert [line.partition("  #")[0] for line in command.advice(found, "1.0")] == advised
 
 
@@ -51,7 +50,7 @@ def test_what_is_here_in_words_and_as_json(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_cannot_be_built_here_is_refused_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe.shutil, "which", lambda name: "g++" if name == "g++" else None)
+    monkeypatch.setattr("shutil.which", lambda name: "g++" if name == "g++" else None)
     error = CliRunner().invoke(app, ["engine", "install", "--backend", "cuda"], standalone_mode=False).exception
     assert isinstance(error, CommandError)
     assert "CUDA toolkit" in str(error)

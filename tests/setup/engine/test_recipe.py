@@ -1,5 +1,6 @@
 """How llama.cpp is built: options by backend, and what keeps a machine from building."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from twd.setup.engine import recipe
 
 @pytest.mark.parametrize("backend", recipe.BACKENDS)
 def test_a_backend_is_known_by_its_options(backend: str) -> None:
-    own = recipe.cmake_of(backend, recipe.platform.machine())
+    own = recipe.cmake_of(backend, platform.machine())
     assert recipe.backend_named_by(own) == backend
     assert recipe.backend_named_by([option.upper() for option in own]) == backend
 
@@ -44,8 +45,8 @@ def test_what_compiles_it_is_pinned() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"g++"}
-    monkeypatch.setattr(recipe.shutil, "which", lambda name: name if name in there else None)
-    monkeypatch.setattr(recipe.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert recipe.obstacle("native", ()) == ""
     assert "CUDA toolkit" in recipe.obstacle("cuda", ())
     assert "lacks avx2, f16c, fma" in recipe.obstacle("portable", {"sse2"})

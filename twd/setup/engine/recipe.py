@@ -23,7 +23,7 @@ KERNEL_FILES: Final = (".cmake", ".cpp", ".h")
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd"
 
 
-class Backend(NamedTuple):
+class EngineBackend(NamedTuple):
     """One way to build the engine."""
 
     cmake: tuple[str, ...]
@@ -35,12 +35,16 @@ class Backend(NamedTuple):
 
 
 BACKENDS: Final = {
-    "native": Backend((), "", "", "for this very processor, the quickest one without a card"),
-    "portable": Backend(PORTABLE_X86, "", "", "for any processor with AVX2 (nearly all since 2013), or any 64-bit ARM"),
-    "cuda": Backend(("-DGGML_CUDA=on",), "nvcc", "install NVIDIA's CUDA toolkit", "NVIDIA cards"),
-    "rocm": Backend(("-DGGML_HIP=on",), "hipcc", "install AMD's ROCm with hipcc", "AMD cards"),
-    "vulkan": Backend(("-DGGML_VULKAN=on",), "glslc", "install the Vulkan SDK (libvulkan-dev, glslc)", "any card"),
-    "metal": Backend(("-DGGML_METAL=on",), "xcrun", "install Xcode's command line tools", "Macs"),
+    "native": EngineBackend((), "", "", "for this very processor, the quickest one without a card"),
+    "portable": EngineBackend(
+        PORTABLE_X86, "", "", "for any processor with AVX2 (nearly all since 2013), or any 64-bit ARM"
+    ),
+    "cuda": EngineBackend(("-DGGML_CUDA=on",), "nvcc", "install NVIDIA's CUDA toolkit", "NVIDIA cards"),
+    "rocm": EngineBackend(("-DGGML_HIP=on",), "hipcc", "install AMD's ROCm with hipcc", "AMD cards"),
+    "vulkan": EngineBackend(
+        ("-DGGML_VULKAN=on",), "glslc", "install the Vulkan SDK (libvulkan-dev, glslc)", "any card"
+    ),
+    "metal": EngineBackend(("-DGGML_METAL=on",), "xcrun", "install Xcode's command line tools", "Macs"),
 }
 CARDS: Final = {"nvidia-smi": "cuda", "rocm-smi": "rocm"}
 """Tools that come with a card's driver, and the build that computes there."""
