@@ -135,3 +135,19 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TwdError, match="TWD_HOME"):
         StateFolder(tmp_path / "file" / "home").prepare()
+
+
+def test_a_folder_that_a_newer_version_wrote_is_left_whole(tmp_path: Path) -> None:
+    home = StateFolder(tmp_path / "state")
+    home.prepare()
+    home.prepare()
+    newer = '{"format":99,"written_by":"7.0.0","more":[1]}'
+    (home.path / "format.json").write_text(newer)
+    before = sorted(home.path.rglob("*"))
+    with pytest.raises(TwdError, match=r"is of twd 7\.0\.0 \(form 99\).*twd upgrade"):
+        home.prepare()
+    assert (home.path / "format.json").read_text() == newer
+    assert sorted(home.path.rglob("*")) == before
+    (home.path / "format.json").write_text("junk")
+    with pytest.raises(TwdError, match="nobody knows whether this version"):
+        home.prepare()

@@ -157,7 +157,7 @@ def test_a_machine_without_a_copy_fetches_its_layers(machines: tuple[Machine, Ma
     for name in (TARGET, OTHER):
         (second.folder / "models" / name).unlink()
     first.run(POOL, **SPLIT)
-    invite(first, second)
+    let_in(first, second)
     second.run(LENDS)
     wait_until(lambda: both_make_text(first), "a text comes from layers on both machines", 240)
     assert not list((second.folder / "models").iterdir())

@@ -33,6 +33,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
     "engine": ("twd.cli.engine.command:engine", "Which build of llama.cpp is here; another one."),
+    "upgrade": ("twd.cli.upgrade.command:upgrade", "A newer version takes over; it goes back by itself."),
+    "rollback": ("twd.cli.upgrade.command:rollback", "The version before takes over again."),
     "service": ("twd.cli.service.command:service", "twd as a service of the system: install, status."),
     "run": ("twd.cli.run:run_command", "One service alone, in this process."),
     "doctor": ("twd.cli.doctor.command:doctor", "Look at everything, and say what mends what is wrong."),

@@ -20,7 +20,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
 from twd.kit.wording import count
 from twd.pools.state import PoolState, StageState, forecast
-from twd.pools.transfers import TransfersView, TransferState
+from twd.pools.transfers import TransferState, TransfersView
 from twd.pools.view import PoolsView
 from twd.process import platform
 from twd.process.run_service import StopRequests

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+import twd
 from twd.private_file import write_private
 from twd.process import platform
 from twd.wire.failures import FailureCode, TwdError
@@ -14,6 +15,8 @@ from twd.wire.reading import NONSENSE
 
 RESOLVED_VARIABLE: Final = "TWD_RESOLVED"
 """The environment variable with the path of the resolved settings, for child processes."""
+FORMAT: Final = 1
+"""The form of everything in a state folder; raised when an older program could not read what a newer one writes."""
 LOCK_PATIENCE_S: Final = 0.5
 RECORD_PATIENCE_S: Final = 1.0
 
@@ -59,6 +62,13 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
         return f"pid {self.pid}{where}"
 
 
+class FolderFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """Names the form of a state folder, and the version that wrote it."""
+
+    format: int
+    written_by: str = ""
+
+
 class AlreadyRunning(TwdError):
     """Raised when another supervisor holds this state folder."""
 
@@ -97,12 +107,35 @@ class StateFolder:
         self.models = path / "models"
         self._lock_file = self.run / "lock"
         self._instance_file = self.run / "instance.json"
+        self._format_file = path / "format.json"
+
+    def check_format(self) -> None:
+        """Raise TwdError for a state folder that a newer version wrote; nothing in it is touched."""
+        try:
+            found = msgspec.json.decode(self._format_file.read_bytes(), type=FolderFormat)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # whoever writes there says what is wrong
+            return
+        except (OSError, *NONSENSE) as error:
+            text = f"{self._format_file} cannot be read, so nobody knows whether this version can use {self.path}"
+            raise TwdError(FailureCode.UNSUPPORTED, f"{text}: {error}") from None
+        if found.format > FORMAT:
+            text = f"{self.path} is of twd {found.written_by} (form {found.format}); this is twd {twd.__version__}"
+            more = f"which knows form {FORMAT}. It is left as it is"
+            mend = "`twd upgrade` brings a newer program, TWD_HOME names another folder"
+            raise TwdError(FailureCode.UNSUPPORTED, f"{text}, {more}; {mend}")
+
+    def _write_format(self) -> None:
+        if not self._format_file.exists():
+            written = FolderFormat(format=FORMAT, written_by=twd.__version__)
+            write_private(self._format_file, msgspec.json.encode(written))
 
     def prepare(self) -> None:
         """Make the folders, readable for this user only."""
+        self.check_format()
         try:
             for folder in (self.path, self.logs, self.run, self.cache, self.models):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._write_format()
         except OSError as error:
             raise TwdError(
                 FailureCode.BAD_REQUEST,

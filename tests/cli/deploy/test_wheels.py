@@ -124,5 +124,5 @@ def test_a_folder_without_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="there are no wheels"):
         bundle_of(tmp_path, tmp_path / "cache")
     (tmp_path / "click-8-py3-none-any.whl").write_bytes(b"")
-    with pytest.raises(CommandError, match="has no wheel of aiohttp"):
+    with pytest.raises(CommandError, match=r"has no wheel of .*aiohttp"):
         bundle_of(tmp_path, tmp_path / "cache")

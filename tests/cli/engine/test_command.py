@@ -1,7 +1,6 @@
 """`twd engine`: what is here, and what would be better."""
 
 import json
-import shutil
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ def build(**more: object) -> EngineBuild:
 def test_advice_is_a_command(
     monkeypatch: pytest.MonkeyPatch, found: EngineBuild, tools: set[str], advised: list[str]
 ) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in tools else None)
     assert [line.partition("  #")[0] for line in command.advice(found, "1.0")] == advised
 
 
@@ -51,7 +50,7 @@ def test_what_is_here_in_words_and_as_json(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_cannot_be_built_here_is_refused_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: "g++" if name == "g++" else None)
+    monkeypatch.setattr("shutil.which", lambda name: "g++" if name == "g++" else None)
     error = CliRunner().invoke(app, ["engine", "install", "--backend", "cuda"], standalone_mode=False).exception
     assert isinstance(error, CommandError)
     assert "CUDA toolkit" in str(error)

@@ -18,7 +18,14 @@ ROOMY = MachineFacts(cores=8, threads=16, total=64 * GIB, available=60 * GIB, sw
 def info(tmp_path_factory: pytest.TempPathFactory) -> GgufInfo:
     """A model of 8 GiB, with 8192 tokens of context of 64 KiB each."""
     small = inspect(write(tmp_path_factory.mktemp("tune") / "m.gguf"))
-    shape = {"layers": 32, "kv_heads": 4, "key_length": 128, "value_length": 128, "context_length": 8192}
+    shape = {
+        "layers": 32,
+        "kv_layers": 32,
+        "kv_heads": 4,
+        "key_length": 128,
+        "value_length": 128,
+        "context_length": 8192,
+    }
     weights = {"layer_bytes": [GIB // 4] * 32, "other_bytes": 0, "size_bytes": 8 * GIB}
     return replace(small, **shape, **weights)  # type: ignore[arg-type]
 

@@ -1,7 +1,6 @@
 """How llama.cpp is built: options by backend, and what keeps a machine from building."""
 
 import platform
-import shutil
 from pathlib import Path
 
 import pytest
@@ -46,8 +45,8 @@ def test_what_compiles_it_is_pinned() -> None:
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"g++"}
-    monkeypatch.setattr(shutil, "which", lambda name: name if name in there else None)
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("shutil.which", lambda name: name if name in there else None)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert recipe.obstacle("native", ()) == ""
     assert "CUDA toolkit" in recipe.obstacle("cuda", ())
     assert "lacks avx2, f16c, fma" in recipe.obstacle("portable", {"sse2"})

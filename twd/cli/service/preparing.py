@@ -21,6 +21,7 @@ from twd.settings.show import given_by
 from twd.setup.units.kept_secrets import kept_secrets
 from twd.setup.units.plan import AGENT, FULL, SYSTEM_STATE, UnitPlaces, UnitPlan, launchd_places, systemd_places
 from twd.setup.units.system import LocalSystem
+from twd.setup.versions.folder import VersionsFolder
 
 HOMES: Final = ("/home", "/root", "/Users", "/var/root")
 NOT_HANDED_ON: Final = ("home",)
@@ -84,7 +85,10 @@ def _load(ctx: CliContext, machine: LocalSystem, config: str | None, places: Uni
 
 
 def own_program() -> tuple[str, tuple[str, ...]]:
-    """Return the program that a service starts, and its first arguments."""
+    """Return the program that a service starts, and its first arguments. Of many versions, the one in use then."""
+    versions = VersionsFolder.of_program()
+    if versions is not None:
+        return str(versions.program()), ()
     program = Path(sys.executable).with_name("twd")
     if program.is_file():
         return str(program), ()

@@ -23,7 +23,7 @@ KERNEL_FILES: Final = (".cmake", ".cpp", ".h")
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd"
 
 
-class BuildKind(NamedTuple):
+class EngineBackend(NamedTuple):
     """One way to build the engine."""
 
     cmake: tuple[str, ...]
@@ -35,14 +35,16 @@ class BuildKind(NamedTuple):
 
 
 BACKENDS: Final = {
-    "native": BuildKind((), "", "", "for this very processor, the quickest one without a card"),
-    "portable": BuildKind(
+    "native": EngineBackend((), "", "", "for this very processor, the quickest one without a card"),
+    "portable": EngineBackend(
         PORTABLE_X86, "", "", "for any processor with AVX2 (nearly all since 2013), or any 64-bit ARM"
     ),
-    "cuda": BuildKind(("-DGGML_CUDA=on",), "nvcc", "install NVIDIA's CUDA toolkit", "NVIDIA cards"),
-    "rocm": BuildKind(("-DGGML_HIP=on",), "hipcc", "install AMD's ROCm with hipcc", "AMD cards"),
-    "vulkan": BuildKind(("-DGGML_VULKAN=on",), "glslc", "install the Vulkan SDK (libvulkan-dev, glslc)", "any card"),
-    "metal": BuildKind(("-DGGML_METAL=on",), "xcrun", "install Xcode's command line tools", "Macs"),
+    "cuda": EngineBackend(("-DGGML_CUDA=on",), "nvcc", "install NVIDIA's CUDA toolkit", "NVIDIA cards"),
+    "rocm": EngineBackend(("-DGGML_HIP=on",), "hipcc", "install AMD's ROCm with hipcc", "AMD cards"),
+    "vulkan": EngineBackend(
+        ("-DGGML_VULKAN=on",), "glslc", "install the Vulkan SDK (libvulkan-dev, glslc)", "any card"
+    ),
+    "metal": EngineBackend(("-DGGML_METAL=on",), "xcrun", "install Xcode's command line tools", "Macs"),
 }
 CARDS: Final = {"nvidia-smi": "cuda", "rocm-smi": "rocm"}
 """Tools that come with a card's driver, and the build that computes there."""

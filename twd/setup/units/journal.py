@@ -80,13 +80,19 @@ def _number(value: object) -> int:
 
 def journal_of(machine: LocalSystem, home: str) -> Journal | None:
     """Return the journal of the service whose state folder this is; None if no unit of ours names it."""
+    found = unit_of(machine, home)
+    return Journal(machine, *found) if found else None
+
+
+def unit_of(machine: LocalSystem, home: str) -> tuple[bool, str] | None:
+    """Return the unit whose state folder this is, and whether it is one of the machine."""
     wanted = f'Environment="TWD_HOME={home.replace("%", "%%")}"'
     for system in (True, False):
         for name in (FULL, AGENT):
             unit = systemd_places(name, system, machine.home, machine.root).unit
             try:
                 if wanted in unit.read_text(errors="replace").splitlines():
-                    return Journal(machine, system, unit.name)
+                    return system, unit.name
             except OSError:
                 continue
     return None

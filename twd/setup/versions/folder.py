@@ -31,13 +31,12 @@ class VersionsFolder:
     @classmethod
     def of_program(cls, executable: str = sys.executable) -> "VersionsFolder | None":
         """Return the installation that a Python belongs to; None for a checkout or an environment of somebody else."""
-        parts = Path(executable).absolute().parents
-        for folder in parts[2:4]:
-            if folder.name == "versions" and (folder.parent / "current").is_symlink():
-                return cls(folder.parent)
-            if (folder / "versions").is_dir() and (folder / "current").is_symlink():  # started by way of the link
-                return cls(folder)
-        return None
+        _, version, place, *above = Path(executable).absolute().parents
+        by_link = version.name == "current" and version.is_symlink() and (place / "versions").is_dir()
+        if by_link:
+            return cls(place)
+        inside = place.name == "versions" and above and (above[0] / "current").is_symlink()
+        return cls(above[0]) if inside else None
 
     def folder_of(self, version: str) -> Path:
         """Return the folder of a version; raises VersionProblem for a name that is none."""

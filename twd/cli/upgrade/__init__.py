@@ -1,0 +1,1 @@
+"""`twd upgrade` and `twd rollback`."""
