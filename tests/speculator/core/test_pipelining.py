@@ -12,7 +12,7 @@ from twd.speculator.core.pipelining import best_width, chunk_rows, groups, sessi
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.draft import DraftProposed
-from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation
+from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation, TokensAccepted
 from twd.wire.model import CostPoint
 from twd.wire.prefix import prefix_hash
 
@@ -90,6 +90,18 @@ def test_sure_guesses_fill_the_pipe_and_one_window_in_flight_means_one() -> None
         most[in_flight] = target.most
     assert most[1] == 1
     assert most[8] >= 3
+
+
+def test_every_right_guess_is_counted_also_the_first_of_a_window_that_follows() -> None:
+    target = FakePipeline(n_slots=1, in_flight=8)
+    driver = Driver(make_core(target, ngram=False), target, between=perfect)
+    driver.submit(job(max_tokens=60, ignore_eos=True, speculation=Speculation(window=1)), [5, 6, 7])
+    driver.run()
+    (end,) = [event for event in driver.told if isinstance(event, JobFinished)]
+    assert target.most >= 3
+    assert end.stats.checked == end.stats.taken >= 50
+    told = [event for event in driver.told if isinstance(event, TokensAccepted)]
+    assert sum(event.taken for event in told) == end.stats.taken
 
 
 @pytest.mark.parametrize("sessions", [2, 6, 20])

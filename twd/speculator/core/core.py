@@ -319,7 +319,11 @@ class SpeculatorCore:
         if place[1]:
             self.drafter_pool.measure(session, len(kept), (now - session.accepted_at) * 1000, guessed)
         session.accepted_at = now
-        if held < len(inflight.nodes) or not self._goes_on(session, verdict.tokens[-1]):
+        ahead = self._guess_behind(session) if held >= len(inflight.nodes) else None
+        follows = ahead is not None and ahead.token == verdict.tokens[-1]
+        if ahead is not None:
+            session.spec_stats.count([self._author(session, ahead)], int(follows))
+        if held < len(inflight.nodes) or (session.inflight_windows and not follows):
             self._void(session)
         if len(session.tokens) >= self.limits.ctx_size and end is None:
             end = session.cut()
@@ -329,7 +333,16 @@ class SpeculatorCore:
             self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
         drafter = guessed[0] if taken else ""
-        self._speak(session, replace(accepted, checked=len(inflight.nodes), taken=taken, drafter=drafter), now)
+        self._speak(
+            session,
+            replace(
+                accepted,
+                checked=len(inflight.nodes) + (ahead is not None),
+                taken=taken + follows,
+                drafter=drafter,
+            ),
+            now,
+        )
         if end is not None:
             self._finish(session, end, now)
             return
@@ -393,15 +406,16 @@ class SpeculatorCore:
     def _author(self, session: Session, node: DraftNode) -> str:
         return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
 
-    def _goes_on(self, session: Session, last: int) -> bool:
-        """Returns whether the next window in flight starts with the token that was picked."""
+    def _guess_behind(self, session: Session) -> DraftNode | None:
+        """Returns the first draft of the next window in flight, which the picked token verifies; None: there is none
+        at this place."""
         if not session.inflight_windows:
-            return True
+            return None
         following = session.inflight_windows[0]
-        if following.at != len(session.tokens) - 1 or following.nodes[0].token != last:
-            return False
-        following.nodes = following.nodes[1:]
-        return True
+        if following.at != len(session.tokens) - 1:
+            return None
+        first, following.nodes = following.nodes[0], following.nodes[1:]
+        return first
 
     def _void(self, session: Session) -> None:
         """A draft was wrong: start a new epoch and drop all windows in flight."""
