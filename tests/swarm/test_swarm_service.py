@@ -378,3 +378,21 @@ async def test_draft_models_of_the_settings_are_shared(tmp_path: Path) -> None:
         await world.ask(PullWanted(node=NodeId("b"), hash=listed.hash))
         await world.until(PullFinished)
         assert (world.home("b") / "models" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.model
+async def test_what_came_is_shared_though_the_rest_does_not_come(tmp_path: Path, real: Path) -> None:
+    quick = file_hash(real)
+    async with world_in(tmp_path) as world:
+        a, b = await world.machine("a"), await world.machine("b")
+        world.models("a", real, quick)
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await world.ask(PullWanted(node=NodeId("b"), hash=quick, layers=LayerRange(first=4, end=9)))
+        await world.until(PullFinished)
+        wanted = PullWanted(node=NodeId("b"), hash=quick, layers=LayerRange(first=0, end=99))
+        await world.ask(wanted)
+        (failed,) = await world.until(PullFailed)
+        assert isinstance(failed, PullFailed)
+        assert "out of range" in failed.failure.message
+        (shared,) = read_files(b.facts())
+        assert 8 <= shared.have < shared.units

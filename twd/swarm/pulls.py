@@ -178,9 +178,12 @@ class Pulls:
         return transfer
 
     def end_layers(self, transfer: Transfer) -> None:
-        """Give a transfer of layers no more sources."""
+        """Give a transfer of layers no more sources. What came is shared on, also of one that failed."""
         self._layered.remove(transfer)
-        self._teller.tell_seed(transfer.shared)
+        kept = Shared.kept(transfer.manifest, transfer.target) if transfer.shared.closed else None
+        if kept is not None:
+            self._library.add(kept)
+        self._teller.tell_seed(kept or transfer.shared)
 
     def go_on(self, folders: Iterable[Path]) -> None:
         """Continue the transfers that were running when the service ended."""

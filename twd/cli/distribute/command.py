@@ -64,7 +64,8 @@ def distribute(
     by_ssh = asked or workers_by_ssh(ctx.settings.pool, nodes)
     if not nodes and not by_ssh:
         return _nobody(method)
-    over = OverSsh(file, cast(Method, method), token or ctx.settings.swarm.token, options, _piece(ctx))
+    swarm = ctx.settings.swarm
+    over = OverSsh(file, cast(Method, method), token or swarm.token, options, swarm.piece_size_mib)
     if dry_run:
         for facts in nodes:
             click.echo(f"{facts.node}: its swarm service pulls {file.name}")
@@ -100,7 +101,3 @@ def workers_by_ssh(pool: "PoolConfig", nodes: "Sequence[NodeFacts]") -> list[Ssh
         for one in pool.workers
         if one.model_dir and one.host not in reached
     ]
-
-
-def _piece(ctx: CliContext) -> int:
-    return ctx.settings.swarm.piece_size_mib
