@@ -71,7 +71,7 @@ class PlacementDecided(Event, frozen=True, tag="twd.v1.placement.decided"):
     basis: str = ""
     """A digest of what it rests on: while that stays as it is, the next coordinator changes nothing."""
     fetches: list[Fetch] = []
-    """What must come first."""
+    """What must come before all of it can serve, or before the model goes to a better place."""
 
     @property
     def place(self) -> str:

@@ -163,10 +163,12 @@ def test_what_fits_serves_first_and_the_model_moves_when_the_rest_is_there() -> 
     (wish,) = pulls(done)
     assert wish.layers is not None
     assert "shed is left out" not in " ".join(pool.decided.notes)
+    assert pool.decided.fetches == pool.aim.fetches
     assert pool.turn() == []
     pool.has(SHED, wish.layers)
     pool.turn()
     assert SHED in {piece.node for piece in pool.decided.slices}
+    assert not pool.decided.fetches
     assert pool.turn() == []
 
 

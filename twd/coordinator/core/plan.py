@@ -58,7 +58,9 @@ def _best(wanted: WantedState, observed: ObservedState, model: WantedModel) -> P
     if aimed is not None and fetching.arrived(observed, model):
         return msgspec.structs.replace(aimed, fetches=[])
     now = decide(wanted, observed, model)
-    return aimed if aimed is not None and not fits(now) else now
+    if aimed is None or not fits(now):
+        return aimed or now
+    return msgspec.structs.replace(now, fetches=aimed.fetches)
 
 
 def _waits_for_better(observed: ObservedState, model: WantedModel, known: PlacementDecided) -> bool:
