@@ -169,12 +169,13 @@ async def test_who_has_another_certificate_hears_nothing(world: World) -> None:
     assert not world.store.load().machines
 
 
-async def test_an_address_that_leads_nowhere_is_passed_over(world: World) -> None:
+async def test_an_address_that_leads_nowhere_is_passed_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     token = await world.token(hosts=("127.0.0.2", "127.0.0.1"))
     stranger = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.3", 0)
     port = stranger.sockets[0].getsockname()[1]
     token = replace(token, addresses=(f"127.0.0.3:{port}", "localhost:1", token.addresses[1]))
     assert (await join(token, world.home(), SECOND)).url == f"tls://{token.addresses[2]}"
+    monkeypatch.setattr("twd.membership.joining.REACH_S", 0.3)
     dead = replace(token, addresses=("127.0.0.1:1",))
     with pytest.raises(CommandError, match="no broker answers at"):
         await join(dead, world.home("third"), NodeId("third"))
@@ -222,3 +223,13 @@ async def test_without_a_broker_that_runs_the_change_waits_and_that_is_told(worl
     world.child.end()
     with pytest.raises(TwdError, match="at its next start"):
         await reload_users(world.store, world.broker.address)
+
+
+async def test_many_that_join_at_the_same_time_all_get_in(world: World) -> None:
+    async def one(number: int) -> None:
+        name = NodeId(f"m{number}")
+        await join(await world.token(), world.home(name), name)
+
+    await asyncio.gather(*map(one, range(6)))
+    assert len(world.store.load().machines) == 6
+    assert {token.state(0) for token in world.store.load().tokens} == {"used"}

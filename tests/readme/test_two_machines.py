@@ -12,6 +12,8 @@ from tests.readme.printed import README, block_commands
 from tests.waiting import wait_until
 
 PAGE = README.parent / "docs" / "two-machines.md"
+BY_SSH = ["twd deploy --dry-run HOST", "twd deploy HOST"]
+"""Run by tests/cli/deploy."""
 COMMANDS = [
     "TWD_BUS_HOST=0.0.0.0 twd up -d",
     "twd token add > join.txt",
@@ -23,7 +25,7 @@ COMMANDS = [
 
 
 def test_the_page_says_what_is_run_here() -> None:
-    assert block_commands(PAGE) == COMMANDS
+    assert block_commands(PAGE) == [*COMMANDS[:-1], *BY_SSH, COMMANDS[-1]]
 
 
 @pytest.mark.e2e

@@ -32,6 +32,8 @@ DEFAULT_PORT: Final = 4222
 CORES_PER_THREAD: Final = 8
 TIMER_SLACK_NS: Final = 1_000_000
 READY_TIMEOUT_S: Final = 1.0
+SIGN_IN_S: Final = 10
+"""Seconds that a client on a busy machine may take to sign in."""
 TLS_TIMEOUT_S: Final = 5
 """Seconds that a client on a busy machine may take for a TLS handshake."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
@@ -172,7 +174,7 @@ class EmbeddedBroker:
         lines["tls"] = {"cert_file": file, "key_file": file, "min_version": "1.3", "timeout": TLS_TIMEOUT_S}
         lines["jetstream"] = {**store, "max_file_store": _CLAIMS_BYTES}
         users = json.dumps(self.users.file.name, ensure_ascii=False)
-        return f"{_rendered(lines)}authorization {{\n  include {users}\n}}\n"
+        return f"{_rendered(lines)}authorization {{\n  timeout: {SIGN_IN_S}\n  include {users}\n}}\n"
 
     def read_port(self) -> int | None:
         """Return the port on which the server listens, or None until it has written it.

@@ -20,6 +20,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.reply_decoding import read_answer
+from twd.kit.tasks import TaskGroup
 from twd.membership.roles import ALL_BUS_ROLES, JOINER, MEMBER
 from twd.private_file import write_private
 from twd.settings.identity import FILE_NAME, KEYS, Identity
@@ -29,9 +30,9 @@ from twd.wire.failures import FailureCode
 from twd.wire.node import JoinRequested, LeaveRequested, MembershipAnswered
 from twd.wire.routes import subject_of
 
-REACH_S: Final = 4.0
-ANSWER_S: Final = 15.0
-LET_IN_S: Final = 5.0
+REACH_S: Final = 10.0
+ANSWER_S: Final = 30.0
+LET_IN_S: Final = 20.0
 
 
 async def join(token: JoinToken, home: Path, node: NodeId) -> Identity:
@@ -79,15 +80,22 @@ def member_address(home: Path, identity: Identity) -> BusAddress:
 
 
 async def _reach(token: JoinToken, seed_file: Path) -> tuple[NatsBus, str]:
-    """Connect to the first address where the token's installation answers; the others are tried at the same time."""
+    """Connect to the first address where the token's installation answers; all are tried at the same time."""
     urls = [f"tls://{address}" for address in token.addresses]
-    tries = [_connect(url, token, seed_file) for url in urls]
-    results = await asyncio.gather(*tries, return_exceptions=True)
-    found = [(result, url) for result, url in zip(results, urls, strict=True) if isinstance(result, NatsBus)]
+    tasks = TaskGroup("join", lambda name, error: None)  # errors are raised below
+    tries = {tasks.start(url, _connect(url, token, seed_file)): url for url in urls}
+    try:
+        while waiting := [one for one in tries if not one.done()]:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if any(one.done() and not one.exception() for one in tries):
+                break
+    finally:
+        await tasks.close()
+    found = [(one.result(), url) for one, url in tries.items() if not one.cancelled() and not one.exception()]
     for bus, _ in found[1:]:
         await bus.close()
     if not found:
-        raise _unreachable([error for error in results if isinstance(error, BaseException)])
+        raise _unreachable([error for one in tries if (error := one.exception()) is not None])
     return found[0]
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from twd.bus.broker import BrokerUsers
 from twd.bus.permissions import ROLE_NAMES, Credential, render_user
-from twd.bus.seeds import read_or_draw
+from twd.bus.seeds import draw_raw, public_key_of, read_or_draw, seed_of
 from twd.membership.core import VERSION, Members, users_of
 from twd.membership.roles import JOINER, MEMBER
 from twd.private_file import write_private
@@ -92,8 +92,9 @@ class MemberStore:
         return sorted(folder.name for folder in self.keys.glob("*") if folder.is_dir())
 
     def _write_users(self, members: Members) -> None:
-        self.probe_file.unlink(missing_ok=True)
-        lines = [f'{{ nkey: {read_or_draw(self.probe_file)}, permissions: {{ publish: {{ deny: [">"] }} }} }}\n']
+        probe = seed_of(draw_raw())
+        write_private(self.probe_file, probe + b"\n")
+        lines = [f'{{ nkey: {public_key_of(probe)}, permissions: {{ publish: {{ deny: [">"] }} }} }}\n']
         for node in self.own_nodes():
             for role in OWN_ROLES:
                 key = read_or_draw(self.keys_of(node) / f"{role}.nk")

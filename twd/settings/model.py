@@ -250,8 +250,10 @@ class WorkerConfig(SettingSection, frozen=True):
     gpus: Annotated[tuple[GpuConfig, ...], about("Its devices; empty: what its agent or RPC worker tells.")] = ()
     rpc_port: Annotated[Port, about("Port of its RPC worker; used where no agent of it is on the bus.")] = 50052
     peer_port: Annotated[Port, about("Port of its agent.")] = 9191
-    ssh_user: Annotated[str, about("User for copies by ssh.")] = ""
-    model_dir: Annotated[str, about("Folder for models on that machine; `twd distribute` copies them there.")] = ""
+    ssh_user: Annotated[str, about("User for copies and for `twd deploy`, by ssh.")] = ""
+    model_dir: Annotated[
+        str, about("Folder for models there; `twd distribute` copies into it, `twd deploy` lets it be used.")
+    ] = ""
 
 
 class LlamaServerConfig(SettingSection, frozen=True):

@@ -15,6 +15,7 @@ import pytest
 from twd.cli.deploy import unpack
 from twd.cli.deploy.wheels import WheelBundle, _own_wheel, bundle_of, needs_of
 from twd.kit.errors import CommandError
+from twd.setup.versions.folder import VersionsFolder
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ def test_a_version_is_a_folder_with_an_environment_of_its_own(own: Path, tmp_pat
     assert place.startswith(str(version))
     assert (version / "bin" / "twd").stat().st_mode & 0o111
     assert [one.name for one in (tmp_path / "versions").iterdir()] == ["1-test"]
+    assert VersionsFolder(tmp_path).listed() == ["1-test"], "`twd upgrade` and `twd rollback` know it"
 
 
 def _changed(own: Path) -> bytes:

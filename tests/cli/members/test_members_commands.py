@@ -159,6 +159,7 @@ def test_a_token_that_cannot_be_used(text: str, told: str, capsys: Said, monkeyp
 def test_a_token_comes_from_a_file_or_a_variable(
     home: StateFolder, capsys: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("twd.membership.joining.REACH_S", 0.3)
     (home.path / "token").write_text(f"  {NOWHERE}\n")
     assert run(["join", "--token-file", str(home.path / "token")]) == ExitCode.BUS_DOWN
     monkeypatch.setenv("TWD_JOIN_TOKEN", NOWHERE)

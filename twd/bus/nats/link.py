@@ -159,7 +159,7 @@ async def _ignore(error: Exception) -> None:
     """Ignore: nats-py reports errors twice; those that end the connection also come by `_process_op_err`."""
 
 
-_REFUSED = re.compile(r"authori[sz]ation violation|authentication|user not found|account", re.IGNORECASE)
+_REFUSED = re.compile(r"authori[sz]ation violation|authentication(?! timeout)|user not found|account", re.IGNORECASE)
 
 
 def _explained(error: Exception, url: str) -> LinkError:
@@ -183,7 +183,7 @@ def _explained(error: Exception, url: str) -> LinkError:
             FailureCode.UNAUTHENTICATED,
             final=True,
         )
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or "authentication timeout" in text:
         return LinkError(f"the broker at {where} does not answer within {CONNECT_TIMEOUT_S:g} s")
     if isinstance(error, OSError | errors.UnexpectedEOF) or "empty response" in text:
         return LinkError(f"no broker answers at {where}: {text}")

@@ -13,6 +13,7 @@ from twd.settings.identity import Identity
 from twd.wire.reading import read_as
 
 CLOCK_TOLD_S: Final = 60
+SYSTEM_BASE: Final = "/opt/twd"
 ROOM_FACTOR: Final = 3
 """Free disk that is wanted, as a multiple of what is sent: the files, and the bytes that Python makes of them."""
 _OTHER_PYTHONS: Final = "python3 python3.14 python3.13 python3.12 python3.11"
@@ -30,13 +31,13 @@ say flags "$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null | cut -d
 say compiler "$(command -v c++ || command -v g++ || command -v clang++)"
 say systemd "$([ -d /run/systemd/system ] && echo yes)"
 say cards "$( (nvidia-smi -L 2>/dev/null; ls /dev/kfd 2>/dev/null) | head -n 16 | tr '\n' ';')"
-for name in PYTHONS; do
+for name in @PYTHONS@; do
   path=$(command -v "$name") || continue
   seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
   say python "$seen"
-  case "$seen" in "WANTED "*) break;; esac
+  case "$seen" in "@WANTED@ "*) break;; esac
 done
-base="BASE"; state="STATE"
+base="@BASE@"; state="@STATE@"
 say base "$base"
 say state "$state"
 say state_there "$([ -e "$state" ] && echo yes)"
@@ -46,6 +47,7 @@ say free_kb "$(df -Pk "$there" | tail -n 1 | awk '{print $4}')"
 disk=$(df -Pk "$there" | tail -n 1 | awk '{print $6}')
 say mount "$(awk -v d="$disk" '$2 == d {print $4}' /proc/mounts 2>/dev/null | tail -n 1)"
 say current "$(readlink "$base/current")"
+say previous "$(readlink "$base/previous")"
 say joined "$(base64 "$state/joined.json" 2>/dev/null | tr -d '\n')"
 say config "$(cksum < "$state/config.yaml" 2>/dev/null)"
 say ours "$(head -n 1 "$state/config.yaml" 2>/dev/null | grep -c 'twd deploy')"
@@ -76,6 +78,8 @@ class RemoteFacts:
     mount: frozenset[str] = frozenset()
     current: str = ""
     """The version that is there: the folder's name."""
+    previous: str = ""
+    """The one before it."""
     identity: Identity | None = None
     config_sum: str = ""
     config_ours: bool = False
@@ -102,10 +106,10 @@ def look_script(system_wide: bool, python: tuple[int, int]) -> str:
     """Return the script that looks at a machine, until it has found this Python; it changes nothing."""
     major, minor = python
     pythons = f"python{major}.{minor} {_OTHER_PYTHONS}"
-    base = "/opt/twd" if system_wide else "$HOME/.local/share/twd"
+    base = SYSTEM_BASE if system_wide else "$HOME/.local/share/twd"
     state = "/var/lib/twd" if system_wide else "${TWD_HOME:-$HOME/.twd}"
-    script = SCRIPT.replace("PYTHONS", pythons).replace("WANTED", f"{major} {minor}")
-    return script.replace("BASE", base).replace("STATE", state)
+    script = SCRIPT.replace("@PYTHONS@", pythons).replace("@WANTED@", f"{major} {minor}")
+    return script.replace("@BASE@", base).replace("@STATE@", state)
 
 
 def read_facts(said: str) -> RemoteFacts:
@@ -133,6 +137,7 @@ def read_facts(said: str) -> RemoteFacts:
         free_bytes=_number(told.get("free_kb", ""), 0) * 1024,
         mount=frozenset(told.get("mount", "").split(",")),
         current=told.get("current", "").rpartition("/")[2],
+        previous=told.get("previous", "").rpartition("/")[2],
         identity=_identity(told.get("joined", "")),
         config_sum=told.get("config", ""),
         config_ours=told.get("ours", "0") not in ("", "0"),

@@ -16,6 +16,7 @@ from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.scripts import (
     forget_script,
     install_script,
+    service_script,
     settings_script,
     start_script,
     switch_script,
@@ -33,6 +34,7 @@ SEND_S: Final = 1800.0
 TWD_S: Final = 120.0
 UNDO_S: Final = 60.0
 LEASE_S: Final = 30.0
+NO_SERVICE: Final = "no service could be made"
 
 
 class DeployHome(Protocol):
@@ -219,12 +221,27 @@ class HostDeployment:
                 return
             if replaced:
                 await self.shell.run(twd_script(self.facts, "down"), TWD_S)
+            if self.facts.systemd:
+                step.note = await self._serve()
+                if not step.note.startswith(NO_SERVICE):
+                    return
             result = await self.shell.run(start_script(self.facts), TWD_S)
             if result.code == ExitCode.ALREADY_RUNNING:
                 step.state = "unchanged"
                 return
             self._undo.append(("start", self._stop))
             _check(result)
+
+    async def _serve(self) -> str:
+        """Make the agent a service of systemd; returns in words what came of it."""
+        result = await self.shell.run(service_script(self.facts, self.plan.system_wide), TWD_S)
+        if result.code:
+            return f"{NO_SERVICE}, so it runs until the machine restarts: {_last_words(result)}"
+        self._undo.append(("service", self._unserve))
+        return "as a service of the machine" if self.plan.system_wide else "as a service of the user"
+
+    async def _unserve(self) -> None:
+        await self.shell.run(service_script(self.facts, self.plan.system_wide, "uninstall"), UNDO_S)
 
     async def _wait(self) -> None:
         with self.report.step("lease") as step:
@@ -244,8 +261,7 @@ class HostDeployment:
                 step.state = "taken back"
 
     async def _switch_back(self) -> None:
-        if self.facts.current:
-            _check(await self.shell.run(switch_script(self.facts, self.facts.current), UNDO_S))
+        _check(await self.shell.run(take_back_script(self.facts), UNDO_S))
 
     async def _uninstall(self) -> None:
         _check(await self.shell.run(take_back_script(self.facts, self.plan.bundle.name), UNDO_S))
@@ -264,8 +280,12 @@ class HostDeployment:
 
 def _check(result: RemoteResult) -> None:
     if result.code:
-        said = (result.errors.strip() or result.said.strip() or f"exit code {result.code}").splitlines()
-        raise DeployFailed(" ".join(said[-3:])[:600])
+        raise DeployFailed(_last_words(result))
+
+
+def _last_words(result: RemoteResult) -> str:
+    said = (result.errors.strip() or result.said.strip() or f"exit code {result.code}").splitlines()
+    return " ".join(said[-3:])[:600]
 
 
 def _quoted(text: str) -> str:

@@ -1,58 +1,64 @@
 """The scripts that run on the other machine. None holds a secret: those come over standard input."""
 
 import base64
+import re
 import shlex
 from importlib.resources import files
 from typing import Final
 
-from twd.cli.deploy.looking import RemoteFacts
+from twd.cli.deploy.looking import SYSTEM_BASE, RemoteFacts
 
-NOT_OVERWRITTEN: Final = 7
-"""The exit code where a file is in the way that somebody else wrote."""
 _INSTALL: Final = """
 set -e
 umask 022
-mkdir -p BASE
-PYTHON -c "$(echo SOURCE | base64 -d)" BASE NAME
+mkdir -p @BASE@
+@PYTHON@ -c "$(echo @SOURCE@ | base64 -d)" @BASE@ @NAME@
 """
+_LINK: Final = """
+link() {
+  if [ -z "$2" ]; then rm -f @BASE@/"$1"; return; fi
+  ln -sfn "versions/$2" @BASE@/".$1.new"
+  mv -T @BASE@/".$1.new" @BASE@/"$1" 2>/dev/null || { rm -f @BASE@/"$1"; mv @BASE@/".$1.new" @BASE@/"$1"; }
+}
+"""
+"""A link to a version changes in one step; an empty name removes it."""
 _SWITCH: Final = """
 set -e
-ln -sfn versions/NAME BASE/.current.new
-mv -T BASE/.current.new BASE/current 2>/dev/null || { rm -f BASE/current; mv BASE/.current.new BASE/current; }
+[ -z @OLD@ ] || link previous @OLD@
+link current @NAME@
 """
 _ON_PATH: Final = """
-bin="$HOME/.local/bin"
-if [ ! -e "$bin/twd" ] && [ ! -L "$bin/twd" ]; then mkdir -p "$bin" && ln -s BASE/current/bin/twd "$bin/twd"; fi
+if [ ! -e @BIN@/twd ] && [ ! -L @BIN@/twd ]; then mkdir -p @BIN@ && ln -s @BASE@/current/bin/twd @BIN@/twd; fi
 """
 _SETTINGS: Final = """
 set -e
 umask 077
-mkdir -p STATE
-cat > STATE/config.yaml.new
-mv STATE/config.yaml.new STATE/config.yaml
+mkdir -p @STATE@
+cat > @STATE@/config.yaml.new
+mv @STATE@/config.yaml.new @STATE@/config.yaml
 """
 _TWD: Final = """
-export TWD_HOME=STATE
-cd STATE
-exec BASE/current/bin/twd ARGUMENTS
-"""
+export TWD_HOME=@STATE@
+cd @STATE@
+exec @BASE@/current/bin/twd """
 _TAKE_BACK: Final = """
-rm -rf BASE/versions/NAME
-if [ -n OLD ]; then ln -sfn versions/OLD BASE/.current.new && mv -T BASE/.current.new BASE/current
-else
-  rm -f BASE/current
-  [ "$(readlink "$HOME/.local/bin/twd")" = BASE/current/bin/twd ] && rm -f "$HOME/.local/bin/twd"
-  rmdir BASE/versions BASE 2>/dev/null
+link current @OLD@
+link previous @BEFORE@
+"""
+_REMOVE: Final = """
+rm -rf @BASE@/versions/@NAME@
+if [ -z @OLD@ ]; then
+  [ "$(readlink @BIN@/twd)" = @BASE@/current/bin/twd ] && rm -f @BIN@/twd
+  rmdir @BASE@/versions @BASE@ 2>/dev/null
 fi
 true
 """
 
 
 def _filled(script: str, facts: RemoteFacts, **more: str) -> str:
-    words = {"BASE": facts.base, "STATE": facts.state, **more}
-    for word, value in words.items():
-        script = script.replace(word, shlex.quote(value))
-    return script
+    words = {"BASE": facts.base, "STATE": facts.state, "OLD": facts.current, "BEFORE": facts.previous, **more}
+    words["BIN"] = "/usr/local/bin" if facts.base == SYSTEM_BASE else f"{facts.home}/.local/bin"
+    return re.sub(r"@([A-Z]+)@", lambda found: shlex.quote(words[found[1]]), script)
 
 
 def install_script(facts: RemoteFacts, python: str, name: str) -> str:
@@ -64,7 +70,7 @@ def install_script(facts: RemoteFacts, python: str, name: str) -> str:
 
 def switch_script(facts: RemoteFacts, name: str) -> str:
     """Make a version that is there the current one."""
-    return _filled(_SWITCH, facts, NAME=name) + _filled(_ON_PATH, facts)
+    return _filled(_LINK + _SWITCH + _ON_PATH, facts, NAME=name)
 
 
 def settings_script(facts: RemoteFacts) -> str:
@@ -74,17 +80,22 @@ def settings_script(facts: RemoteFacts) -> str:
 
 def twd_script(facts: RemoteFacts, *arguments: str) -> str:
     """Run twd there."""
-    return _filled(_TWD, facts).replace("ARGUMENTS", shlex.join(arguments))
+    return _filled(_TWD, facts) + shlex.join(arguments) + "\n"
 
 
 def forget_script(facts: RemoteFacts, everything: bool) -> str:
     """Remove the settings that this run wrote; `everything`: the state folder, which was not there before."""
-    return _filled("rm -rf STATE\n" if everything else "rm -f STATE/config.yaml STATE/config.yaml.new\n", facts)
+    return _filled("rm -rf @STATE@\n" if everything else "rm -f @STATE@/config.yaml @STATE@/config.yaml.new\n", facts)
 
 
-def take_back_script(facts: RemoteFacts, name: str) -> str:
-    """Remove a version, and make the one before it the current one again."""
-    return _filled(_TAKE_BACK, facts, NAME=name, OLD=facts.current)
+def take_back_script(facts: RemoteFacts, name: str = "") -> str:
+    """Make the version from before the current one again, and remove `name`, if it is given."""
+    return _filled(_LINK + _TAKE_BACK + (_REMOVE if name else ""), facts, NAME=name)
+
+
+def service_script(facts: RemoteFacts, system_wide: bool, verb: str = "install") -> str:
+    """Make the agent a service there, or no longer: it starts with the machine, and is watched."""
+    return twd_script(facts, "service", verb, "--agent", "--system" if system_wide else "--user")
 
 
 def start_script(facts: RemoteFacts) -> str:

@@ -15,6 +15,8 @@ import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+COMPLETE = "twd-complete"
+"""A file in each version folder that is whole."""
 START = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 exec "$here/python3" -P -m twd "$@"
@@ -31,6 +33,7 @@ def main(base: str, name: str) -> None:
     fresh = versions / f".new-{os.getpid()}"
     try:
         fill(fresh)
+        (fresh / COMPLETE).write_text(f"{name}\n")
         if (versions / name).exists():  # somebody else was faster
             return
         fresh.rename(versions / name)
@@ -56,6 +59,7 @@ def fill(folder: Path) -> None:
     (folder / "bin").mkdir()
     python = os.path.realpath(sys.executable)
     (folder / "bin" / "python3").symlink_to(python)
+    (folder / "bin" / "python").symlink_to("python3")
     (folder / "pyvenv.cfg").write_text(f"home = {os.path.dirname(python)}\ninclude-system-site-packages = false\n")
     seen = 0
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
