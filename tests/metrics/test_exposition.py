@@ -87,14 +87,15 @@ def test_gauges_are_the_latest_word_of_the_leases() -> None:
         lease("speculator", node="other", **{**SPECULATOR, "exact": False}),
         lease("speculator", Health.STARTING, model="loading", ready=False),
         lease("edge", Health.DEGRADED),
+        lease("stage", model="m", moe_asked=100, moe_hits=50, moe_read_bytes=0, moe_waited_s=0.0),
     ]
     refresh(counting, leases, "1.2.3")
     told = samples(counting)
     assert told[key("twd_sessions", model="m")] == 4
     assert told[key("twd_queue_jobs", model="m")] == 6
     assert told[key("twd_kv_tokens", model="m")] == 200
-    assert told[key("twd_moe_experts_wanted", model="m")] == 16
-    assert told[key("twd_moe_experts_hit", model="m")] == 12
+    assert told[key("twd_moe_experts_wanted", model="m")] == 116
+    assert told[key("twd_moe_experts_hit", model="m")] == 62
     assert told[key("twd_moe_read_bytes", model="m")] == 2048
     assert told[key("twd_moe_waited_seconds", model="m")] == 1.0
     assert told[key("twd_model_exact", model="m")] == 0

@@ -1,9 +1,11 @@
 """The sizes of a model's parts, read from its file."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from twd.coordinator.core.pass_time import FORECAST_TOKENS
 from twd.coordinator.core.placement import ModelShape
+from twd.engine.experts.layout import expert_layout
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
 from twd.gguf_tools.step_reads import EMBEDDING, step_reads
@@ -19,7 +21,21 @@ def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
     """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it."""
     path = path_of(model.path)
     shape = shape_of(name, inspect(path), *model.cache_types)
-    return replace(shape, cuts=read_cuts(path)) if engine == "ring" else shape
+    if engine != "ring":
+        return shape
+    return replace(shape, cuts=read_cuts(path), expert_layer_bytes=_expert_bytes(path, model, len(shape.layer_bytes)))
+
+
+def _expert_bytes(path: Path, model: ModelConfig, layers: int) -> tuple[int, ...]:
+    """Return the bytes of each layer's experts if stages may read them from disk; otherwise nothing."""
+    layout = None if model.moe_stream == "off" else expert_layout(path)
+    if layout is None:
+        return ()
+    sums = [0] * layers
+    for matrix in layout.matrices:
+        if matrix.layer < layers:
+            sums[matrix.layer] += matrix.each * matrix.experts
+    return tuple(sums)
 
 
 def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> ModelShape:

@@ -17,13 +17,16 @@ SUMMED = {
     f.SESSIONS_MAX: "parallel",
     f.KV_TOKENS: "kv_tokens",
     f.KV_TOKENS_MAX: "kv_tokens_max",
+}
+"""Gauges that are the sum of one fact over all workers of a model."""
+OF_EXPERTS = {
     f.MOE_MEMORY: "moe_memory_bytes",
     f.MOE_ASKED: "moe_asked",
     f.MOE_HITS: "moe_hits",
     f.MOE_READ: "moe_read_bytes",
     f.MOE_WAITED: "moe_waited_s",
 }
-"""Gauges that are the sum of one fact over all workers of a model."""
+"""The same over all processes that hold experts of a model: workers and stages."""
 
 
 def refresh(counting: EventCounter, leases: Sequence[ServiceLease], version: str) -> None:
@@ -35,6 +38,9 @@ def refresh(counting: EventCounter, leases: Sequence[ServiceLease], version: str
     figures = counting.figures
     for family, fact in SUMMED.items():
         figures.put(family, _sums(counting, speculators, fact))
+    holders = [lease for lease in leases if lease.service in ("speculator", "stage") and "model" in lease.facts]
+    for family, fact in OF_EXPERTS.items():
+        figures.put(family, _sums(counting, holders, fact))
     figures.put(f.EXACT, _worst(counting, speculators))
     figures.put(f.SINGLE_STEP, _steps(counting, speculators))
     figures.put(f.DRAFTER_STEP, _of_drafters(counting, speculators, "token_ms", 0.001))

@@ -9,6 +9,7 @@ import msgspec
 
 from twd.bus.base import BusError
 from twd.decoding.pipeline import PipelinedTarget
+from twd.engine.experts.facts import expert_facts
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
@@ -26,7 +27,6 @@ from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, 
 from twd.speculator.runner import Runner
 from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay, patience_s
 from twd.speculator.targets.embeddings import EmbeddingQueue
-from twd.speculator.targets.expert_facts import expert_facts
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId

@@ -11,6 +11,7 @@ from twd.decoding.window import Report, Sampler
 from twd.engine.build import engine_build
 from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
+from twd.engine.experts.stream import ExpertStream
 from twd.engine.model import ModelLoadOptions, offloads
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.slices.report import CheckedText
@@ -57,6 +58,11 @@ class NativeSlice(StageEngine):
             self._preparing.cancel()
             self._preparing.join()
         super().close()
+
+    @property
+    def experts(self) -> ExpertStream | None:
+        """Its experts, if they are read from disk while it computes."""
+        return self.model.experts
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from twd.engine.experts.facts import expert_facts
 from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.process.core_registry import OwnCores
@@ -263,6 +264,7 @@ class StageService(Service):
             "sessions": membership.core.sessions if membership else 0,
             "passes": self._server.worker.counters.passes,
             "faults": self._server.faults.total,
+            **expert_facts(self._server.engine),
         }
 
     # -- the end -------------------------------------------------------------------------------

@@ -22,3 +22,8 @@ def test_hits_and_reads_are_told() -> None:
 def test_a_model_that_was_not_asked_yet_has_no_share() -> None:
     (line,) = expert_lines([lease("speculator", facts=FACTS | {"moe_asked": 0, "moe_hits": 0})])
     assert "not asked yet" in line
+
+
+def test_a_stage_tells_which_layers_they_are_of() -> None:
+    (line,) = expert_lines([lease("stage", facts=FACTS | {"layers": "0-15"})])
+    assert line.startswith("big, layers 0-15, on box: 25%")

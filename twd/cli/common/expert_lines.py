@@ -21,4 +21,5 @@ def _lines(leases: Iterable[ServiceLease]) -> Iterator[str]:
         hits = f"{told.get('moe_hits', 0) / asked:.0%} hits" if asked else "not asked yet"
         held = f"{min(1.0, told.get('moe_memory_bytes', 0) / whole):.0%} of {whole / _GIB:.2f} GiB in memory"
         read = f"{told.get('moe_read_bytes', 0) / _GIB:.2f} GiB read in {told.get('moe_waited_s', 0):.1f} s of waiting"
-        yield f"{lease.facts.get('model')} on {lease.node}: {held}, {hits}, {read}"
+        layers = f", layers {lease.facts['layers']}," if "layers" in lease.facts else ""
+        yield f"{lease.facts.get('model')}{layers} on {lease.node}: {held}, {hits}, {read}"

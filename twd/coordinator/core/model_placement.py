@@ -28,6 +28,7 @@ from twd.coordinator.core.readers import why_unplanned
 from twd.coordinator.core.standby import filled
 from twd.coordinator.core.state import ObservedState, WantedState
 from twd.coordinator.core.stores import fetchers
+from twd.coordinator.core.streamed import place_streamed
 from twd.engine.host_memory.limits import gib
 from twd.settings.model import PoolConfig
 from twd.wire.base import ModelId, NodeId
@@ -123,7 +124,10 @@ def _place(
         others = place(shape, away, observed.links, demand)
         if others.fits:
             return others
-    return place_or_advise(shape, devices, observed.links, demand)
+    placement = place_or_advise(shape, devices, observed.links, demand)
+    if placement.fits:
+        return placement
+    return place_streamed(shape, devices, observed.links, demand) or placement
 
 
 def _quickest(devices: Sequence[PlacementDevice]) -> list[PlacementDevice]:
@@ -208,7 +212,7 @@ def to_wire(
         coordinator=wanted.coordinator,
         slices=[_slice(wanted, model, placement, piece) for piece in placement.pieces],
         missing_bytes=placement.missing_bytes,
-        notes=[*missing, *notes],
+        notes=[*missing, *placement.notes, *notes],
         helps=list(placement.helps),
         plain_tok_s=round(placement.plain_tok_s, 2),
         speculative_tok_s=round(placement.speculative_tok_s, 2),

@@ -115,6 +115,8 @@ class ModelShape:
     read_tokens: int = 0
     """Number of tokens in the cache that forecasts assume."""
     state_layer: int = 0
+    expert_layer_bytes: tuple[int, ...] = ()
+    """Of each layer's bytes, those of experts that may be read from disk while it computes; empty: none may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class Placement:
     window_s: float = 0.0
     link_s: float = 0.0
     helps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:

@@ -17,6 +17,8 @@ import numpy as np
 from twd.decoding.filters import Indices
 from twd.engine.build import engine_build
 from twd.engine.context import BatchTokens, Logits
+from twd.engine.experts.budget import ExpertWish
+from twd.engine.experts.choose import experts_in_memory
 from twd.engine.measuring.remembered import build_id
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.gguf_tools.inspect import inspect
@@ -130,7 +132,8 @@ def compare(seen: RecordedLogits, wanted: RecordedLogits) -> CutComparison:
 def recorded_logits(path: Path, folder: Path, *, exact: bool = True, threads: int = 0) -> RecordedLogits:
     """The record of the whole model, from `folder` or by running the model.
 
-    A model that does not fit in this machine's memory is run from disk. Then a good cut is close, but seldom exact.
+    A model that does not fit in this machine's memory is run from disk. Then a good cut is close, but seldom exact;
+    except for a mixture, whose experts alone are read from disk.
     """
     layers = inspect(path).layers
     model = file_hash(path)
@@ -155,7 +158,17 @@ def _load_whole(plan: StagePlan) -> StageEngine:
         if error.code is not FailureCode.OUT_OF_MEMORY:
             raise
         _log.info("%s, so it is run from disk", error)
-        return StageEngine.load(replace(plan, from_disk=True))
+        experts = _expert_bytes(plan)
+        return StageEngine.load(replace(plan, expert_bytes=experts, from_disk=not experts))
+
+
+def _expert_bytes(plan: StagePlan) -> int:
+    """The memory for experts that are read while the model computes; 0 if it is no mixture or memory is too little."""
+    try:
+        types = (plan.type_k or "f16", plan.type_v or "f16")
+        return experts_in_memory(plan.path, ExpertWish(), tokens=plan.ctx_size, sessions=plan.parallel, types=types)
+    except TwdError:
+        return 0
 
 
 def checked_cut(

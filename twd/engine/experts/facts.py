@@ -1,4 +1,4 @@
-"""What a speculator tells of experts that are read from disk while it computes."""
+"""What a process tells of experts that it reads from disk while it computes."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,7 +7,7 @@ from twd.engine.experts.stream import ExpertStream
 
 @runtime_checkable
 class StreamsExperts(Protocol):
-    """A loaded model that may read experts."""
+    """A loaded model or slice that may read experts."""
 
     @property
     def experts(self) -> ExpertStream | None:

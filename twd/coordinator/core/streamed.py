@@ -1,0 +1,36 @@
+"""Placement of a mixture that is larger than all memory together: each stage reads its own experts from disk. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from twd.coordinator.core.placement import MachineLink, ModelShape, Placement, PlacementDemand, PlacementDevice, place
+from twd.wire.node import CPU
+
+_SHARES: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Of the experts, in memory; the largest that fits is taken."""
+
+
+def place_streamed(
+    shape: ModelShape, devices: Sequence[PlacementDevice], links: Mapping[str, MachineLink], demand: PlacementDemand
+) -> Placement | None:
+    """Return a placement on processors in which memory holds only a share of the experts; None if there is none."""
+    if not demand.ring or not any(shape.expert_layer_bytes):
+        return None
+    processors = [device for device in devices if device.name == CPU]
+    for share in _SHARES:
+        placement = place(with_share(shape, share), processors, links, demand)
+        if placement.fits:
+            return replace(placement, notes=(note(share),))
+    return None
+
+
+def with_share(shape: ModelShape, share: float) -> ModelShape:
+    """Return the shape of the model as memory sees it with such a share of its experts."""
+    layers = zip(shape.layer_bytes, shape.expert_layer_bytes, strict=True)
+    return replace(shape, layer_bytes=tuple(whole - int((1 - share) * experts) for whole, experts in layers))
+
+
+def note(share: float) -> str:
+    """Return what to tell of it."""
+    return f"memory holds about {share:.0%} of its experts; the others are read from disk, which forecasts leave out"
