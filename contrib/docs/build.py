@@ -26,7 +26,9 @@ NAV = """
   - Home: index.md
   - Guide:
       - The first hour: first-hour.md
+      - Two machines: two-machines.md
       - Old hardware: old-hardware.md
+      - Models: models.md
       - Security: security.md
       - Findings: findings.md
   - Reference:

@@ -38,6 +38,8 @@ class FindingId(enum.StrEnum):
     GATE_PROFILE_STALE = "gate-profile-stale"
     IN_THE_CLEAR = "in-the-clear"
     LAST_RUN_CRASHED = "last-run-crashed"
+    LAYERS_NOT_FETCHED = "layers-not-fetched"
+    LAYERS_WITHOUT_ROOM = "layers-without-room"
     LLAMA_SERVER_MISSING = "llama-server-missing"
     MACHINE_FILES_BROKEN = "machine-files-broken"
     MACHINE_REMARK = "machine-remark"

@@ -105,11 +105,12 @@ def check_fetches(leases: Iterable[ServiceLease]) -> list[Finding]:
         store, name = read_store(lease.facts), f"layers on {lease.node}"
         if store.accepts and not store.room_bytes:
             mend = f"twd slice  # on {lease.node}; then make room there, or raise swarm.disk_gib"
-            found.append(odd(name, "there is no room for layers of more models", mend))
+            found.append(odd(FindingId.LAYERS_WITHOUT_ROOM, name, "there is no room for layers of more models", mend))
         for job in store.fetching:
             if job.problem:
                 layers = f"layers {job.layers.first}-{job.layers.end} of the model {job.hash[:8]}"
-                found.append(odd(name, f"{layers} did not come: {job.problem}", f"twd logs swarm  # on {lease.node}"))
+                text, mend = f"{layers} did not come: {job.problem}", f"twd logs swarm  # on {lease.node}"
+                found.append(odd(FindingId.LAYERS_NOT_FETCHED, name, text, mend))
     return found
 
 

@@ -236,11 +236,11 @@ def _later(facts: GuideFacts) -> Iterator[GuideCommand]:
     yield GuideCommand("twd doctor", "looks at everything, and names what mends what is wrong")
     yield GuideCommand("twd bench", "measures what drafts bring here")
     if facts.models and fitting(facts) is None and not facts.configured:
-        why = "for a model over several machines; then `twd invite` on this one"
+        why = "for a model over several machines; then `twd token add` on this one"
         yield GuideCommand("TWD_MODE=combined TWD_BUS_HOST=0.0.0.0 TWD_POOL_HOST=0.0.0.0 twd up -d", why)
     if hardware_of(facts) == "small":
-        why = "lends this machine as a drafter to a larger one"
-        yield GuideCommand("TWD_BUS_JOIN_FILE=join.txt twd run drafter --model FILE.gguf", why)
+        yield GuideCommand("twd join --token-file FILE", "joins a larger machine, whose `twd token add` wrote the file")
+        yield GuideCommand("twd run drafter --model FILE.gguf", "guesses ahead for its models")
     if not facts.service:
         yield GuideCommand("twd service install", "starts it at every boot, and keeps it running")
 
