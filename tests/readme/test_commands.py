@@ -34,7 +34,10 @@ MOE = "needs a mixture of experts; tests/cli/moe runs it on tiny ones"
 SWARM = "tests/cli/swarm runs it with ports of its own"
 HUB = "tests/cli/hub runs it at a hub on loopback"
 SERVICE = "wants a service manager; tests/cli/service has a played one, and the protocol over a real socket"
+VERSIONS = "wants several versions; tests/setup/versions has them, with real processes"
 NOT_RUN = {
+    "twd upgrade --from WHEELS": VERSIONS,
+    "twd rollback": VERSIONS,
     "twd service install": SERVICE,
     "twd service status": SERVICE,
     "twd service reload": SERVICE,

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "watch": ("twd.cli.watch:watch", "Live events, one line each."),
     "trace": ("twd.cli.trace:trace", "The story of one job, in order, with durations."),
     "logs": ("twd.cli.logs:logs", "What the processes wrote."),
+    "guide": ("twd.cli.guide.command:guide_command", "From this machine to an endpoint: what to type."),
     "engine": ("twd.cli.engine.command:engine", "Which build of llama.cpp is here; another one."),
     "upgrade": ("twd.cli.upgrade.command:upgrade", "A newer version takes over; it goes back by itself."),
     "rollback": ("twd.cli.upgrade.command:rollback", "The version before takes over again."),

@@ -233,3 +233,15 @@ def test_on_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mac.programs.fails = {}
     assert f"{job} removed" in mac.twd("service", "uninstall").output
     assert mac.programs.calls[-1] == "launchctl bootout gui/501/local.twd"
+
+
+def test_logs_show_what_the_journal_holds_of_the_service(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.setup.units.system.LocalSystem", lambda: machine.system)
+    monkeypatch.setenv("TWD_HOME", "/var/lib/twd")
+    machine.twd("service", "install")
+    machine.programs.journal = json.dumps(
+        {"MESSAGE": "Failed to start twd.", "PRIORITY": "3", "SYSLOG_IDENTIFIER": "systemd"}
+    )
+    shown = machine.twd("logs", "service")
+    assert shown.exception is None
+    assert "systemd: Failed to start twd." in shown.output

@@ -47,6 +47,16 @@ def test_what_is_not_whole_is_not_taken(folder: VersionsFolder) -> None:
     assert not folder.folder_of("0.2.0").exists()
 
 
+def test_a_version_that_something_else_put_there_and_that_was_in_use_comes_back(folder: VersionsFolder) -> None:
+    add(folder, "0.1.0", complete=False)
+    folder.current.symlink_to("versions/0.1.0")
+    add(folder, "0.2.0")
+    folder.take("0.2.0")
+    assert folder.before() == "0.1.0"
+    folder.take("0.1.0")
+    assert folder.listed() == ["0.1.0", "0.2.0"]
+
+
 @pytest.mark.parametrize("name", ["", "..", "../../etc", "1.0/2", "latest", "-rf", "1.0\n"])
 def test_what_is_no_version_is_refused(folder: VersionsFolder, name: str) -> None:
     with pytest.raises(VersionProblem, match="is no version"):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, good, odd
 from twd.kit.wording import count
 from twd.process.core_plan import CoreShare
@@ -42,7 +43,7 @@ def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
         alone, now = _paces(lease)
         if alone and now > SLOWED * alone:
             mend = "twd run drafter  # on another machine, or give it cores of its own with `taskset`"
-            found.append(odd(f"cores of {_named(lease)}", text, mend))
+            found.append(odd(FindingId.CORES_SHARED, f"cores of {_named(lease)}", text, mend))
         else:
             found.append(good(f"cores of {_named(lease)}", text))
     return found

@@ -27,6 +27,7 @@ from twd.settings.show import check_settings
 from twd.supervisor.model_weights import ModelWeights, read_weights
 from twd.wire.failures import TwdError
 
+PAGE: Final = "docs/findings.md"
 WORDS: Final = {
     Severity.PASS: ("ok", "green"),
     Severity.WARN: ("look", "yellow"),
@@ -201,6 +202,7 @@ def show(sections: Sequence[FindingSection], mended: Sequence[str]) -> None:
     colour = False if "NO_COLOR" in os.environ else None
     for words in mended:
         click.secho(f"mended: {words}", fg="green", color=colour)
+    told: set[str] = set()
     for section in sections:
         if section.findings:
             click.secho(section.title, bold=True, color=colour)
@@ -209,5 +211,8 @@ def show(sections: Sequence[FindingSection], mended: Sequence[str]) -> None:
             click.echo(f"  {click.style(f'{word:<5}', fg=fg)} {finding.name}: {finding.detail}", color=colour)
             if finding.mend:
                 click.echo(f"        $ {finding.mend}", color=colour)
+            told |= {finding.id} if finding.id else set()
+    if told:
+        click.echo(f"what each means: {PAGE} ({', '.join(sorted(told))})")
     if fixable(sections):
         click.echo("`twd doctor --fix` mends some of this")

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twd.cli.doctor.finding_ids import FindingId
+
 Fix = Callable[[], None]
 
 
@@ -26,6 +28,8 @@ class Finding:
     detail: str
     mend: str = ""
     fix: Fix | None = None
+    id: FindingId | None = None
+    """Names the kind of problem; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,14 @@ def good(name: str, detail: str) -> Finding:
     return Finding(name, Severity.PASS, detail)
 
 
-def odd(name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
+def odd(id: FindingId, name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
     """Return a finding that works, but could be better."""
-    return Finding(name, Severity.WARN, detail, mend, fix)
+    return Finding(name, Severity.WARN, detail, mend, fix, id)
 
 
-def bad(name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
+def bad(id: FindingId, name: str, detail: str, mend: str = "", fix: Fix | None = None) -> Finding:
     """Return a finding that does not work or will not."""
-    return Finding(name, Severity.FAIL, detail, mend, fix)
+    return Finding(name, Severity.FAIL, detail, mend, fix, id)
 
 
 def skipped(name: str, detail: str, mend: str = "") -> Finding:
@@ -81,6 +85,7 @@ def document(sections: Sequence[FindingSection], mended: Sequence[str]) -> dict[
 
 def _result(finding: Finding) -> dict[str, Any]:
     return {
+        "id": finding.id or "",
         "name": finding.name,
         "status": finding.verdict.value,
         "detail": finding.detail,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
 from twd.process.hung_log import FACT as HUNG_FACT
 from twd.process.process_table import WELL, StartPhase, shown_stage, stage_of
@@ -68,10 +69,12 @@ def check_bus(look: BusProbe | None, address: str, outside: bool) -> Finding:
         return skipped("bus", "nothing runs here", "twd up")
     if look.problem:
         mend = "twd config show --changed  # look at bus.url and how it signs in" if outside else "twd logs broker"
-        return bad("bus", look.problem, mend)
+        return bad(FindingId.BUS_UNREACHABLE, "bus", look.problem, mend)
     detail = f"{address}, there and back in {look.rtt_ms:.1f} ms"
     if look.rtt_ms > RTT_SLOW_MS:
-        return odd("bus", f"{detail}: slow, as over Wi-Fi", "use a cable, or a broker that is nearer")
+        return odd(
+            FindingId.BUS_SLOW, "bus", f"{detail}: slow, as over Wi-Fi", "use a cable, or a broker that is nearer"
+        )
     return good("bus", detail)
 
 
@@ -80,14 +83,23 @@ def check_services(leases: Sequence[Aged], missing: Mapping[str, str]) -> list[F
     found = [_service(lease) for lease, _ in leases]
     found += [finding for lease, _ in leases for finding in _hung(lease)]
     for name, why in missing.items():
-        found.append(odd(name, f"missing: {why}", f"twd logs {name}") if why else _leaseless(name))
+        found.append(
+            odd(FindingId.PROCESS_MISSING, name, f"missing: {why}", f"twd logs {name}") if why else _leaseless(name)
+        )
     if not leases and not missing:
-        return [bad("services", "the broker runs, but no service does", "twd up")]
+        return [bad(FindingId.NO_SERVICE, "services", "the broker runs, but no service does", "twd up")]
     versions = {lease.version for lease, _ in leases}
     if len(versions) > 1:
         newest = max(versions, key=_numbers)
         nodes = ", ".join(sorted({lease.node for lease, _ in leases if lease.version != newest}))
-        found.append(odd("versions", f"{nodes} not at {newest}", f"pip install --upgrade twd=={newest}"))
+        found.append(
+            odd(
+                FindingId.VERSIONS_DIFFER,
+                "versions",
+                f"{nodes} not at {newest}",
+                f"pip install --upgrade twd=={newest}",
+            )
+        )
     return found
 
 
@@ -102,18 +114,27 @@ def _service(lease: ServiceLease) -> Finding:
     if stage in WELL:
         return good(name, told)
     mend = "twd watch model  # it still loads" if stage is StartPhase.LOADING else f"twd logs {lease.service}"
-    return bad(name, told, mend) if stage is StartPhase.FAILED else odd(name, told, mend)
+    return (
+        bad(FindingId.SERVICE_NOT_WELL, name, told, mend)
+        if stage is StartPhase.FAILED
+        else odd(FindingId.SERVICE_NOT_WELL, name, told, mend)
+    )
 
 
 def _leaseless(name: str) -> Finding:
-    return bad(name, "its process runs or restarts, but holds no lease", f"twd logs {name}")
+    return bad(
+        FindingId.SERVICE_WITHOUT_LEASE, name, "its process runs or restarts, but holds no lease", f"twd logs {name}"
+    )
 
 
 def _hung(lease: ServiceLease) -> list[Finding]:
     """Return findings on processes that were killed because they were hung."""
     told = lease.facts.get(HUNG_FACT)
     lines = told if isinstance(told, list) else []
-    return [odd(f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}") for line in lines]
+    return [
+        odd(FindingId.PROCESS_HUNG, f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}")
+        for line in lines
+    ]
 
 
 def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:
@@ -127,7 +148,7 @@ def check_clocks(leases: Sequence[Aged], now_ms: int) -> list[Finding]:
         if abs(skew) > SKEW_S:
             way = "behind" if skew > 0 else "ahead of"
             text = f"the clock of {node} is {abs(skew):.0f} s {way} this machine's"
-            found.append(odd("clock", text, "sudo timedatectl set-ntp true"))
+            found.append(odd(FindingId.CLOCKS_DIFFER, "clock", text, "sudo timedatectl set-ntp true"))
     return found
 
 
@@ -136,9 +157,14 @@ def check_api(look: ApiProbe | None) -> Finding:
     if look is None:
         return skipped("API", "no API runs here", "twd up")
     if look.problem:
-        return bad("API", f"{look.url}: {look.problem}", "twd logs edge")
+        return bad(FindingId.API_UNREACHABLE, "API", f"{look.url}: {look.problem}", "twd logs edge")
     if look.reasons:
-        return bad("API", f"{look.url} does not answer requests: {'; '.join(look.reasons)}", "twd status")
+        return bad(
+            FindingId.API_CANNOT_ANSWER,
+            "API",
+            f"{look.url} does not answer requests: {'; '.join(look.reasons)}",
+            "twd status",
+        )
     return good("API", f"{look.url} answers")
 
 
@@ -153,7 +179,7 @@ def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
         doubt = lease.facts.get("doubt") if lease.service == "drafter" and stage_of(lease) is StartPhase.READY else ""
         if doubt:
             text = f"its target says that it will not pay: {doubt}"
-            found.append(odd(f"drafter {lease.facts.get('model', '')}", text, "twd bench"))
+            found.append(odd(FindingId.DRAFTER_DOUBTED, f"drafter {lease.facts.get('model', '')}", text, "twd bench"))
     return found
 
 
@@ -163,7 +189,12 @@ def _exactness(lease: ServiceLease) -> Finding:
     if lease.facts.get("exact"):
         return good(name, f"drafts leave its texts alone ({settings})")
     text = f"measured: drafts may change its texts on this device ({settings})"
-    return odd(name, text, "set `exact: true` for this model: on a GPU that is asked for by name, since it costs speed")
+    return odd(
+        FindingId.TEXTS_NOT_EXACT,
+        name,
+        text,
+        "set `exact: true` for this model: on a GPU that is asked for by name, since it costs speed",
+    )
 
 
 def _drafters(lease: ServiceLease) -> list[Finding]:
@@ -174,9 +205,23 @@ def _drafters(lease: ServiceLease) -> list[Finding]:
         cost = f"{pace.token_ms:.1f} ms a guess against {step_ms:.1f} ms a token"
         held = f"{pace.agreement:.0%} of {pace.compared} guesses held"
         if pace.compared >= COMPARED_ENOUGH and pace.agreement < AGREEMENT_LOW:
-            found.append(odd(name, f"{held}: it does not pay", "use a draft model of the same family; `twd bench`"))
+            found.append(
+                odd(
+                    FindingId.DRAFTER_DISAGREES,
+                    name,
+                    f"{held}: it does not pay",
+                    "use a draft model of the same family; `twd bench`",
+                )
+            )
         elif step_ms and pace.token_ms > DRAFT_COST_HIGH * step_ms:
-            found.append(odd(name, f"{cost}: it hardly pays", "use a smaller draft model, or another machine for it"))
+            found.append(
+                odd(
+                    FindingId.DRAFTER_TOO_SLOW,
+                    name,
+                    f"{cost}: it hardly pays",
+                    "use a smaller draft model, or another machine for it",
+                )
+            )
         else:
             found.append(good(name, f"{held}, {cost}"))
     return found
@@ -192,13 +237,29 @@ def _gate(lease: ServiceLease) -> list[Finding]:
     found = []
     for stale in told("stale"):
         pair, _, why = stale.partition(": ")
-        found.append(odd(f"gate {pair}", f"answers must be exact: {why}", "twd gate calibrate FILE.jsonl"))
+        found.append(
+            odd(
+                FindingId.GATE_PROFILE_STALE,
+                f"gate {pair}",
+                f"answers must be exact: {why}",
+                "twd gate calibrate FILE.jsonl",
+            )
+        )
     for name in told("useless"):
         text = "next to nothing of its answers stands"
-        found.append(odd(f"gate member {name}", text, "take it out of gate.fleet or gate.agents"))
+        found.append(
+            odd(FindingId.GATE_MEMBER_USELESS, f"gate member {name}", text, "take it out of gate.fleet or gate.agents")
+        )
     for name in told("cannot_score"):
         text = "it cannot score given tokens, so it judges in words"
-        found.append(odd(f"gate judge {name}", text, "serve it as a GGUF file of this machine, or ask it itself"))
+        found.append(
+            odd(
+                FindingId.GATE_JUDGE_IN_WORDS,
+                f"gate judge {name}",
+                text,
+                "serve it as a GGUF file of this machine, or ask it itself",
+            )
+        )
     return found
 
 
@@ -206,8 +267,8 @@ def check_server(look: ServerProbe) -> Finding:
     """Whether a server elsewhere can be used, and for what."""
     if look.problem:
         say = bad if look.needed else odd
-        return say(look.name, look.problem, look.mend)
+        return say(FindingId.SERVER_UNREACHABLE, look.name, look.problem, look.mend)
     detail = f"{look.use}, in {look.answer_ms:.0f} ms"
     if look.answer_ms > look.slow_ms:
-        return odd(look.name, f"{detail}: slow", look.mend)
+        return odd(FindingId.SERVER_SLOW, look.name, f"{detail}: slow", look.mend)
     return good(look.name, detail)

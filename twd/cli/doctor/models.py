@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
+from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
 from twd.engine.host_memory.limits import gib, total_bytes
 from twd.moe.advice import advice_for
@@ -14,17 +15,19 @@ def check_weights(weights: ModelWeights) -> list[Finding]:
     info = weights.info
     if info is None:
         mend = f"ls -l {shlex.quote(str(weights.path))}"
-        return [bad(weights.name, weights.problem, mend)]
+        return [bad(FindingId.MODEL_UNREADABLE, weights.name, weights.problem, mend)]
     detail = f"{info.name}, {info.architecture}, {info.quantization}, {gib(info.size_bytes)}"
     found = [good(weights.name, detail)]
     if info.context_length and weights.ctx_size > info.context_length:
         text = f"ctx_size is {weights.ctx_size}, and it was made for {info.context_length}"
-        found.append(odd(weights.name, text, f"{weights.name}.ctx_size: {info.context_length}"))
+        found.append(
+            odd(FindingId.CONTEXT_TOO_LONG, weights.name, text, f"{weights.name}.ctx_size: {info.context_length}")
+        )
     about = advice_for(weights.path, total_bytes())  # of all memory: it may be loaded already
-    found += [odd(weights.name, one.text, one.command) for one in about]
+    found += [odd(FindingId.MIXTURE_REMARK, weights.name, one.text, one.command) for one in about]
     if weights.chats and not info.chat_template:
         text = "it has no chat template, so conversations are written down in a plain way"
-        found.append(odd(weights.name, text, f"{weights.name}.chat_template: FILE"))
+        found.append(odd(FindingId.CHAT_TEMPLATE_MISSING, weights.name, text, f"{weights.name}.chat_template: FILE"))
     return found
 
 
@@ -38,7 +41,9 @@ def check_pairs(weights: Sequence[ModelWeights]) -> list[Finding]:
         if targets and not any(_tongue(target) == _tongue(drafter) for target in targets):
             names = ", ".join(target.name for target in targets)
             text = f"speaks other tokens than {names}: its guesses cannot be used"
-            found.append(odd(drafter.name, text, "use a draft model of the same family"))
+            found.append(
+                odd(FindingId.DRAFTER_OTHER_TOKENS, drafter.name, text, "use a draft model of the same family")
+            )
     return found
 
 
@@ -59,5 +64,10 @@ def check_memory(weights: Sequence[ModelWeights], free: int, total: int, running
     biggest = max(weights, key=lambda one: one.needed)
     mend = f"lower {biggest.name}.ctx_size or .parallel, or choose a smaller file"
     if accelerated:
-        return odd("memory", f"all models need {words}; what lies on other devices is not counted out", mend)
-    return bad("memory", f"all models need {words}", mend)
+        return odd(
+            FindingId.MEMORY_SHORT,
+            "memory",
+            f"all models need {words}; what lies on other devices is not counted out",
+            mend,
+        )
+    return bad(FindingId.MEMORY_SHORT, "memory", f"all models need {words}", mend)

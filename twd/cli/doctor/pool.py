@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, bad, good, odd
 from twd.cli.doctor.live import ServerProbe
 from twd.cli.tune.proposal import MachineFacts, ModelNeed, proposals
@@ -36,11 +37,14 @@ def _machine(facts: NodeFacts) -> Finding:
     name = f"machine {facts.node}"
     broken = [model for model in facts.models if model.problem]
     if facts.notes:
-        return odd(name, "; ".join(facts.notes), f"twd logs agent  # on {facts.node}")
+        return odd(FindingId.MACHINE_REMARK, name, "; ".join(facts.notes), f"twd logs agent  # on {facts.node}")
     if broken:
         problems = "; ".join(f"{model.name}: {model.problem}" for model in broken[:3])
         return odd(
-            name, f"{count(len(broken), 'file')} cannot be used: {problems}", f"ls -l {shlex.quote(broken[0].path)}"
+            FindingId.MACHINE_FILES_BROKEN,
+            name,
+            f"{count(len(broken), 'file')} cannot be used: {problems}",
+            f"ls -l {shlex.quote(broken[0].path)}",
         )
     return good(
         name,
@@ -50,7 +54,12 @@ def _machine(facts: NodeFacts) -> Finding:
 
 def _unbuilt(facts: NodeFacts) -> Iterable[Finding]:
     for name, lacks, mend in unbuilt(facts):
-        yield odd(f"{name} of {facts.node}", f"computes nothing: llama.cpp there was built without {lacks}", mend)
+        yield odd(
+            FindingId.CARD_NOT_BUILT,
+            f"{name} of {facts.node}",
+            f"computes nothing: llama.cpp there was built without {lacks}",
+            mend,
+        )
 
 
 def _engines(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
@@ -64,7 +73,7 @@ def _engines(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
         return
     words = ", ".join(f"{node}: {build.version} (RPC {build.rpc or 'none'})" for node, build in sorted(builds.items()))
     mend = "pip install --upgrade twd  # on each machine, so that all have the same llama.cpp"
-    yield bad("llama.cpp of the machines", f"they differ: {words}", mend)
+    yield bad(FindingId.ENGINES_DIFFER, "llama.cpp of the machines", f"they differ: {words}", mend)
 
 
 def _computers(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
@@ -84,7 +93,7 @@ def _files(nodes: Sequence[NodeFacts]) -> Iterable[Finding]:
         if len({model.hash for _, model in copies}) > 1:
             words = ", ".join(f"{node} ({model.size_bytes} bytes)" for node, model in copies)
             mend = f"sha256sum {shlex.quote(copies[0][1].path)}  # and compare with the others; copy the right one"
-            yield bad(f"copies of {name}", f"they are different files: {words}", mend)
+            yield bad(FindingId.COPIES_DIFFER, f"copies of {name}", f"they are different files: {words}", mend)
 
 
 def check_fetches(leases: Iterable[ServiceLease]) -> list[Finding]:
@@ -96,11 +105,12 @@ def check_fetches(leases: Iterable[ServiceLease]) -> list[Finding]:
         store, name = read_store(lease.facts), f"layers on {lease.node}"
         if store.accepts and not store.room_bytes:
             mend = f"twd slice  # on {lease.node}; then make room there, or raise swarm.disk_gib"
-            found.append(odd(name, "there is no room for layers of more models", mend))
+            found.append(odd(FindingId.LAYERS_WITHOUT_ROOM, name, "there is no room for layers of more models", mend))
         for job in store.fetching:
             if job.problem:
                 layers = f"layers {job.layers.first}-{job.layers.end} of the model {job.hash[:8]}"
-                found.append(odd(name, f"{layers} did not come: {job.problem}", f"twd logs swarm  # on {lease.node}"))
+                text, mend = f"{layers} did not come: {job.problem}", f"twd logs swarm  # on {lease.node}"
+                found.append(odd(FindingId.LAYERS_NOT_FETCHED, name, text, mend))
     return found
 
 
@@ -111,7 +121,15 @@ def check_folders(settings: Settings) -> list[Finding]:
         path = path_of(folder)
         if not path.is_dir():
             mend = f"mkdir -p {shlex.quote(str(path))}"
-            found.append(odd("model folder", f"agent.model_dirs names {path}, which is not there", mend, _maker(path)))
+            found.append(
+                odd(
+                    FindingId.MODEL_FOLDER_MISSING,
+                    "model folder",
+                    f"agent.model_dirs names {path}, which is not there",
+                    mend,
+                    _maker(path),
+                )
+            )
     return found
 
 
@@ -126,7 +144,11 @@ def check_programs(settings: Settings, versions: dict[str, str]) -> list[Finding
     program = settings.agent.binaries.llama_server
     if shutil.which(str(path_of(program))) is None and shutil.which(program) is None:
         mend = "set agent.binaries.llama_server to its path, or choose another pool.engine"
-        return [bad("llama-server", f"pool.engine wants {program}, which is not there", mend)]
+        return [
+            bad(
+                FindingId.LLAMA_SERVER_MISSING, "llama-server", f"pool.engine wants {program}, which is not there", mend
+            )
+        ]
     return [good("llama-server", versions.get(program) or program)]
 
 
@@ -139,7 +161,12 @@ def check_tuning(weights: Sequence[ModelWeights], settings: Settings, machine: M
             continue
         urgent = [one for one in proposals(machine, ModelNeed(name, info, model, settings.ram_reclaim)) if one.urgent]
         found += [
-            odd(f"settings of {name}", one.why, one.command or f"{one.key}: {one.value}  # twd tune {name}")
+            odd(
+                FindingId.SETTINGS_DO_NOT_FIT,
+                f"settings of {name}",
+                one.why,
+                one.command or f"{one.key}: {one.value}  # twd tune {name}",
+            )
             for one in urgent
         ]
     return found
@@ -159,5 +186,12 @@ def check_families(settings: Settings, weights: Sequence[ModelWeights], looks: S
         if others and look.architecture not in others.values():
             words = ", ".join(f"{name} ({kind})" for name, kind in others.items())
             text = f"its model is of the family {look.architecture}, and it guesses for {words}: few guesses will hold"
-            found.append(odd(f"family of {look.name}", text, "twd bench  # tells what its guesses bring"))
+            found.append(
+                odd(
+                    FindingId.SERVER_OF_ANOTHER_FAMILY,
+                    f"family of {look.name}",
+                    text,
+                    "twd bench  # tells what its guesses bring",
+                )
+            )
     return found

@@ -83,7 +83,7 @@ def _yes(there: bool) -> str:
 @click.option(
     "--from",
     "source",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A folder with packages: a built engine, or its source and what builds it. No network is used then.",
 )
 @click.pass_obj
@@ -96,6 +96,8 @@ def install(ctx: CliContext, backend: str, source: Path | None) -> ExitCode:
 
     if ctx.instance() is not None:
         raise CommandError(ExitCode.ALREADY_RUNNING, f"twd runs in {ctx.home.path} with this engine; `twd down` first")
+    if source is not None and not source.is_dir():
+        raise CommandError(ExitCode.NOT_FOUND, f"{source} is no folder")
     version = wanted_llama()
     built = bool(source and list(source.glob(f"llama_cpp_python-{version}-*.whl")))
     problem = "" if built else recipe.obstacle(backend, recipe.processor_features())

@@ -31,7 +31,7 @@ DOWNLOAD_S = 600.0
 @click.option(
     "--from",
     "wheels",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="A folder with the packages of the new version; without: the package registry that pip knows.",
 )
 @click.option("--check", is_flag=True, help="Say whether there is a newer version, and change nothing.")
@@ -97,6 +97,8 @@ def _as_errors() -> Iterator[None]:
 def _packages(folder: VersionsFolder, wheels: Path | None) -> Iterator[Path]:
     """The folder with the new packages; those of the registry are fetched first, with all that they need."""
     if wheels is not None:
+        if not wheels.is_dir():
+            raise VersionProblem(f"{wheels} is no folder")
         yield wheels.absolute()
         return
     with tempfile.TemporaryDirectory(prefix="twd-packages-") as fetched:

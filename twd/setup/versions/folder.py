@@ -45,13 +45,15 @@ class VersionsFolder:
         return self.versions / version
 
     def is_complete(self, version: str) -> bool:
-        """Whether this version is there whole."""
-        return (self.folder_of(version) / COMPLETE).is_file()
+        """Whether this version is there whole: it says so itself, or was in use, as those of `twd deploy`."""
+        folder = self.folder_of(version)
+        was_used = version in (_target(self.current), _target(self.previous))
+        return (folder / COMPLETE).is_file() or (was_used and self.program(version).exists())
 
     def listed(self) -> list[str]:
         """Return all versions that are there whole, oldest first."""
-        found = [file.parent.name for file in self.versions.glob(f"*/{COMPLETE}")]
-        return sorted(found, key=order)
+        names = [folder.name for folder in self.versions.glob("*") if VERSION.fullmatch(folder.name)]
+        return sorted((name for name in names if self.is_complete(name)), key=order)
 
     def in_use(self) -> str:
         """Return the current version; empty where there is none."""
