@@ -1,4 +1,4 @@
-"""Files that hold a trained head for another model: what they are, and whether one fits a model."""
+"""Trained heads: which architectures have one in their own file, and what files hold one for another model."""
 
 from typing import Final
 
@@ -6,6 +6,20 @@ from twd.gguf_tools.header import GgufHeader
 from twd.gguf_tools.inspect import GgufInfo
 from twd.gguf_tools.slice_table import RULES
 
+OWN_HEADS: Final = frozenset(
+    {
+        "bailingmoe3",
+        "cohere2moe",
+        "deepseek2",
+        "deepseek32",
+        "glm-dsa",
+        "hy_v3",
+        "qwen35",
+        "qwen35moe",
+        "qwen3next",
+    }
+)
+"""Architectures whose head (multi-token prediction) was tried. llama.cpp ends the process where it cannot run one."""
 EAGLE: Final = "eagle3"
 HEAD_FILES: Final = frozenset({EAGLE, "dflash", "gemma4-assistant"})
 """Architectures of such files. Only EAGLE-3 is used so far."""

@@ -17,6 +17,7 @@ from twd.engine.context import BatchTokens, CacheLayout, Context, Logits
 from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows
 from twd.engine.library import llama
 from twd.engine.model import LoadedGguf
+from twd.gguf_tools.head_file import OWN_HEADS
 from twd.wire.failures import FailureCode, TwdError
 
 _KEPT: Final = 128
@@ -168,9 +169,12 @@ class OwnHead:
 
 
 def own_head(context: Context) -> OwnHead | None:
-    """The head of a context's model; None if its file has none that was loaded, or llama.cpp cannot run it."""
-    if not context.model.head_layers or not heads_available():
+    """The head of a context's model; None if its file has none that was loaded. Raises TwdError if it is not used."""
+    model = context.model
+    if not model.head_layers:
         return None
+    if model.info.architecture not in OWN_HEADS or not heads_available():
+        raise TwdError(FailureCode.UNSUPPORTED, f"heads of {model.info.architecture} models are not used")
     return OwnHead(context)
 
 
