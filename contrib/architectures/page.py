@@ -6,6 +6,7 @@ from typing import Final
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.gguf_tools.abilities import GOING_BACK, REUSE, TrialResult
 from twd.gguf_tools.cut_points import SliceRule
+from twd.gguf_tools.head_file import OWN_HEADS
 from twd.gguf_tools.slice_table import RULES, UNCUT
 from twd.gguf_tools.tried import LLAMA_CPP_PYTHON, TRIED
 
@@ -22,10 +23,14 @@ drafted for if it can go back. A ring takes only architectures of this table.
 - **drafts**: texts with drafts are those without, greedy and sampled.
 - **going back**: how rejected drafts are undone.
 - **prompts**: what of an earlier prompt a new one need not read again.
+- **own head**: whether the head in the model's file (multi-token prediction, `nextn` layers) guesses. An EAGLE-3 head
+  in a file of its own, named as `drafters: [{head: PATH}]`, guesses for those that are marked with EAGLE-3.
 - **ring**: whether `mode: combined` with `pool.engine: ring` spreads its layers over machines. Logits are then those of
   the whole model, bit by bit, whatever the cut.
 """
-_TABLE: Final = "\n| architecture | exact | drafts | going back | prompts | ring |\n|---|---|---|---|---|---|\n"
+_TABLE: Final = (
+    "\n| architecture | exact | drafts | going back | prompts | own head | ring |\n|---|---|---|---|---|---|---|\n"
+)
 _TOOLS: Final = """
 ## Tool calls and thoughts
 
@@ -55,7 +60,18 @@ def page() -> str:
     rows = [_row(name, TRIED[name]) for name in sorted(TRIED)]
     formats = ", ".join(f"`{one.value}`" for one in ToolFormat)
     tried = f"\nTried with llama-cpp-python {LLAMA_CPP_PYTHON}: {len(rows)} architectures.\n"
-    return _BEGIN + tried + _TABLE + "\n".join(rows) + "\n" + _TOOLS + _wrapped(formats) + "\n" + _THOUGHTS
+    eagle = ", ".join(sorted(name for name, rule in RULES.items() if rule.layer_inputs))
+    return (
+        _BEGIN.replace("{eagle}", eagle)
+        + tried
+        + _TABLE
+        + "\n".join(rows)
+        + "\n"
+        + _TOOLS
+        + _wrapped(formats)
+        + "\n"
+        + _THOUGHTS
+    )
 
 
 def module(found: Mapping[str, TrialResult], version: str) -> str:
@@ -78,8 +94,14 @@ def _row(name: str, found: TrialResult) -> str:
     undoing = GOING_BACK[found.undoing]
     return (
         f"| {name} | {'yes' if found.exact else 'near'} | {drafts} | {undoing}{sessions} | {REUSE[found.undoing]} "
-        f"| {_ring(name)} |"
+        f"| {_heads(name)} | {_ring(name)} |"
     )
+
+
+def _heads(name: str) -> str:
+    rule = RULES.get(name)
+    eagle = rule is not None and rule.layer_inputs and not rule.restored
+    return ", ".join(filter(None, ("yes" if name in OWN_HEADS else "", "EAGLE-3" if eagle else "")))
 
 
 def _ring(name: str) -> str:

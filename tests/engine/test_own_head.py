@@ -9,8 +9,10 @@ import pytest
 from tests.engine.slices.recipes import VOCABULARY, Weights, recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import VerifyResult, Window
+from twd.engine.heads import head
 from twd.engine.heads.head import OwnHead, own_head
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.gguf_tools.head_file import OWN_HEADS
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
@@ -20,13 +22,13 @@ PROMPT = [int(token) for token in np.random.default_rng(8).integers(1, VOCABULAR
 SAMPLINGS = [Sampling(), Sampling(temperature=0.9, top_p=0.95, seed=7)]
 
 
-@pytest.fixture(scope="module", params=["qwen35 with a head", "qwen35moe with a head"])
+@pytest.fixture(scope="module", params=["qwen35 with a head", "cohere2moe with a head"])
 def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recipe(request.param).write(tmp_path_factory.mktemp("head") / "model.gguf")
 
 
-def load(path: Path, *, head: bool = True) -> NativeModel:
-    plan = LoadPlan(ModelId("m"), path, ctx_size=512, parallel=2, threads=1, test=False, head=head)
+def load(path: Path, *, with_head: bool = True) -> NativeModel:
+    plan = LoadPlan(ModelId("m"), path, ctx_size=512, parallel=2, threads=1, test=False, head=with_head)
     return load_native(plan, lambda share, stage: None)
 
 
@@ -65,7 +67,7 @@ def test_its_guesses_change_no_word(path: Path, model: NativeModel, sampling: Sa
     guessed = write(model, sampling, 3)
     assert all(len(one.guesses) == len(one.sure) == 3 for one in guessed)
     assert all(0.0 < sure <= 1.0 for one in guessed for sure in one.sure)
-    plain = load(path, head=False)
+    plain = load(path, with_head=False)
     try:
         assert text(guessed) == text(write(plain, sampling)) == text(write(model, sampling))
     finally:
@@ -144,6 +146,25 @@ def test_a_head_that_fails_costs_only_its_guesses(
         assert "left aside: a test broke it" in caplog.text
     finally:
         loaded.close()
+
+
+@pytest.mark.parametrize("architecture", sorted(OWN_HEADS))
+def test_every_head_of_the_table_guesses(architecture: str, tmp_path: Path) -> None:
+    loaded = load(recipe(f"{architecture} with a head").write(tmp_path / "model.gguf"))
+    try:
+        guessed, plain = (write(loaded, Sampling(), guesses) for guesses in (2, 0))
+        assert all(len(one.guesses) == 2 for one in guessed)
+        assert text(guessed) == text(plain)
+    finally:
+        loaded.close()
+
+
+def test_a_head_that_was_not_tried_is_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "OWN_HEADS", frozenset())
+    loaded = load(recipe("qwen35 with a head").write(tmp_path / "model.gguf"))
+    assert loaded.target.head is None
+    assert "without a head: heads of qwen35 models are not used" in loaded.facts.note
+    loaded.close()
 
 
 def test_a_model_without_one_has_none(tmp_path: Path) -> None:

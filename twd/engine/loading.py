@@ -13,6 +13,7 @@ from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.heads.eagle import load_head, refuse_head
 from twd.engine.heads.head import GuessingHead, own_head
 from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
@@ -21,6 +22,7 @@ from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.engine.target import LocalTarget
+from twd.gguf_tools.inspect import inspect
 from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
 from twd.wire.base import ModelId
@@ -62,6 +64,8 @@ class LoadPlan:
     """Run the self-test (windows against single steps) and measure the time of passes."""
     head: bool = False
     """Use the model's own head (multi-token prediction), if its file has one."""
+    head_file: Path | None = None
+    """The file of a trained head (EAGLE-3) that is used instead."""
     timed: bool = False
     """Measure the time of passes also if `test` is off."""
     memory: Path | None = None
@@ -138,6 +142,7 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
 def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> NativeModel:
     began = time.monotonic()
     progress(0.0, "reading weights")
+    refuse_head(inspect(plan.path).architecture, plan.path)
     model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)
@@ -177,6 +182,8 @@ class _Ready:
     exactness: Exactness
     cost: CostCurve
     undo: FoundUndo
+    no_head: str = ""
+    """Why a head is not used."""
 
     def refuses_drafts(self, plan: LoadPlan) -> bool:
         """Whether to refuse drafts: the model rolls back by a saved state or snapshots, and the test was not exact."""
@@ -221,7 +228,7 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
 def _note(ready: _Ready) -> str:
     """What status tells of how drafts are made and undone."""
     head = ready.target.head
-    told = f"its own head guesses, {head.step_ms:.2f} ms each" if head is not None else ""
+    told = f"{head.name} guesses, {head.step_ms:.2f} ms each" if head is not None else ready.no_head
     return "; ".join(filter(None, (ready.undo.describe(), told)))
 
 
@@ -234,22 +241,22 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
     context, undo = open_undoable(model, exact.settings, plan.drafts_max)
     exact = replace(exact, settings=context.settings)
     try:
-        head = _head(context) if undo.works else None
+        head, no_head = _head(context, plan) if undo.works else (None, "")
         target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo, head=head)
         exactness, cost = _measure(plan, exact, target, progress)
     except BaseException:
         context.close()
         raise
-    return _Ready(exact, target, exactness, cost, undo)
+    return _Ready(exact, target, exactness, cost, undo, no_head)
 
 
-def _head(context: Context) -> GuessingHead | None:
-    """The model's own head. One that cannot be used is left aside."""
+def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
+    """The head of the plan, or the model's own. One that cannot be used is left aside, with the reason."""
     try:
-        return own_head(context)
+        return (load_head(context, plan.head_file) if plan.head_file is not None else own_head(context)), ""
     except TwdError as error:
-        _log.warning("the model's own head is left aside: %s", error)
-        return None
+        _log.warning("a head is left aside: %s", error)
+        return None, f"without a head: {error}"
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:

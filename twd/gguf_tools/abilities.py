@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from twd.gguf_tools.head_file import OWN_HEADS
 from twd.gguf_tools.header import GgufHeader
 from twd.gguf_tools.slice_kinds import HEAD_LAYERS
 from twd.gguf_tools.slice_rules import can_slice
@@ -65,9 +66,15 @@ class ModelAbilities:
             ("exact", unknown if tried is None else "yes" if tried.exact else "near"),
             ("going back", unknown if tried is None else GOING_BACK[tried.undoing]),
             ("prompts reused", unknown if tried is None else REUSE[tried.undoing]),
-            ("own head", count(self.head_layers, "layer") if self.head_layers else "none in this file"),
+            ("own head", self._own_head()),
             ("ring", f"no: {self.ring}" if self.ring else "yes"),
         ]
+
+    def _own_head(self) -> str:
+        if not self.head_layers:
+            return "none in this file"
+        used = "it guesses" if self.architecture in OWN_HEADS else "not used, because it was not tried"
+        return f"{count(self.head_layers, 'layer')}; {used}"
 
 
 def abilities_of(header: GgufHeader) -> ModelAbilities:

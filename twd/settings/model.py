@@ -184,6 +184,7 @@ class DrafterConfig(SettingSection, frozen=True):
 
     name: Annotated[str, about("Its name in status and metrics; empty: made from the model's.")] = ""
     path: Annotated[FilePath, about("GGUF file, for a drafter that twd runs.")] = ""
+    head: Annotated[FilePath, about("GGUF file of a trained head (EAGLE-3) for the model.")] = ""
     url: Annotated[MaybeUrl, about("Address of a server that drafts, instead of `path`.")] = ""
     kind: Annotated[ServerKind, about("What that server is; auto: ask it.")] = "auto"
     model_name: Annotated[str, about("The model's name at that server.")] = ""
@@ -197,8 +198,8 @@ class DrafterConfig(SettingSection, frozen=True):
     gpu_layers: Annotated[Auto | Count, about("Layers on the GPU.")] = "auto"
 
     def __post_init__(self) -> None:
-        if bool(self.path) == bool(self.url):
-            raise ValueError("a drafter has either a path (a GGUF file) or a url (a server)")
+        if [bool(one) for one in (self.path, self.url, self.head)].count(True) != 1:
+            raise ValueError("a drafter has either a path (a GGUF file), a url (a server) or a head (a GGUF file)")
 
 
 class NgramConfig(SettingSection, frozen=True):

@@ -84,7 +84,7 @@ def _relays(settings: Settings) -> Iterator[ProcessSpec]:
 
 def _drafters(settings: Settings) -> Iterator[ProcessSpec]:
     for number, drafter in enumerate(settings.drafters):
-        if runs_elsewhere(settings, drafter):
+        if drafter.head or runs_elsewhere(settings, drafter):
             continue
         name = f"drafter.{_word(drafter_name(drafter))}"
         argv = (*RUN, "drafter", "--number", str(number))
@@ -117,7 +117,8 @@ def runs_elsewhere(settings: Settings, drafter: DrafterConfig) -> str:
 
 def drafters_missing_here(settings: Settings) -> list[str]:
     """Return notes on drafters that nobody starts here: those of other machines, unless a coordinator places them."""
-    told = [drafter for drafter in settings.drafters if not (settings.pooled and drafter.path)]
+    listed = [drafter for drafter in settings.drafters if not drafter.head]
+    told = [drafter for drafter in listed if not (settings.pooled and drafter.path)]
     return [text for drafter in told if (text := runs_elsewhere(settings, drafter))]
 
 

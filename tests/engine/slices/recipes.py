@@ -70,8 +70,8 @@ def recipe(name: str) -> Recipe:
 
 
 def names() -> list[str]:
-    """All recipes."""
-    return list(_known()["models"])
+    """All recipes, but for those of heads."""
+    return [name for name, one in _known()["models"].items() if one["architecture"] != "eagle3"]
 
 
 @cache

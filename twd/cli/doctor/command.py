@@ -18,6 +18,7 @@ from twd.cli.common.context import CliContext
 from twd.cli.common.core_lines import check_cores
 from twd.cli.doctor import checks, live, models, pool, probes, programs
 from twd.cli.doctor.findings import Finding, FindingSection, Severity, document, fixable, passed
+from twd.cli.doctor.heads import check_heads
 from twd.cli.tune.command import look
 from twd.kit.connect import address_of
 from twd.kit.exit_codes import ExitCode
@@ -161,6 +162,7 @@ async def _living(
             [
                 *(live.check_server(look) for look in elsewhere),
                 *pool.check_families(settings, weights, elsewhere),
+                *check_heads(settings, weights),
             ],
         ),
     ]

@@ -118,7 +118,7 @@ def _config_of_service(source: Path, places: UnitPlaces) -> Path:
 
 def _model_files(settings: Settings, home: str) -> list[str]:
     files = [model.path for model in settings.models.values()]
-    files += [drafter.path for drafter in settings.drafters if drafter.path]
+    files += [file for drafter in settings.drafters for file in (drafter.path, drafter.head) if file]
     return [file for file in files if not Path(file).is_relative_to(home)]
 
 
@@ -162,4 +162,5 @@ def _paths(ours: Settings, theirs: Settings) -> Iterator[tuple[str, str, str]]:
         yield f"models.{name}.path", model.path, theirs.models[name].path
     for number, drafter in enumerate(ours.drafters):
         yield f"drafters[{number}].path", drafter.path, theirs.drafters[number].path
+        yield f"drafters[{number}].head", drafter.head, theirs.drafters[number].head
     yield "agent.model_dirs", ",".join(ours.agent.model_dirs), ",".join(theirs.agent.model_dirs)

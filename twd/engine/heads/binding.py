@@ -7,12 +7,14 @@ from twd.engine.library import llama
 
 _SET_ROWS = "_Z26llama_set_embeddings_nextnP13llama_contextbb"
 _GET_ROWS = "_Z26llama_get_embeddings_nextnP13llama_context"
+_SET_INPUTS = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
+_GET_INPUTS = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
 _GET_ROW = "_Z30llama_get_embeddings_nextn_ithP13llama_contexti"
 
 
 def heads_available() -> bool:
     """Whether this build of llama.cpp exports the functions."""
-    return all(_function(name) is not None for name in (_SET_ROWS, _GET_ROWS, _GET_ROW))
+    return all(_function(name) is not None for name in (_SET_ROWS, _GET_ROWS, _GET_ROW, _SET_INPUTS, _GET_INPUTS))
 
 
 def give_hidden_rows(context: int, *, outputs_only: bool) -> None:
@@ -34,6 +36,20 @@ def hidden_row(context: int, row: int) -> int:
     function = _function(_GET_ROW)
     function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_void_p
     return function(context, row) or 0
+
+
+def give_layer_inputs(context: int, layer: int) -> None:
+    """Make a context give out the states that go into a layer, of all tokens of a pass."""
+    function = _function(_SET_INPUTS)
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_bool], None
+    function(context, layer, True)
+
+
+def layer_inputs(context: int, layer: int) -> int:
+    """The address of the states that went into a layer in the last pass; 0 if there are none."""
+    function = _function(_GET_INPUTS)
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_uint32], ctypes.c_void_p
+    return function(context, layer) or 0
 
 
 def _function(name: str) -> Any:

@@ -16,6 +16,8 @@ from twd.decoding.window import Sampler
 from twd.engine.context import BatchTokens, CacheLayout, Context, Logits
 from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows
 from twd.engine.library import llama
+from twd.engine.model import LoadedGguf
+from twd.gguf_tools.head_file import OWN_HEADS
 from twd.wire.failures import FailureCode, TwdError
 
 _KEPT: Final = 128
@@ -26,6 +28,8 @@ _ROUNDS: Final = 3
 class GuessingHead(Protocol):
     """What a target wants of a head."""
 
+    name: str
+    """What status calls it."""
     step_ms: float
     """The milliseconds of one guess."""
 
@@ -51,41 +55,52 @@ class GuessingHead(Protocol):
         ...
 
 
-class _HeadContext(Context):
-    """A context that computes the head's layers alone. Its sessions share one buffer: nobody needs exact guesses."""
+class HeadContext(Context):
+    """A context that computes a head alone. Its sessions share one buffer: nobody needs exact guesses."""
 
     _reads_both = True
 
-    def __init__(self, target: Context) -> None:
+    def __init__(self, target: Context, model: LoadedGguf) -> None:
         self._target = target
+        self._own = model is target.model
         wanted = replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
-        super().__init__(target.model, wanted)
+        super().__init__(model, wanted)
 
     def _parameters(self) -> ctypes.Structure:
         parameters = super()._parameters()
-        parameters.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
+        if self._own:
+            parameters.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
         parameters.ctx_other = self._target.handle
         return parameters
 
     def _cache_bytes(self) -> int:
         info = self.model.info
-        return super()._cache_bytes() // max(info.kv_layers, 1) * info.head_layers
+        layers = info.head_layers if self._own else info.kv_layers
+        return super()._cache_bytes() // max(info.kv_layers, 1) * layers
 
 
 class OwnHead:
     """The head of one target. For the target's thread only."""
 
-    def __init__(self, target: Context) -> None:
-        settings = target.settings
+    name = "its own head"
+    behind = 0
+    """How many places before a token the head keeps it."""
+
+    def __init__(self, target: Context, model: LoadedGguf | None = None) -> None:
+        model, settings = model or target.model, target.settings
         self._target = target
-        self._width = int(llama.llama_model_n_embd_out(target.model.handle))
-        self._context = _HeadContext(target)
+        self._width = int(llama.llama_model_n_embd_out(model.handle))
+        self._context = HeadContext(target, model)
         self._ends = [0] * settings.parallel
         """For each slot, how many tokens the head has read."""
         self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
-        give_hidden_rows(target.handle, outputs_only=False)
+        self._want_rows()
         give_hidden_rows(self._context.handle, outputs_only=True)
         self.step_ms = self._measured()
+
+    def _want_rows(self) -> None:
+        """Make the target give out what the head reads."""
+        give_hidden_rows(self._target.handle, outputs_only=False)
 
     def pass_rows(self, count: int) -> Logits:
         address = hidden_rows(self._target.handle)
@@ -98,9 +113,9 @@ class OwnHead:
         self._back(slot, at if at <= self._ends[slot] else 0)  # llama.cpp refuses gaps
         before = np.concatenate((self._hidden[slot, (at - 1) % _KEPT][None], rows[: len(tokens) - 1]))
         size = self._context.settings.ubatch
-        for start in range(0, len(tokens), size):
+        for start in range(max(self.behind - at, 0), len(tokens), size):
             part = BatchTokens()
-            part.add(slot, at + start, tokens[start : start + size], output_from=size)
+            part.add(slot, at + start - self.behind, tokens[start : start + size], output_from=size)
             self._context.decode(part, np.ascontiguousarray(before[start : start + size]))
         for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
             self._hidden[slot, (at + row) % _KEPT] = rows[row]
@@ -132,12 +147,12 @@ class OwnHead:
         self._context.close()
 
     def _back(self, slot: int, position: int) -> None:
-        self._context.rollback(slot, position)
+        self._context.rollback(slot, max(position - self.behind, 0))
         self._ends[slot] = min(self._ends[slot], position)
 
     def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
         rows = BatchTokens()
-        rows.add(slot, at, [token])
+        rows.add(slot, max(at - self.behind, 0), [token])
         self._context.decode(rows, np.ascontiguousarray(state[None]))
         row = ctypes.c_float * self._width
         after = np.ctypeslib.as_array(row.from_address(hidden_row(self._context.handle, 0)))
@@ -154,9 +169,12 @@ class OwnHead:
 
 
 def own_head(context: Context) -> OwnHead | None:
-    """The head of a context's model; None if its file has none that was loaded, or llama.cpp cannot run it."""
-    if not context.model.head_layers or not heads_available():
+    """The head of a context's model; None if its file has none that was loaded. Raises TwdError if it is not used."""
+    model = context.model
+    if not model.head_layers:
         return None
+    if model.info.architecture not in OWN_HEADS or not heads_available():
+        raise TwdError(FailureCode.UNSUPPORTED, f"heads of {model.info.architecture} models are not used")
     return OwnHead(context)
 
 

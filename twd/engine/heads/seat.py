@@ -27,6 +27,11 @@ class HeadSeat:
         return None if head is None else cls(head)
 
     @property
+    def name(self) -> str:
+        """What status calls it."""
+        return self._head.name
+
+    @property
     def step_ms(self) -> float:
         """The milliseconds of one guess."""
         return self._head.step_ms

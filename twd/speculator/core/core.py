@@ -30,11 +30,7 @@ from twd.speculator.drafters.pool import DrafterPool
 from twd.wire.base import Event, InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import (
-    FinishReason,
-    JobSubmitted,
-    TokensAccepted,
-)
+from twd.wire.job import FinishReason, JobSubmitted, TokensAccepted
 from twd.wire.judging import RACERS, TokensAgreed
 
 CONSENSUS = InstanceId("consensus")
@@ -327,9 +323,8 @@ class SpeculatorCore:
             self._void(session)
         if len(session.tokens) >= self.limits.ctx_size and end is None:
             end = session.cut()
-        if verdict.guesses and end is None:
-            session.tree.add(HEAD, len(session.tokens), session.hashes[-1], verdict.guesses, verdict.sure)
         if end is None:
+            session.hang(HEAD, verdict.guesses, verdict.sure)
             self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
         drafter = guessed[0] if taken else ""

@@ -97,5 +97,5 @@ def window_limit(settings: Settings, window_max: int) -> int:
 def needs_drafters(settings: Settings, model: str) -> bool:
     """Returns whether a job of this model must fail where no drafter is attached."""
     speculation = settings.speculation
-    has_drafters = any(drafter.for_model in ("", model) for drafter in settings.drafters)
+    has_drafters = any(drafter.for_model in ("", model) and not drafter.head for drafter in settings.drafters)
     return speculation.enabled and has_drafters and not speculation.fallback_on_draft_failure

@@ -255,6 +255,11 @@ class Session:
         """Returns the chance that a draft is accepted; 0 if it must not be used now."""
         return 0.0 if self.plain and drafter not in OWN else self.beliefs.chance(drafter, confidence)
 
+    def hang(self, author: str, guesses: Sequence[int], sure: Sequence[float]) -> None:
+        """Add an author's guesses behind the accepted text."""
+        if guesses and self.speculates:
+            self.tree.add(author, len(self.tokens), self.hashes[-1], guesses, sure)
+
     def place(self, at: int, prefix: int, tokens: Sequence[int]) -> int | None:
         """Returns how many of a draft's tokens the accepted text already holds; None: the draft contradicts the
         text."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
@@ -113,6 +114,13 @@ class NativeTarget:
         self.native.close()
 
 
+class HeadChoice(TypedDict):
+    """The fields of a load plan about heads."""
+
+    head: bool
+    head_file: Path | None
+
+
 def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> LoadPlan:
     """Returns the load plan of the settings; with `auto` the engine chooses."""
     return LoadPlan(
@@ -164,11 +172,11 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        head = settings.speculation.enabled and settings.speculation.own_head
-        plan = replace(load_plan(name, model, memory), gpu_layers=layers, head=head)
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **_head(name, settings))
         experts = _expert_bytes(model, layers)
         if experts:
-            native = load_native(replace(plan, use_mmap=True, expert_bytes=experts, head=False), progress)
+            plan = replace(plan, use_mmap=True, expert_bytes=experts, head=False, head_file=None)
+            native = load_native(plan, progress)
         else:
             native = _load_whole(plan, MemoryCare(model, settings), progress)
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
@@ -195,6 +203,14 @@ def _expert_bytes(model: ModelConfig, layers: int) -> int:
     return experts_in_memory(
         path_of(model.path), wish, tokens=model.ctx_size, sessions=model.parallel, types=model.cache_types
     )
+
+
+def _head(name: ModelId, settings: Settings) -> HeadChoice:
+    """Returns which head guesses for a model: one that the settings name, or the one in its own file."""
+    if not settings.speculation.enabled:
+        return HeadChoice(head=False, head_file=None)
+    named = [one.head for one in settings.drafters if one.head and one.for_model in ("", name)]
+    return HeadChoice(head=settings.speculation.own_head, head_file=path_of(named[0]) if named else None)
 
 
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
