@@ -14,7 +14,7 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.pieces.manifest import load_manifest
-from twd.pieces.names import manifest_of, part_of
+from twd.pieces.names import manifest_of, part_of, wish_of
 from twd.pieces.tree import UNIT
 from twd.swarm.hub.claim import HubClaim, order_of
 from twd.wire.base import InstanceId, NodeId
@@ -119,6 +119,7 @@ async def test_all_shards_come_and_a_pull_can_be_stopped(tmp_path: Path, hub: Hu
         await world.ask(PullUnwanted(node=NodeId("a"), root=answer.root))
         assert not list(world.services["a"]._hub.progressed())
         assert not copy_of(world, "a").exists()
+        assert not wish_of(copy_of(world, "a")).exists()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,22 @@ async def test_what_cannot_come_is_answered(tmp_path: Path, hub: Hub, spec: str,
         assert answer.failure is not None
         assert cause in answer.failure.message
         assert answer.failure.code is code
+
+
+async def test_a_service_that_comes_back_goes_on(tmp_path: Path, hub: Hub) -> None:
+    hub.bytes_s = 300_000
+    async with world_in(tmp_path) as world:
+        await world.machine("a")
+        await wish(world, "a")
+        await until(lambda: hub.sent_bytes > 2 * UNIT, "some of it is here")
+        await world.services.pop("a").stop()
+        assert wish_of(copy_of(world, "a")).exists()
+        sent, hub.bytes_s = hub.sent_bytes, 0.0
+        await world.machine("a")
+        await world.until(PullFinished)
+        assert copy_of(world, "a").read_bytes() == DATA
+        assert hub.sent_bytes - sent < len(DATA)
+        assert not wish_of(copy_of(world, "a")).exists()
 
 
 async def test_wrong_bytes_get_no_name(tmp_path: Path, hub: Hub) -> None:
