@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.kit import tasks
-from twd.kit.tasks import AGAIN_MAX_S, AGAIN_S, TaskGroup, pause_s
+from twd.kit.tasks import AGAIN_MAX_S, AGAIN_S, TaskGroup, heard, pause_s
 
 
 @given(st.integers(1, 10_000))
@@ -34,3 +34,20 @@ async def test_work_that_is_kept_begins_anew_after_each_fault(monkeypatch: pytes
     assert not told["owner" if own else "own"]
     assert begun == 3
     await group.close()
+
+
+async def test_a_wait_is_cancelled_even_if_its_event_comes_at_the_same_moment() -> None:
+    news = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        while True:
+            await heard(news, 60.0)
+            news.clear()
+
+    group = TaskGroup("test", lambda name, error: None)
+    group.start("wait", wait_for_ever())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    news.set()
+    await asyncio.sleep(0)
+    assert await group.close(1.0) == []

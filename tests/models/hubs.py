@@ -51,6 +51,8 @@ class Hub:
     answer_instead: Callable[[web.Request], Awaitable[web.StreamResponse] | None] = lambda request: None
     bytes_s: float = 0.0
     """The speed of one connection; 0: no limit."""
+    stall_after: int = 0
+    """After so many bytes the file server sends nothing, until this is 0 again."""
     spoil: bool = False
     """Whether the file server flips a bit of each answer."""
     sent_bytes: int = 0
@@ -197,6 +199,8 @@ class Hub:
             return response
         step = int(self.bytes_s / 20) or 1 << 18
         for at in range(0, len(part), step):
+            while self.stall_after and self.sent_bytes >= self.stall_after:  # noqa: ASYNC110 - a test changes it
+                await asyncio.sleep(0.02)
             await response.write(bytes(part[at : at + step]))
             self.sent_bytes += len(part[at : at + step])
             if self.bytes_s:

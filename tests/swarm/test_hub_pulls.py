@@ -14,7 +14,7 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.pieces.manifest import load_manifest
-from twd.pieces.names import manifest_of, part_of
+from twd.pieces.names import manifest_of, part_of, wish_of
 from twd.pieces.tree import UNIT
 from twd.swarm.hub.claim import HubClaim, order_of
 from twd.wire.base import InstanceId, NodeId
@@ -84,7 +84,7 @@ async def test_where_the_reader_is_lost_the_next_goes_on(
 ) -> None:
     monkeypatch.setattr("twd.swarm.hub.claim.SILENT_S", 1.0)
     monkeypatch.setattr("twd.swarm.service.LOOK_S", 0.1)
-    hub.bytes_s = 300_000
+    hub.stall_after = 9 * UNIT
     async with world_in(tmp_path) as world:
         for node in "ab":
             await world.machine(node)
@@ -96,11 +96,11 @@ async def test_where_the_reader_is_lost_the_next_goes_on(
             jobs = {node: list(one._hub._running.values()) for node, one in readers.items()}
             return "".join(node for node, some in jobs.items() if some and some[0].transfer.uses_hub)
 
-        await until(lambda: hub.sent_bytes > 2 * UNIT and reader(), "somebody reads")
+        await until(lambda: hub.sent_bytes >= hub.stall_after and reader(), "somebody reads")
         lost = reader()
         assert lost in ("a", "b")
         await world.services.pop(lost).stop()
-        hub.bytes_s = 0.0
+        hub.stall_after = 0
         await world.until(PullFinished)
         (other,) = {"a", "b"} - {lost}
         assert copy_of(world, other).read_bytes() == DATA
@@ -119,6 +119,7 @@ async def test_all_shards_come_and_a_pull_can_be_stopped(tmp_path: Path, hub: Hu
         await world.ask(PullUnwanted(node=NodeId("a"), root=answer.root))
         assert not list(world.services["a"]._hub.progressed())
         assert not copy_of(world, "a").exists()
+        assert not wish_of(copy_of(world, "a")).exists()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,24 @@ async def test_what_cannot_come_is_answered(tmp_path: Path, hub: Hub, spec: str,
         assert answer.failure is not None
         assert cause in answer.failure.message
         assert answer.failure.code is code
+
+
+async def test_a_service_that_comes_back_goes_on(tmp_path: Path, hub: Hub) -> None:
+    hub.stall_after = 9 * UNIT
+    async with world_in(tmp_path) as world:
+        running = (await world.machine("a"))._hub._running
+        await wish(world, "a")
+        await until(lambda: sum(job.transfer.file.have.count for job in running.values()) > 1, "some of it is here")
+        await world.services.pop("a").stop()
+        assert wish_of(copy_of(world, "a")).exists()
+        hub.stall_after = 0
+        await world.machine("a")
+        await world.until(PullFinished)
+        assert copy_of(world, "a").read_bytes() == DATA
+        done = world.heard(PullFinished)[0]
+        assert isinstance(done, PullFinished)
+        assert done.fetched_bytes < len(DATA) - UNIT
+        assert not wish_of(copy_of(world, "a")).exists()
 
 
 async def test_wrong_bytes_get_no_name(tmp_path: Path, hub: Hub) -> None:

@@ -104,7 +104,10 @@ def soon(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: ob
 async def heard(news: asyncio.Event, at_most_s: float) -> bool:
     """Wait for the event; returns True if it was set within `at_most_s` seconds."""
     try:
-        await asyncio.wait_for(news.wait(), at_most_s)
+        async with asyncio.timeout(
+            at_most_s
+        ):  # `wait_for` of Python 3.11 loses a cancellation if the event comes with it
+            await news.wait()
     except TimeoutError:
         return False
     return True

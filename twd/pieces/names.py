@@ -9,6 +9,7 @@ MANIFEST: Final = ".twd.manifest"
 OLD_MANIFEST: Final = ".tightwad.manifest"
 BITMAP: Final = ".twd.pieces"
 PART: Final = ".twd.part"
+WISH: Final = ".twd.wish"
 NAME_BYTES_MAX: Final = 200
 
 
@@ -30,6 +31,11 @@ def bitmap_of(file: Path) -> Path:
 def part_of(file: Path) -> Path:
     """Return the path of the bytes of a partial file, before it gets its final name."""
     return file.with_name(file.name + PART)
+
+
+def wish_of(file: Path) -> Path:
+    """Return the path of what was asked of a hub for a file, while it is on its way."""
+    return file.with_name(file.name + WISH)
 
 
 def check_name(name: str) -> str:

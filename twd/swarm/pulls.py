@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from twd.kit.tasks import TaskGroup
 from twd.models.stores import ModelStore
 from twd.pieces.manifest import Manifest, load_manifest
-from twd.pieces.names import BITMAP, manifest_of
+from twd.pieces.names import BITMAP, manifest_of, wish_of
 from twd.pieces.partial import look
 from twd.pieces.signing import check_signer
 from twd.settings.model import SwarmConfig
@@ -190,7 +190,7 @@ class Pulls:
         for bitmap in [one for folder in folders for one in folder.glob(f"*{BITMAP}")]:
             target = bitmap.with_name(bitmap.name.removesuffix(BITMAP))
             found = look(target)
-            if found is None or found.some:
+            if found is None or found.some or wish_of(target).exists():
                 continue
             try:
                 manifest = load_manifest(manifest_of(target))

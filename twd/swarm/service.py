@@ -92,12 +92,13 @@ class Swarm(Service):
         swarm = self._settings.swarm
         self._seeder = Seeder(self._library, swarm.upload_mib_s, make=self._made)
         self._peers = Peers(swarm.token)
-        self._pulls = Pulls(self._library, self._peers, self._certificates, swarm, Pace(swarm.download_mib_s), self)
+        pace = Pace(swarm.download_mib_s)
+        self._pulls = Pulls(self._library, self._peers, self._certificates, swarm, pace, self)
         folder = StateFolder(home)
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
-        self._hub = self._hub_pulls()
+        self._hub = self._hub_pulls(pace)
         await self._open_ports()
         await self._look()
         await self._read_models()
@@ -106,15 +107,15 @@ class Swarm(Service):
         self.tasks.start("look", every(LOOK_S, self._look))
         self.tasks.start("tell", every(TELL_S, self._tell))
         self._pulls.go_on(self._folders())
+        self._hub.go_on(self._folders())
 
-    def _hub_pulls(self) -> HubPulls:
-        swarm = self._settings.swarm
+    def _hub_pulls(self, pace: Pace) -> HubPulls:
         hub = HubPulls(
             self._library,
             self._peers,
             self._certificates,
-            swarm,
-            Pace(swarm.download_mib_s),
+            self._settings.swarm,
+            pace,
             self,
             lambda sha256: HubClaim(self.bus, self.instance, sha256),
         )

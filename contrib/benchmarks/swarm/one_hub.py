@@ -31,7 +31,7 @@ def environment(number: int, folder: Path, url: str) -> dict[str, str]:
         "TWD_NODE": f"machine{number}",
         "TWD_POOL_HOST": address(number),
     }
-    return {**kept, **own, "HF_ENDPOINT": url, "TWD_BUS_HOST": "0.0.0.0" if number == 1 else "127.0.0.1"}
+    return {**kept, **own, "HF_ENDPOINT": url, **({"TWD_BUS_HOST": "0.0.0.0"} if number == 1 else {})}
 
 
 def done(number: int, env: dict[str, str], *command: str) -> str:
@@ -57,14 +57,12 @@ def services(program: str, count: int, folder: Path, url: str) -> Iterator[list[
     done(1, variables[0], program, "up", "-d", "--no-models")
     started = []
     try:
-        join = folder / "join.txt"
-        join.write_text(done(1, variables[0], program, "invite"))
-        join.chmod(0o600)
         for number, own in enumerate(variables[1:], 2):
-            own["TWD_BUS_JOIN_FILE"] = str(join)
-            started.append(
-                subprocess.Popen(inside(number, [program, "run", "swarm"]), env=own, stderr=subprocess.DEVNULL)
-            )
+            token = folder / f"join{number}.txt"
+            token.write_text(done(1, variables[0], program, "token", "add"))
+            done(number, own, program, "join", "--token-file", str(token))
+            command = inside(number, [program, "run", "swarm"])
+            started.append(subprocess.Popen(command, env=own, stderr=subprocess.DEVNULL))
         time.sleep(4.0)  # until all have met
         yield variables
     finally:
@@ -84,8 +82,12 @@ def measure(program: str, count: int, mib: int, mb_s: float) -> None:
             with services(program, count, Path(name), url) as variables:
                 before, began = sent_bytes(0), time.monotonic()
                 asked = [
-                    subprocess.Popen(inside(number, [program, "pull", SPEC]), env=own, stdout=subprocess.DEVNULL)
-                    for number, own in enumerate(variables, 1)
+                    subprocess.Popen(
+                        inside(1, [program, "pull", SPEC, "--node", own["TWD_NODE"]]),
+                        env=variables[0],
+                        stdout=subprocess.DEVNULL,
+                    )
+                    for own in variables
                 ]
                 ended = [one.wait(280) for one in asked]
                 seconds, sent = time.monotonic() - began, sent_bytes(0) - before

@@ -1,16 +1,17 @@
 """`twd pull` by a swarm service, here or on another machine: of many that want a file, one reads it from the hub."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
-from twd.bus.base import BusError
 from twd.cli.common.context import CliContext
 from twd.cli.swarm.transfer_bar import TransferView
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
+from twd.wire.failures import TwdError
 
 if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
@@ -34,20 +35,22 @@ def pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", a
     """Ask a service; None where the command should do it itself, as none runs here or it asks hubs in another way."""
     if not wish.node and not ctx.settings.bus.url and ctx.instance() is None:
         return None
-    try:
-        return asyncio.run(_pull_there(ctx, wish, environment, as_json))
-    except BusError:
-        if wish.node:
-            raise
-        return None
+    return asyncio.run(_pull_there(ctx, wish, environment, as_json))
 
 
 async def _pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", as_json: bool) -> ExitCode | None:
     from twd.cli.swarm.ask import ask_service, hear_pulls
 
     heard: asyncio.Queue[Event] = asyncio.Queue(1024)
-    async with ctx.bus("admin") as bus:
-        if not wish.node and not _asks_alike(await _facts_here(ctx, bus), environment):
+    async with AsyncExitStack() as stack:
+        try:
+            bus = await stack.enter_async_context(ctx.bus("admin"))
+            alike = bool(wish.node) or _asks_alike(await _facts_here(ctx, bus), environment)
+        except TwdError:  # no bus, or one where this machine may not ask
+            if wish.node:
+                raise
+            return None
+        if not alike:
             return None
         await hear_pulls(bus, heard)
         answer = await ask_service(bus, _wanted(ctx, wish))

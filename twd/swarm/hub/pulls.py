@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,9 +16,11 @@ from twd.models.remote_file import RemoteFile
 from twd.models.spec import Spec, parse_spec
 from twd.models.stores import ModelStore
 from twd.pieces.manifest import check_piece_size
+from twd.pieces.names import wish_of
 from twd.settings.model import SwarmConfig
 from twd.swarm.hub.claim import HubClaim
 from twd.swarm.hub.transfer import HubTransfer, is_here_already
+from twd.swarm.hub.wishes import HubWish, read_wishes, write_wish
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine
 from twd.swarm.pace import Pace
@@ -86,6 +88,7 @@ class HubPulls:
                 files = found.files
             coming = [file for file in files if not await self._is_here(folder / file.name, file)]
             for file in coming:
+                write_wish(folder / file.name, event)
                 self._start(spec, file, folder / file.name)
         self.meet(machines)
         await self.turn()
@@ -99,6 +102,19 @@ class HubPulls:
             done=not coming,
             more=[file.sha256 for file in coming[1:]],
         )
+
+    def go_on(self, folders: Iterable[Path]) -> None:
+        """Continue the pulls that were running when the service ended."""
+        wishes = {(path.parent, wish) for folder in folders for path, wish in read_wishes(folder)}
+        for folder, wish in sorted(wishes):
+            self._tasks.start(f"go on with {wish.spec}", self._again(folder, wish))
+
+    async def _again(self, folder: Path, wish: HubWish) -> None:
+        event = PullWanted(node=self._teller.node, spec=wish.spec, revision=wish.revision)
+        try:
+            await self.begin(event, folder, self._machines)
+        except TwdError as error:
+            log.warning("%s does not go on: %s", wish.spec, error)
 
     async def _is_here(self, target: Path, file: RemoteFile) -> bool:
         return await asyncio.to_thread(is_here_already, target, file)
@@ -209,6 +225,7 @@ class HubPulls:
             await job.claim.release()
             await job.client.close()
         if failure is None:
+            wish_of(job.transfer.target).unlink(missing_ok=True)
             self._teller.said(self._finished(job))
         else:
             log.warning("%s did not come: %s", job.file.name, failure.message)
@@ -253,8 +270,9 @@ class HubPulls:
 
     async def stop(self, sha256: str) -> None:
         """Stop one pull; its units are kept."""
-        task = self._work.get(sha256)
-        if task is not None:
+        task, job = self._work.get(sha256), self._running.get(sha256)
+        if task is not None and job is not None:
+            wish_of(job.transfer.target).unlink(missing_ok=True)
             task.cancel()
             await asyncio.wait({task}, timeout=10.0)
 
