@@ -341,3 +341,17 @@ async def test_models_that_come_later_judge_too(rig: Rig) -> None:
     await rig.gate._look()
     assert rig.gate.targets == ["big", "late"]
     await late.stop()
+
+
+async def test_a_target_that_still_loads_is_not_asked_in_words(rig: Rig) -> None:
+    await rig.gate._look()
+    loaded = rig.gate._scores(ModelId("big"))
+    loading = [
+        msgspec.structs.replace(lease, facts={"model": "big", "ready": False})
+        for lease in rig.gate._seen
+        if lease.facts.get("model") == "big"
+    ]
+    rig.gate._seen = loading
+    assert loading
+    assert (loaded, rig.gate._scores(ModelId("big"))) == (True, None)
+    assert not rig.gate._in_words(ModelId("big"))

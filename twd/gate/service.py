@@ -267,8 +267,9 @@ class Gate(Service):
         return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
 
     def _scores(self, target: ModelId) -> bool | None:
-        """Whether a model can score given tokens; None if no worker serves it now."""
-        told = [lease.facts.get("judges", False) for lease in self._seen if lease.facts.get("model") == target]
+        """Whether a model can score given tokens; None if no loaded worker serves it now."""
+        facts = [lease.facts for lease in self._seen if lease.facts.get("model") == target]
+        told = [one.get("judges", False) for one in facts if one.get("ready") is not False]
         return any(told) if told else None
 
     def _steps_aside(self, job: JobSubmitted, target: ModelId) -> bool:

@@ -36,6 +36,7 @@ class FindingId(enum.StrEnum):
     GATE_JUDGE_IN_WORDS = "gate-judge-in-words"
     GATE_MEMBER_USELESS = "gate-member-useless"
     GATE_PROFILE_STALE = "gate-profile-stale"
+    HEAD_DOES_NOT_FIT = "head-does-not-fit"
     IN_THE_CLEAR = "in-the-clear"
     LAST_RUN_CRASHED = "last-run-crashed"
     LAYERS_NOT_FETCHED = "layers-not-fetched"

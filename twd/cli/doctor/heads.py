@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, good, odd
 from twd.gguf_tools.head_file import head_problem
 from twd.gguf_tools.header import read_header
@@ -30,11 +31,12 @@ def _check(drafter: DrafterConfig, models: dict[str, GgufInfo]) -> Finding:
     try:
         header = read_header(path)
     except TwdError as error:
-        return odd(name, f"{error}; the model is served without it")
+        return odd(FindingId.HEAD_DOES_NOT_FIT, name, f"{error}; the model is served without it")
     targets = {one: info for one, info in models.items() if drafter.for_model in ("", one)}
     problems = {one: head_problem(header, info) for one, info in targets.items()}
     fits = [one for one, problem in problems.items() if not problem]
     if fits or not problems:
         return good(name, f"guesses for {', '.join(fits) or 'no model'}")
     told = "; ".join(f"{one}: {problem}" for one, problem in problems.items())
-    return odd(name, f"{told}; the model is served without it", "name the head that was trained for this model")
+    mend = "name the head that was trained for this model"
+    return odd(FindingId.HEAD_DOES_NOT_FIT, name, f"{told}; the model is served without it", mend)
