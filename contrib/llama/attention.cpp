@@ -314,7 +314,8 @@ void require_sound(const Attention & of) {
         GGML_ASSERT(cache->nb[0] == ggml_type_size(cache->type) && ggml_blck_size(cache->type) > 0);
         GGML_ASSERT(cache->ne[0] % ggml_blck_size(cache->type) == 0);
     }
-    GGML_ASSERT(of.q->ne[0] == of.key_length && of.q->nb[0] == ggml_type_size(of.q->type));
+    GGML_ASSERT(of.q->type == GGML_TYPE_F32); // llama.cpp reads it as such, whatever it says
+    GGML_ASSERT(of.q->ne[0] == of.key_length && of.q->nb[0] == sizeof(float));
     GGML_ASSERT(of.out->type == GGML_TYPE_F32 && ggml_is_contiguous(of.out));
     GGML_ASSERT(of.out->nb[1] == of.value_length * sizeof(float)); // with a single head, nothing else tells
     GGML_ASSERT(of.out->ne[0] == of.value_length && of.out->ne[1] == of.heads);

@@ -69,6 +69,7 @@ def tensor(graph: _Graph, kind: int, name: str) -> int:
         ("spoilt_attention", "out", _NE + 16, 4),
         ("spoilt_attention", "out", _NB + 8, 252),
         ("spoilt_attention", "q", _NE, 80),
+        ("spoilt_attention", "q", 0, _F16),
         ("spoilt_attention", "k", _NE + 16, 0),
         ("spoilt_attention", "v", _NE + 16, 3),
         ("spoilt_attention", "v", _NE + 8, 39),

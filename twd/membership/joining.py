@@ -33,6 +33,7 @@ from twd.wire.routes import subject_of
 REACH_S: Final = 10.0
 ANSWER_S: Final = 30.0
 LET_IN_S: Final = 20.0
+AGAIN_S: Final = 0.2
 
 
 async def join(token: JoinToken, home: Path, node: NodeId) -> Identity:
@@ -45,8 +46,21 @@ async def join(token: JoinToken, home: Path, node: NodeId) -> Identity:
         await bus.close()
     identity = Identity(node=node, url=url, fingerprint=token.fingerprint, roles=tuple(answer.roles))
     _keep(home, identity, answer.bus_roles)
-    await check_identity(home, identity)
+    await _until_let_in(home, identity)
     return identity
+
+
+async def _until_let_in(home: Path, identity: Identity) -> None:
+    """Sign in, more than once if need be: while the broker reads its list of users, it may refuse those on it."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + LET_IN_S
+    while True:
+        try:
+            return await check_identity(home, identity)
+        except BusError:
+            if loop.time() >= give_up:
+                raise
+        await asyncio.sleep(AGAIN_S)
 
 
 async def check_identity(home: Path, identity: Identity) -> None:

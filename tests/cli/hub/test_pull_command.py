@@ -234,7 +234,7 @@ def test_a_copy_of_another_program_is_taken_and_nothing_fetched(
 
 def test_a_copy_with_other_bytes_is_not_taken(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = hub.repositories["org/Model-GGUF"].files["m-Q4_K_M.gguf"]
-    place(tmp_path / f".ollama/models/blobs/sha256-{sha256(data)}", data[:-1] + b"x")
+    place(tmp_path / f".ollama/models/blobs/sha256-{sha256(data)}", data[:-1] + bytes([data[-1] ^ 1]))
     place(tmp_path / ".lmstudio/models/m.gguf", b"GGUF" + bytes(len(data) - 4))
     place(tmp_path / ".cache/llama.cpp/m.gguf", data[:-1])
     assert run(["pull", "org/Model-GGUF:Q4_K_M", "--dir", "."]) == ExitCode.OK

@@ -36,6 +36,13 @@ if TYPE_CHECKING:
 PROBE_S: Final = 30.0
 AT_ONCE: Final = 4
 SAID_MAX: Final = 400
+RSYNC_CODES: Final = {
+    3: "the folder is not there, or cannot be written",
+    11: "reading or writing failed; is the disk full?",
+    12: "the two rsyncs do not understand each other",
+    23: "not all of the file came over",
+    30: "no answer in time",
+}
 
 
 class Outcome(NamedTuple):
@@ -168,7 +175,13 @@ async def run(argv: Sequence[str], told: bytes = b"", timeout_s: float | None = 
             await process.wait()
     if not process.returncode:
         return 0, out.decode("utf-8", "replace")
-    return process.returncode or 1, _complaint(problems) or _complaint(out)
+    return process.returncode or 1, _complaint(problems) or _complaint(out) or _meaning(argv, process.returncode)
+
+
+def _meaning(argv: Sequence[str], code: int | None) -> str:
+    """Return what an exit code of rsync means: where the other side ends at once, its last words may be lost."""
+    known = RSYNC_CODES.get(code or 0, "") if "rsync" in argv[0] else ""
+    return f"{known} (exit code {code} of rsync)" if known else ""
 
 
 def _complaint(said: bytes) -> str:
