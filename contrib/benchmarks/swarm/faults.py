@@ -42,7 +42,7 @@ def model(folder: Path, mib: int) -> tuple[Path, Manifest]:
 class Memory:
     """A source in memory; `wrong` units have one byte flipped."""
 
-    defines, most = False, 4
+    defines, most, least = False, 4, 1
 
     def __init__(self, name: str, data: bytes, wrong: frozenset[int] = frozenset()) -> None:
         self.name, self._data, self._wrong = name, data, wrong
