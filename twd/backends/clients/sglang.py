@@ -1,7 +1,6 @@
 """SGLang: like vLLM, but it scores through its native /generate, from a given position on."""
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +11,7 @@ from twd.backends.clients.openai_chunks import GIVEN_UP
 from twd.backends.clients.upstream import SCORES_BYTES_MAX
 from twd.backends.clients.upstream_errors import clean, words_of
 from twd.backends.clients.vllm import VllmClient
-from twd.backends.clients.weighing import TokenWeight, weighed
+from twd.backends.clients.weighing import PlaceChances
 from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason
@@ -103,12 +102,8 @@ class SglangClient(VllmClient):
                     return
         raise self.upstream.broken("broke off in the middle of its answer")
 
-    async def score(self, tokens: Sequence[int], first: int) -> list[int]:
+    async def _told(self, tokens: Sequence[int], first: int, top: int) -> tuple[list[PlaceChances], int]:
         """One request; only the positions from `first` on are returned."""
-        weights, choice = await self._weights(tokens, first, 1)
-        return [*(weight.choice for weight in weights), choice]
-
-    async def _weights(self, tokens: Sequence[int], first: int, top: int) -> tuple[list[TokenWeight], int]:
         answer = await self._choose(tokens, return_logprob=True, logprob_start_len=first, top_logprobs_num=top)
         meta, wanted = answer.meta_info, len(tokens) - 1 - first
         stood, tops = meta.input_token_logprobs or [], meta.input_top_logprobs or []
@@ -117,7 +112,7 @@ class SglangClient(VllmClient):
         there = stood[len(stood) - wanted :]
         if [entry[1] for entry in there if entry is not None] != list(tokens[first + 1 :]):
             raise self.upstream.broken("told the chances of other tokens than the prompt's")
-        within = [self._entry_weight(*pair) for pair in zip(there, tops[len(tops) - wanted :], strict=True)]
+        within = [self._place_of(*pair) for pair in zip(there, tops[len(tops) - wanted :], strict=True)]
         return within, self._chosen(answer)
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
@@ -131,13 +126,11 @@ class SglangClient(VllmClient):
         body = {"input_ids": list(tokens), "sampling_params": params, **fields}
         return await self.upstream.post(f"{self.root}/generate", body, _Generated, limit=SCORES_BYTES_MAX)
 
-    def _entry_weight(self, stood: Scored | None, tops: list[Scored] | None) -> TokenWeight:
-        if stood is None or not tops:
+    def _place_of(self, stood: Scored | None, tops: list[Scored] | None) -> PlaceChances:
+        if not tops:
             raise self.upstream.broken("did not tell what it would have chosen")
-        chances = {token: chance for chance, token, _ in (stood, *tops) if chance is not None}
-        if stood[1] not in chances or not all(map(isfinite, chances.values())):
-            raise self.upstream.broken("told chances that are no numbers")
-        return weighed(chances, stood[1])
+        told = tops if stood is None else (stood, *tops)
+        return PlaceChances(tops[0][1], {token: chance for chance, token, _ in told if chance is not None})
 
     def _chosen(self, answer: _Generated) -> int:
         scored = answer.meta_info.output_token_logprobs

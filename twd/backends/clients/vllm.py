@@ -1,7 +1,6 @@
 """vLLM: chats and completions, token ids, and the model's choices at every position of a prompt."""
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import msgspec
@@ -11,7 +10,7 @@ from twd.backends.clients.dialect import GPU_SERVER, chat_body, text_body
 from twd.backends.clients.openai_chunks import ChunkChoice, CompletionChunk
 from twd.backends.clients.openai_compatible import OpenAiClient
 from twd.backends.clients.upstream import SCORES_BYTES_MAX
-from twd.backends.clients.weighing import TOP, TokenWeight, weighed
+from twd.backends.clients.weighing import TOP, PlaceChances, TokenWeight
 from twd.wire.base import Token
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, Prompt
@@ -85,19 +84,25 @@ class VllmClient(OpenAiClient):
 
     async def score(self, tokens: Sequence[int], first: int) -> list[int]:
         """One request with the whole text as its prompt."""
-        weights, choice = await self._weights(tokens, first, 1)
-        return [*(weight.choice for weight in weights), choice]
+        places, choice = await self._told(tokens, first, 1)
+        return [*(place.choice for place in places), choice]
 
     async def weigh(self, tokens: Sequence[int], first: int) -> tuple[list[TokenWeight], int]:
         """The same request, for more tokens of each position."""
-        return await self._weights(tokens, first, TOP)
+        places, choice = await self._told(tokens, first, TOP)
+        weights = [place.weight_of(token) for place, token in zip(places, tokens[first + 1 :], strict=True)]
+        known = [weight for weight in weights if weight is not None]
+        if len(known) < len(weights):
+            raise self.upstream.broken("told chances that are no numbers")
+        return known, choice
 
-    async def _weights(self, tokens: Sequence[int], first: int, top: int) -> tuple[list[TokenWeight], int]:
+    async def _told(self, tokens: Sequence[int], first: int, top: int) -> tuple[list[PlaceChances], int]:
+        """What it tells of each position after `first`, and its choice after the last one."""
         choice = await self._one_more(tokens, prompt_logprobs=top)
         told = choice.prompt_logprobs or []
         if len(told) != len(tokens):
             raise self.upstream.broken(f"told the chances of {len(told)} tokens for a prompt of {len(tokens)}")
-        within = [self._weight(told[place], tokens[place]) for place in range(first + 1, len(tokens))]
+        within = [self._place(told[place], tokens[place]) for place in range(first + 1, len(tokens))]
         return within, self._generated(choice)
 
     async def is_end(self, tokens: Sequence[int], token: int) -> bool:
@@ -122,17 +127,16 @@ class VllmClient(OpenAiClient):
             raise self.upstream.broken("answered without a choice")
         return answer.choices[0]
 
-    def _weight(self, told: dict[str, Any] | None, token: int) -> TokenWeight:
-        """The weight of the text's own token, which must be among those returned for its position."""
+    def _place(self, told: dict[str, Any] | None, token: int) -> PlaceChances:
+        """The tokens returned for a position; the token of the text itself must be among them."""
         try:
             chances = {int(name): float(entry["logprob"]) for name, entry in (told or {}).items()}
         except (TypeError, ValueError, KeyError, OverflowError):
             raise self.upstream.broken("told chances that cannot be read") from None
         if token not in chances:
             raise self.upstream.broken(f"told the chances of other tokens than the prompt's (token {token} is missing)")
-        if not all(map(isfinite, chances.values())):
-            raise self.upstream.broken("told chances that are no numbers")
-        return weighed(chances, token)
+        best = max(chances.values())
+        return PlaceChances(min(one for one, chance in chances.items() if chance == best), chances)
 
     def _generated(self, choice: ChunkChoice) -> int:
         """The id of the one generated token."""
