@@ -2,14 +2,13 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.killed_pull import pulled_after_a_kill
 from tests.models.hubs import Hub, Repository, hub_in_thread, sha256
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
@@ -82,16 +81,8 @@ def test_a_model_of_the_registry_and_one_by_its_address(hub: Hub, tmp_path: Path
 def test_a_pull_that_was_killed_goes_on(hub: Hub, tmp_path: Path) -> None:
     data = weights(12)
     hub.repositories["org/Model-GGUF"].files["m-Q4_K_M.gguf"] = data
-    slow = {**os.environ, "TWD_SWARM_DOWNLOAD_MIB_S": "0.5"}
     pull = [*TWD, "pull", "org/Model-GGUF:Q4_K_M", "--dir", str(tmp_path), "--json"]
-    with subprocess.Popen(pull, stdout=subprocess.PIPE, text=True, env=slow) as process:
-        assert process.stdout is not None
-        while json.loads(process.stdout.readline())["done_bytes"] < 2 * UNIT:
-            continue
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-    ended = subprocess.run(pull, capture_output=True, text=True, check=True, env={**os.environ})
-    last = json.loads(ended.stdout.splitlines()[-1])
+    last = pulled_after_a_kill(pull)
     assert (tmp_path / "m-Q4_K_M.gguf").read_bytes() == data
     assert last["fetched_bytes"] <= len(data) - 2 * UNIT
 

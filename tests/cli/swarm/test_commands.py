@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.killed_pull import pulled_after_a_kill
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
 from twd.pieces.manifest import load_manifest
@@ -106,16 +106,8 @@ def test_a_pull_that_was_killed_goes_on(file: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.gguf"
     file.write_bytes(os.urandom(12 * UNIT))
     with seeding(str(file)) as url:
-        slow = {**os.environ, "TWD_SWARM_DOWNLOAD_MIB_S": "0.5"}
         pull = [*TWD, "swarm", "pull", str(target), "--manifest", f"{url}/manifest", "--peer", url, "--json"]
-        with subprocess.Popen(pull, stdout=subprocess.PIPE, text=True, env=slow) as process:
-            assert process.stdout is not None
-            while json.loads(process.stdout.readline())["done_bytes"] < 2 * UNIT:
-                continue
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-        ended = subprocess.run(pull, capture_output=True, text=True, check=True, env={**os.environ})
-    last = json.loads(ended.stdout.splitlines()[-1])
+        last = pulled_after_a_kill(pull)
     assert target.read_bytes() == file.read_bytes()
     assert last["fetched_bytes"] <= 10 * UNIT
 
