@@ -413,6 +413,8 @@ def test_a_pace_of_other_circumstances_is_forgotten_at_once() -> None:
     core.token_ms = 40.0
     core.doubt_pace()
     step(core)
+    assert core.token_ms == 40.0, "it read the text, which tells nothing of drafts"
+    step(core)
     assert core.token_ms == 5.0
     core.token_ms = 40.0
     step(core)

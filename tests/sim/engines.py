@@ -159,6 +159,7 @@ class PlayedDraftModel:
     vocab = VOCAB
     cost = CostCurve([CostPoint(width=1, ms=DRAFT_MS), CostPoint(width=8, ms=1.2 * DRAFT_MS)])
     device = DeviceKind.CPU
+    size_bytes = 0
 
     def __init__(self, skill: float) -> None:
         self._skill = skill

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, opening
 from twd.bus.memory.bus import MemoryBroker
+from twd.decoding.cost import CostCurve
 from twd.drafter.native import NativeDraftModel
 from twd.engine.loading import NativeModel
 from twd.engine.rollback.find import FoundUndo
@@ -21,7 +22,7 @@ from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.native import limits_of
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind, DrafterAttached, SessionOpened
-from twd.wire.model import VocabFingerprint
+from twd.wire.model import CostPoint, VocabFingerprint
 
 CPU, GPU, ELSEWHERE = DeviceKind
 NAME = InstanceId("d")
@@ -51,7 +52,8 @@ def attached(
         ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), _no
     )
     stand_in: Any = speculator
-    stand_in.loaded = SimpleNamespace(facts=SimpleNamespace(vocab=core.identity.vocab), limits=core.limits)
+    facts = SimpleNamespace(vocab=core.identity.vocab, size_bytes=0)
+    stand_in.loaded = SimpleNamespace(facts=facts, limits=core.limits, cost=CostCurve([CostPoint(width=1, ms=20.0)]))
     stand_in._core = core
     stand_in._runner = SimpleNamespace(post=lambda call: call(core, 0.0))
     stand_in._posted = 1  # something is to be done, so nobody is tried out

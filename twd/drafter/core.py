@@ -200,10 +200,13 @@ class DrafterCore:
         for place in range(min(right + 1, copies)):
             self._record.learn(draft.copied_sure, place < right)
         token_ms = spent_ms / len(guesses)
-        if window.committed > 1:  # reading the text is no measure of the drafting speed
-            token_ms = min(token_ms, self.token_ms)
+        reads = window.committed > 1
+        if reads:  # reading the text is no measure of the drafting speed
+            token_ms = min(token_ms, self.token_ms) if self._pace_known else 0.0
         for guess in guesses:
             draft.add(guess, token_ms)
+            if reads and not self._pace_known:
+                continue
             self.token_ms += (_PACE_SMOOTH if self._pace_known else 1.0) * (token_ms - self.token_ms)
             self._pace_known = True
 

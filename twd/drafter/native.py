@@ -70,6 +70,11 @@ class NativeDraftModel:
         return self.native.device
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of its weights."""
+        return self.native.facts.size_bytes
+
+    @property
     def judge(self) -> Judge:
         """The function that gives the confidence of a draft, and the second choice."""
         return judge

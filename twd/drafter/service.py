@@ -66,6 +66,11 @@ class DraftModel(Protocol):
         ...
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of its weights; 0: not known."""
+        ...
+
+    @property
     def judge(self) -> Judge:
         """The function that gives the confidence of a draft, and the second choice."""
         ...
@@ -196,6 +201,7 @@ class DrafterService(ModelService[DraftModel]):
                 token_ms=round(self._core.token_ms, 3),
                 for_model=ModelId(self.for_model),
                 plan=self._plan,
+                size_bytes=self._loaded.size_bytes,
             )
         )
 

@@ -348,7 +348,7 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     def _ended(self, job: JobId, attempt: int) -> None:
         self._owners.ended(job, attempt)
-        drafter = self._trials.end(job)
+        drafter = self._trials.end(job, self.clock.now())
         if drafter is not None and self._runner is not None:
             self._runner.post(lambda core, now: core.assess(drafter))
 
@@ -356,7 +356,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         """If there is no other job, start the next trial of a drafter, one after the other."""
         if self._core is None or not self._core.idle or self._job_dedup or self._posted:
             return
-        if self._trials and not (self._core.draining or self._stopping):
+        if self._trials.due(self.clock.now()) and not (self._core.draining or self._stopping):
             self._take(self._trials.begin(self.ctx.ids.job()), self.ctx.ids.session())
         else:
             self._idle.set()
@@ -392,7 +392,8 @@ class SpeculatorService(ModelService[LoadedModel]):
         refused = refusal(event, facts)
         if refused is not None:
             return [Publish(refused)]
-        drafter = taken_for(event, facts, beside=share_device(self.ctx.node, self.loaded.limits.device, event))
+        beside = share_device(self.ctx.node, self.loaded.limits.device, event)
+        drafter = taken_for(event, facts, beside=beside, step_ms=self.loaded.cost.ms(1))
         new = self._drafter_registry.take(drafter)
         self._attach(drafter)
         if new:
@@ -450,6 +451,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             self._cores.look()
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
         self._look_whether_hung(self._runner, self.loaded, now)
+        self._look_idle()
         since = self._runner.busy_since
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
         for sign in self._owners.signs_of_life(None if in_long_pass else self._job_dedup.coming):

@@ -128,6 +128,8 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     """The only model that it drafts for; empty: every one."""
     plan: Count = 0
     """How often its share of the cores has changed: what was measured before tells nothing of now."""
+    size_bytes: Count = 0
+    """Bytes of its weights; 0: not known."""
 
 
 def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:

@@ -3,7 +3,7 @@
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core
 from tests.speculator.test_watching import NAME, always_drafting, drafter
 from twd.drafting.calibration import Calibration
-from twd.speculator.drafters.calibration import DrafterTrials
+from twd.speculator.drafters.calibration import TRIAL_AFTER_S, DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import ENOUGH_TO_TELL
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId
@@ -23,7 +23,7 @@ def test_each_is_tried_once_in_the_order_in_which_they_came() -> None:
     trials.spare(B)
     assert len(trials) == 1, "the first is being tried, the second needs it no more"
     second = trials.begin(JobId("2"))
-    assert [trials.end(one) for one in (first.job, second.job, JobId("other"))] == [A, C, None]
+    assert [trials.end(one, 0.0) for one in (first.job, second.job, JobId("other"))] == [A, C, None]
     assert not trials
 
 
@@ -33,8 +33,21 @@ def test_a_trial_gives_way_to_a_user_and_is_repeated() -> None:
     first = trials.begin(JobId("1"))
     assert trials.interrupt() == [first.job]
     assert trials.interrupt() == []
-    assert trials.end(first.job) is None, "a trial that was cut short tells nothing"
-    assert trials.end(trials.begin(JobId("2")).job) == A
+    assert trials.end(first.job, 0.0) is None, "a trial that was cut short tells nothing"
+    assert trials.end(trials.begin(JobId("2")).job, 0.0) == A
+
+
+def test_a_trial_waits_until_no_user_has_worked_for_a_while() -> None:
+    trials = DrafterTrials(ModelId("m"), InstanceId("s"))
+    assert not trials.due(0.0), "nobody waits for a trial"
+    trials.want(A)
+    assert trials.due(0.0), "no user was here yet"
+    trials.end(JobId("a user's"), 10.0)
+    assert not trials.due(10.0 + TRIAL_AFTER_S / 2)
+    assert trials.due(10.0 + TRIAL_AFTER_S)
+    trials.end(trials.begin(JobId("1")).job, 11.0)
+    trials.want(B)
+    assert trials.due(11.0), "a trial is no user's job"
 
 
 def test_real_work_tells_once_whether_a_drafter_pays() -> None:

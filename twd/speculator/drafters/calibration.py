@@ -4,6 +4,8 @@ A trial is a job of the speculator itself. It gives way when a user's job arrive
 has measured the drafter.
 """
 
+import math
+
 from twd.wire.base import InstanceId, JobId, ModelId
 from twd.wire.job import CALIBRATION, JobSubmitted, Prompt, Speculation
 
@@ -13,6 +15,8 @@ CALIBRATION_TEXT = (
 )
 CALIBRATION_TOKENS = 64
 CALIBRATION_WINDOW = 4
+TRIAL_AFTER_S = 0.5
+"""Seconds after a user's job before a trial: the next request of a conversation should not meet one."""
 
 
 class DrafterTrials:
@@ -23,10 +27,16 @@ class DrafterTrials:
         self._owner = owner
         self._waiting: dict[InstanceId, None] = {}
         self._running: dict[JobId, InstanceId] = {}
+        self._worked_at = -math.inf
+        """When the last user's job ended."""
 
     def __len__(self) -> int:
         """How many drafters wait for a trial."""
         return len(self._waiting)
+
+    def due(self, now: float) -> bool:
+        """Whether a trial may begin, if no job runs."""
+        return bool(self._waiting) and now - self._worked_at >= TRIAL_AFTER_S
 
     def want(self, drafter: InstanceId) -> None:
         """Put a new drafter on the list, unless its trial runs."""
@@ -61,6 +71,9 @@ class DrafterTrials:
         self._running.clear()
         return jobs
 
-    def end(self, job: JobId) -> InstanceId | None:
+    def end(self, job: JobId, now: float) -> InstanceId | None:
         """Returns the drafter whose trial ended; None: this job was no trial."""
-        return self._running.pop(job, None)
+        drafter = self._running.pop(job, None)
+        if drafter is None:
+            self._worked_at = now
+        return drafter

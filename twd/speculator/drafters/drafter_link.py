@@ -39,6 +39,8 @@ class AttachedDrafter:
     """Milliseconds to read one token of a prompt."""
     silent: bool = False
     """True: its drafts were awaited in vain, and nothing came from it since."""
+    observed: bool = False
+    """Whether its pace was measured in drafts; before, it is only what the drafter told, or worked out by size."""
     plan: int = 0
     """The number of the core plan under which its pace was measured; it rises when its share of the cores changes."""
     pays: bool | None = None
@@ -53,13 +55,15 @@ class AttachedDrafter:
 
     def begins_anew(self, told: "AttachedDrafter") -> None:
         """Forget the measured pace, because other processes now share its cores."""
-        self.plan, self.token_ms, self.silent = told.plan, told.token_ms, False
+        self.plan, self.token_ms, self.observed, self.silent = told.plan, told.token_ms, False, False
 
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
-        """Learn the pace from the time that it reports for these tokens."""
+        """Learn the pace from the time that it reports for these tokens. The first report counts alone."""
         if tokens > 0 and draft_ms > 0:
             change = min(draft_ms / tokens, _PACE_MS_MAX) - self.token_ms
-            self.token_ms += (_SLOWER if change > 0 else _QUICKER) * change
+            smooth = _SLOWER if change > 0 else _QUICKER
+            self.token_ms += (smooth if self.observed else 1.0) * change
+            self.observed = True
 
     def learns(self, pays: bool) -> bool:
         """Record whether it pays. Returns whether to tell it: the answer is new, and the last reversal is long enough

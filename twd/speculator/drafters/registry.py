@@ -1,5 +1,6 @@
 """The known drafters: how the speculator describes one, why it refuses one, and which are still alive."""
 
+import math
 from collections.abc import Collection
 from typing import Final
 
@@ -12,6 +13,8 @@ from twd.wire.draft import DrafterAttached, DrafterChecked, DrafterPace
 from twd.wire.model import ModelFacts
 
 AWAY_MAX: Final = 64
+_TOKEN_MS: Final = 5.0
+"""Milliseconds for a token of a drafter that tells none."""
 
 
 class DrafterRegistry:
@@ -59,8 +62,9 @@ class DrafterRegistry:
         return back
 
 
-def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool) -> AttachedDrafter:
-    """Returns the speculator's record of a drafter that offers itself."""
+def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool, step_ms: float) -> AttachedDrafter:
+    """Returns the speculator's record of a drafter that offers itself. `step_ms`: what a step of the target takes."""
+    told_ms = event.token_ms or _TOKEN_MS
     return AttachedDrafter(
         name=event.drafter,
         node=event.node,
@@ -68,9 +72,20 @@ def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool) -> Att
         model=event.model,
         architecture=event.vocab.architecture,
         by_text=event.vocab.hash != facts.vocab.hash,
-        token_ms=event.token_ms or 5.0,
+        token_ms=min(told_ms, _by_size(event, facts, step_ms)) if beside else told_ms,
         plan=event.plan,
     )
+
+
+def _by_size(event: DrafterAttached, facts: ModelFacts, step_ms: float) -> float:
+    """Returns how long a token takes a drafter on the target's device, by the sizes of both models.
+
+    A drafter on the target's device often measures itself while the target loads there, and then tells a time many
+    times too long. Most of a step is reading the weights, so sizes tell more; the first drafts show the true time.
+    """
+    if not event.size_bytes or not facts.size_bytes:
+        return math.inf
+    return step_ms * event.size_bytes / facts.size_bytes
 
 
 def refusal(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked | None:
