@@ -19,6 +19,18 @@ function(twd_add_experts)
     twd_stand_before(traits.cpp ggml_cpu_extra_compute_forward)
 endfunction()
 
+# RPC workers check graphs that other machines describe.
+function(twd_add_rpc_door)
+    if(NOT TARGET ggml-rpc)
+        return()
+    endif()
+    set(folder "${CMAKE_CURRENT_FUNCTION_LIST_DIR}")
+    target_sources(ggml-rpc PRIVATE "${folder}/graph_check.cpp" "${folder}/graph_rules.cpp")
+    set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-rpc/ggml-rpc.cpp" TARGET_DIRECTORY ggml-rpc
+                 APPEND PROPERTY COMPILE_DEFINITIONS ggml_backend_graph_compute=twd_compute_checked)
+    message(STATUS "twd: RPC workers check graphs")
+endfunction()
+
 # Where llama.cpp itself is built, too: a model's file can be mapped without being read.
 function(twd_add_mapping)
     if(TARGET llama AND CMAKE_SYSTEM_NAME STREQUAL "Linux" AND EXISTS "${PROJECT_SOURCE_DIR}/src/llama-mmap.cpp")
@@ -48,6 +60,8 @@ function(twd_add_kernels)
                      APPEND PROPERTY COMPILE_DEFINITIONS TWD_TILED)
     endif()
     twd_stand_before(ops.cpp ggml_compute_forward_flash_attn_ext)
+    twd_stand_before(ops.cpp ggml_compute_forward_ssm_scan)
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/states.cpp")
     twd_add_experts()
     if(NOT MSVC) # experts chosen by another machine's graph: only an `assert` looks whether there are so many
         set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.c" TARGET_DIRECTORY ggml-cpu
@@ -57,6 +71,7 @@ function(twd_add_kernels)
 endfunction()
 
 cmake_language(DEFER CALL twd_add_kernels)
+cmake_language(DEFER CALL twd_add_rpc_door)
 get_directory_property(TWD_ABOVE PARENT_DIRECTORY)
 if(TWD_ABOVE)
     cmake_language(DEFER DIRECTORY "${TWD_ABOVE}" CALL twd_add_mapping)

@@ -7,26 +7,11 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../../.." && pwd)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/twd
 count=${1:-1000000} seed=${2:-1} piece=20000
-python=${PYTHON:-$root/.venv/bin/python}
-version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
-home=$cache/peers/$version
-source=${LLAMA:-$home/llama_cpp_python-$version/vendor/llama.cpp}
-
-if [[ ! -d $source ]]; then
-    mkdir -p "$home"
-    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
-    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
-fi
-plain=()
-grep -qw amx_int8 /proc/cpuinfo && plain=(-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8) # as contrib/set_up.py
-cmake -S "$here" -B "$cache/fuzz-kernels" "${plain[@]}" -DLLAMA="$source" -DCMAKE_BUILD_TYPE=RelWithDebInfo >&2
-cmake --build "$cache/fuzz-kernels" --target fuzz_kernels --parallel >&2
+build=$("$here/build.sh" fuzz_kernels)
 
 # What is refused leaves the memory of its operation behind, so each piece is a process of its own.
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 for ((done = 0; done < count; done += piece, ++seed)); do
-    "$cache/fuzz-kernels/fuzz_kernels" "$seed" "$((count - done < piece ? count - done : piece))"
+    "$build/fuzz_kernels" "$seed" "$((count - done < piece ? count - done : piece))"
 done

@@ -1,0 +1,23 @@
+// What each operation asks of its tensors.
+#pragma once
+
+#include "ggml.h"
+
+namespace twd {
+
+struct Refused {
+    const char * why;
+    explicit Refused(const char * why) : why(why) {}
+};
+
+// Whether a node only gives another shape to memory.
+bool computes_nothing(ggml_op op);
+
+// Whether some of its inputs are numbers of rows.
+bool reads_choices(ggml_op op);
+
+// Throws `Refused`, or stops at one of ggml's assertions, unless the node's inputs fit its operation and its result has
+// the shape that follows. The context must have room for some tensors, without their data.
+void check_operation(ggml_context * context, const ggml_tensor * node);
+
+} // namespace twd
