@@ -10,6 +10,7 @@ import yaml
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.deploy.deployed import DeployedMachines
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.targets import DeployTarget, targets_of
 from twd.cli.members.own_broker import broker_address, needed_broker, own_store
@@ -74,11 +75,20 @@ def deploy(
             return await deploy_all(todo, AT_ONCE)
 
     reports = asyncio.run(live())
+    if not dry_run:
+        _keep(ctx, targets, reports, system_wide)
     if as_json:
         click.echo(json.dumps([report.as_json() for report in reports]))
     else:
         _print(reports)
     return ExitCode.OK if not any(report.error for report in reports) else ExitCode.CANNOT_START
+
+
+def _keep(ctx: CliContext, targets: list[DeployTarget], reports: list[HostReport], system_wide: bool) -> None:
+    known = DeployedMachines(ctx.home.path)
+    for target, report in zip(targets, reports, strict=True):
+        if report.lends:
+            known.keep(report.node, target, system_wide)
 
 
 def _report(target: DeployTarget, as_json: bool) -> HostReport:

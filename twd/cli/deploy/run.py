@@ -185,7 +185,7 @@ class HostDeployment:
                 python = facts.python(bundle.needs.python)
                 script = install_script(facts, python, bundle.name)
                 result = await self.shell.run(script, SEND_S, stream=bundle.stream())
-            _check(result)
+            check_result(result)
             step.note = bundle.name if there.code == 0 else f"{bundle.name}, {bundle.needs.size >> 20} MiB sent"
             return bool(facts.current)
 
@@ -197,7 +197,7 @@ class HostDeployment:
                 return
             if not self.facts.config_sum:
                 self._undo.append(("settings", self._forget))
-            _check(await self.shell.run(settings_script(self.facts), LOOK_S, given=content))
+            check_result(await self.shell.run(settings_script(self.facts), LOOK_S, given=content))
 
     async def _join(self) -> None:
         with self.report.step("join") as step:
@@ -208,7 +208,7 @@ class HostDeployment:
             self._undo.append(("join", partial(self._unjoin, token)))
             script = twd_script(self.facts, "join", "--token-file", "-", "--node", self.report.node)
             try:
-                _check(await self.shell.run(script, TWD_S, given=token.as_text().encode() + b"\n"))
+                check_result(await self.shell.run(script, TWD_S, given=token.as_text().encode() + b"\n"))
             except BaseException:
                 await asyncio.shield(self.home.revoke(token))
                 raise
@@ -230,7 +230,7 @@ class HostDeployment:
                 step.state = "unchanged"
                 return
             self._undo.append(("start", self._stop))
-            _check(result)
+            check_result(result)
 
     async def _serve(self) -> str:
         """Make the agent a service of systemd; returns in words what came of it."""
@@ -261,24 +261,25 @@ class HostDeployment:
                 step.state = "taken back"
 
     async def _switch_back(self) -> None:
-        _check(await self.shell.run(take_back_script(self.facts), UNDO_S))
+        check_result(await self.shell.run(take_back_script(self.facts), UNDO_S))
 
     async def _uninstall(self) -> None:
-        _check(await self.shell.run(take_back_script(self.facts, self.plan.bundle.name), UNDO_S))
+        check_result(await self.shell.run(take_back_script(self.facts, self.plan.bundle.name), UNDO_S))
 
     async def _forget(self) -> None:
-        _check(await self.shell.run(forget_script(self.facts, not self.facts.state_there), UNDO_S))
+        check_result(await self.shell.run(forget_script(self.facts, not self.facts.state_there), UNDO_S))
 
     async def _unjoin(self, token: JoinToken) -> None:
         await self.home.remove(self.report.node, token)
         state = _quoted(self.facts.state)
-        _check(await self.shell.run(f"rm -rf {state}/joined.json {state}/keys", UNDO_S))
+        check_result(await self.shell.run(f"rm -rf {state}/joined.json {state}/keys", UNDO_S))
 
     async def _stop(self) -> None:
         await self.shell.run(twd_script(self.facts, "down"), UNDO_S)
 
 
-def _check(result: RemoteResult) -> None:
+def check_result(result: RemoteResult) -> None:
+    """Raise DeployFailed with the last words of a script that did not succeed."""
     if result.code:
         raise DeployFailed(_last_words(result))
 

@@ -45,6 +45,12 @@ _TAKE_BACK: Final = """
 link current @OLD@
 link previous @BEFORE@
 """
+_DROP: Final = """
+for link in current previous; do
+  [ "$(basename "$(readlink @BASE@/$link)")" = @NAME@ ] && exit 0
+done
+rm -rf @BASE@/versions/@NAME@
+"""
 _REMOVE: Final = """
 rm -rf @BASE@/versions/@NAME@
 if [ -z @OLD@ ]; then
@@ -63,9 +69,18 @@ def _filled(script: str, facts: RemoteFacts, **more: str) -> str:
 
 def install_script(facts: RemoteFacts, python: str, name: str) -> str:
     """Install the wheels of standard input as the version `name`, and make it the current one."""
+    return send_script(facts, python, name) + switch_script(facts, name)
+
+
+def send_script(facts: RemoteFacts, python: str, name: str) -> str:
+    """Install the wheels of standard input as the version `name`, beside the one in use."""
     source = base64.b64encode(files("twd.cli.deploy").joinpath("unpack.py").read_bytes()).decode()
-    install = _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
-    return install + switch_script(facts, name)
+    return _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
+
+
+def drop_script(facts: RemoteFacts, name: str) -> str:
+    """Remove a version that is not in use and was not before."""
+    return _filled(_DROP, facts, NAME=name)
 
 
 def switch_script(facts: RemoteFacts, name: str) -> str:

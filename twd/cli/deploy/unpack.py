@@ -13,6 +13,7 @@ import shutil
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 COMPLETE = "twd-complete"
@@ -77,7 +78,13 @@ def fill(folder: Path) -> None:
 
 
 def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
-    """Unpack one wheel; each file must have the hash that the wheel's list names."""
+    """Unpack one wheel."""
+    for path, data in contents(wheel, name):
+        put(path, data, site, scripts)
+
+
+def contents(wheel: "io.BytesIO | Path", name: str) -> "Iterator[tuple[str, bytes]]":
+    """Yield the files of a wheel; each must have the hash that the wheel's list names."""
     with zipfile.ZipFile(wheel) as archive:
         (record,) = [one for one in archive.namelist() if one.endswith(".dist-info/RECORD")]
         hashes = {row[0]: row[1] for row in csv.reader(io.StringIO(archive.read(record).decode())) if row}
@@ -87,7 +94,7 @@ def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
             data = archive.read(info)
             if info.filename != record and hashes.get(info.filename) != digest(data):
                 raise SystemExit(f"{name}: {info.filename} has another hash than the wheel says")
-            put(info.filename, data, site, scripts)
+            yield info.filename, data
 
 
 def digest(data: bytes) -> str:

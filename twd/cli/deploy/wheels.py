@@ -10,6 +10,7 @@ import re
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 
 import twd
 from twd.cli.deploy.looking import BundleNeeds
+from twd.cli.deploy.unpack import contents
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -40,6 +42,11 @@ class WheelBundle:
     needs: BundleNeeds
 
     async def stream(self) -> AsyncIterator[bytes]:
+        """Yield a tar with all wheels."""
+        for part in self.parts():
+            yield part
+
+    def parts(self) -> Iterator[bytes]:
         """Yield a tar with all wheels."""
         for file in self.files:
             info = tarfile.TarInfo(file.name)
@@ -70,7 +77,19 @@ def bundle_of(folder: Path, cache: Path) -> WheelBundle:
         files.append(_own_wheel(cache))
     if missing := sorted(_needed("twd") - names - {"twd"}):
         raise CommandError(ExitCode.NOT_FOUND, f"{folder} has no wheel of {', '.join(missing)}, which twd needs")
+    for file in files:
+        _check(file)
     return _bundle(files)
+
+
+def _check(wheel: Path) -> None:
+    """Raise CommandError for a wheel whose files are others than its own list says."""
+    try:
+        for _ in contents(wheel, wheel.name):
+            pass
+    except (SystemExit, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        text = f"{wheel} cannot be used: {error}. Nothing was sent; fetch or make this package again"
+        raise CommandError(ExitCode.CONFIG, text) from None
 
 
 def _needed(name: str) -> set[str]:
