@@ -6,6 +6,7 @@ folder of its own with an environment of its own; it appears whole or not at all
 
 import base64
 import csv
+import glob
 import hashlib
 import io
 import os
@@ -18,6 +19,9 @@ from pathlib import Path, PurePosixPath
 
 COMPLETE = "twd-complete"
 """A file in each version folder that is whole."""
+LIBRARIES = "libraries/"
+"""The folder of the stream with libraries of the system that the engine needs; they come after the wheels."""
+SYSTEM_LIBRARIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*")
 START = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 exec "$here/python3" -P -m twd "$@"
@@ -66,6 +70,9 @@ def fill(folder: Path) -> None:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
         for member in tar:
             data = tar.extractfile(member)
+            if data is not None and member.name.startswith(LIBRARIES):
+                lend(member.name.removeprefix(LIBRARIES), data.read(), site)
+                continue
             if data is None or not member.name.endswith(".whl"):
                 raise SystemExit(f"{member.name} is no wheel")
             install(io.BytesIO(data.read()), member.name, site, folder / "bin")
@@ -75,6 +82,14 @@ def fill(folder: Path) -> None:
     start = folder / "bin" / "twd"
     start.write_text(START)
     start.chmod(0o755)
+
+
+def lend(name: str, data: bytes, site: Path) -> None:
+    """Put a library beside the engine, which looks there first, unless this machine has it."""
+    engine = site / "llama_cpp" / "lib"
+    there = any(glob.glob(f"{place}/{name}") for place in SYSTEM_LIBRARIES)
+    if "/" not in name and engine.is_dir() and not there:
+        (engine / name).write_bytes(data)
 
 
 def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
