@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,6 @@ class Three(Installed):
 
     def program(self, *arguments: str) -> Any:
         """Run a command of the version in use; returns what it printed as JSON."""
-        import subprocess
-
         command = [str(self.folder.program()), *arguments]
         done = subprocess.run(
             command, env=self.env, cwd=self.home.parent, capture_output=True, text=True, timeout=300, check=False
@@ -114,6 +113,7 @@ def test_three_machines_go_to_a_new_version_and_no_request_fails(three: Three, t
     try:
         wait_until(lambda: texts or faults, "a text before anything changes", 120)
         reports = three.program("upgrade", "--all", "--from", str(newer), "--json", *SETTLE)
+        print(json.dumps(reports, indent=1), three.said)
         assert [one["node"] for one in reports][-1] == "first"
         assert [one["error"] for one in reports] == ["", "", ""], reports
         before = len(texts)

@@ -97,7 +97,7 @@ def _upgrade_here(ctx: CliContext, wheels: Path | None, check: bool, settle: flo
             return ExitCode.OK
         with alone(folder):
             make_version(folder, version, source, "native", click.echo)
-            try_then_take(ctx, folder, version, settle)
+            try_then_take(ctx, folder, version, settle, click.echo)
     click.echo(f"{version} is in use; `twd rollback` goes back to {folder.before()}")
     return ExitCode.OK
 
@@ -109,7 +109,7 @@ def _take(ctx: CliContext, version: str, settle: float) -> ExitCode:
         if not folder.is_complete(version):
             raise VersionProblem(f"version {version} is not there whole; there are: {', '.join(folder.listed())}")
         if folder.in_use() != version:
-            try_then_take(ctx, folder, version, settle)
+            try_then_take(ctx, folder, version, settle, click.echo)
     click.echo(f"{version} is in use")
     return ExitCode.OK
 
@@ -126,7 +126,7 @@ def rollback(ctx: CliContext) -> ExitCode:
             ExitCode.NOT_FOUND, f"no version was in use here before {folder.in_use()}; there are: {there}"
         )
     with as_errors(), alone(folder):
-        take(ctx, folder, house_of(ctx, folder), before, SETTLED_S)
+        take(ctx, folder, house_of(ctx, folder), before, SETTLED_S, click.echo)
     click.echo(f"{before} is in use")
     return ExitCode.OK
 

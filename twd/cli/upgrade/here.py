@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import click
-
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
 from twd.cli.deploy import unpack
@@ -23,7 +21,7 @@ from twd.setup.units.system import LocalSystem
 from twd.setup.units.systemd_manager import SystemdManager
 from twd.setup.versions.folder import VersionProblem, VersionsFolder
 from twd.setup.versions.houses import DetachedHouse, ServiceHouse, SystemTime
-from twd.setup.versions.takeover import Takeover, TakeoverPolicy, UpgradeHouse
+from twd.setup.versions.takeover import Say, Takeover, TakeoverPolicy, UpgradeHouse
 from twd.setup.versions.trial import VersionTrial, no_room
 
 UNPACK_S: Final = 900.0
@@ -78,32 +76,32 @@ def unpack_here(folder: VersionsFolder, bundle: WheelBundle) -> None:
         raise VersionProblem(f"{bundle.name} cannot be installed: {words[-1][:300]}. The old version stays")
 
 
-def try_then_take(ctx: CliContext, folder: VersionsFolder, version: str, settle_s: float) -> None:
+def try_then_take(ctx: CliContext, folder: VersionsFolder, version: str, settle_s: float, say: Say) -> None:
     """Try a version beside the one in use, and let it take over; raises VersionProblem when the old one is back."""
     house = house_of(ctx, folder)
-    _try(ctx, folder, version)
-    take(ctx, folder, house, version, settle_s)
+    _try(ctx, folder, version, say)
+    take(ctx, folder, house, version, settle_s, say)
 
 
-def take(ctx: CliContext, folder: VersionsFolder, house: UpgradeHouse, version: str, settle_s: float) -> None:
+def take(ctx: CliContext, folder: VersionsFolder, house: UpgradeHouse, version: str, settle_s: float, say: Say) -> None:
     """Let a version take over."""
     policy = TakeoverPolicy(settled_s=settle_s).with_models(model_bytes(running_settings(ctx)))
-    Takeover(folder, house, policy, SystemTime(), click.echo).take(version)
+    Takeover(folder, house, policy, SystemTime(), say).take(version)
 
 
-def _try(ctx: CliContext, folder: VersionsFolder, version: str) -> None:
+def _try(ctx: CliContext, folder: VersionsFolder, version: str, say: Say) -> None:
     source = ctx.config or ctx.loaded.source
     options = ("-c", os.path.abspath(source)) if source else ()
     trial = VersionTrial(folder.program(version), folder.program(folder.in_use()), options, ctx.environment)
-    click.echo(f"{version}: its doctor looks at this machine")
+    say(f"{version}: its doctor looks at this machine")
     trial.doctor()
     settings = running_settings(ctx)
     size = model_bytes(settings)
     reason = _no_room(ctx, settings, size)
     if reason:
-        click.echo(f"{version} is not tried beside {folder.in_use()}: {reason}")
+        say(f"{version} is not tried beside {folder.in_use()}: {reason}")
         return
-    click.echo(f"{version} loads the models beside {folder.in_use()}, and is asked a question")
+    say(f"{version} loads the models beside {folder.in_use()}, and is asked a question")
     trial.load(TakeoverPolicy().with_models(size).ready_s)
 
 

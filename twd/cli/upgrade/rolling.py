@@ -168,7 +168,7 @@ class Rolling:
                     return True
                 unpack_here(folder, self.bundle)
             with report.step("take over"), as_errors(), alone(folder):
-                try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s)
+                try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
         except CommandError as error:
             report.error = str(error)
             return False
