@@ -114,12 +114,25 @@ class SshWorld:
         lines = []
         for server in self.servers.values():
             public = server.key.with_name("host_key.pub").read_text()
-            name = server.address if server.port == SSH_PORT else f"[{server.address}]:{server.port}"
-            lines.append(f"{name} {' '.join(public.split()[:2])}\n")
+            lines.append(f"{self._known_as(server)} {' '.join(public.split()[:2])}\n")
         self.known.write_text("".join(lines))
 
+    @staticmethod
+    def _known_as(server: SshServer) -> str:
+        return server.address if server.port == SSH_PORT else f"[{server.address}]:{server.port}"
+
+    @property
+    def _identity(self) -> str:
+        return f"IdentityFile {self.key}\nIdentitiesOnly yes\nUserKnownHostsFile {self.known}\n"
+
+    def reach(self, server: SshServer, port: int) -> None:
+        """Have ssh reach a server at another port, where something passes its bytes on."""
+        config = self.folder / "ssh_config"
+        alias = f"  HostKeyAlias {self._known_as(server)}\n"
+        config.write_text(f"{self._identity}Host {server.name}\n  HostName 127.0.0.1\n  Port {port}\n{alias}")
+
     def _write_ssh(self) -> None:
-        lines = [f"IdentityFile {self.key}\nIdentitiesOnly yes\nUserKnownHostsFile {self.known}\n"]
+        lines = [self._identity]
         lines += [f"Host {one.name}\n  HostName {one.address}\n  Port {one.port}\n" for one in self.servers.values()]
         config = self.folder / "ssh_config"
         config.write_text("".join(lines))

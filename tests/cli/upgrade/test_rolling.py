@@ -46,8 +46,8 @@ class Three(Installed):
             "TWD_CONFIG": str(home.parent / "own.yaml"),
         }
         self.env.pop("PYTHONPATH", None)
-        drafters = "".join(f"  - {{path: {drafts}, node: {name}}}\n" for name in world.servers)
-        own = f"models:\n  small: {{path: {target}}}\ndrafters:\n{drafters}"
+        own = f"mode: combined\npool: {{host: 0.0.0.0, split: even}}\nmodels:\n  small: {{path: {target}}}\n"
+        own += f"drafters:\n  - {{path: {drafts}}}\n"
         (home.parent / "own.yaml").write_text(own)
         lend = f"agent: {{port: 0, model_dirs: [{drafts.parent}]}}\npool: {{host: 0.0.0.0}}\nswarm: {{port: 0}}\n"
         (home.parent / "lend.yaml").write_text(lend)
