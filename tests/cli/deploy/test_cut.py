@@ -5,9 +5,10 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BYTES_OF_A_RUN = 480_000
 """About what one deployment of the small package sends and hears."""
+ROOM_KIB = 320
+"""What the small package alone fills."""
 
 
 class CutProxy:
@@ -34,7 +37,7 @@ class CutProxy:
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.left = 0
+        self.left = 1 << 40
         self.stays_away = False
         self.instead: Callable[[], None] | None = None
         """What happens instead of a cut, if anything does."""
@@ -199,3 +202,43 @@ async def test_a_cut_at_any_byte_leaves_nothing_half_done(target: Target, tmp_pa
 async def test_a_hundred_cuts(target: Target, tmp_path: Path, kills: bool) -> None:
     assert await cut_often(target, tmp_path, 100, seed=2, kills=kills) > 30
     assert PREFIX not in target.world.said.read_text()
+
+
+@contextmanager
+def disk_of(place: Path, kib: int) -> Iterator[Callable[[int], None]]:
+    """A disk of so many KiB at a place; what is yielded gives it another size."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+
+    def resize(wanted: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={wanted}k", str(place)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize("kib", [4, 64, 320, 340, 356])
+async def test_a_full_disk_leaves_nothing_and_with_room_the_same_command_ends_it(
+    target: Target, tmp_path: Path, kib: int
+) -> None:
+    bundle = replace_needs(small_bundle(tmp_path, "0.1.0"))
+    with disk_of(target.server.home, kib) as resize:
+        full = await target.deploy(bundle)
+        target.quiet()
+        assert full.error or kib > ROOM_KIB
+        if full.error:
+            assert "No space left" in full.error, full
+            assert target.state() == {}
+        else:
+            target.whole()
+        resize(4096)
+        done = await target.deploy(bundle)
+        assert done.error == "", done
+        target.whole()
+
+
+def replace_needs(bundle: WheelBundle) -> WheelBundle:
+    """The bundle as if it needed no room: else the machine is refused when it is looked at."""
+    return replace(bundle, needs=replace(bundle.needs, size=0))
