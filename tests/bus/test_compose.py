@@ -95,12 +95,13 @@ def test_the_broker_finds_what_its_configuration_names() -> None:
     assert {f"/etc/nats/{name}" for name in named} <= set(given)
 
 
-def test_the_dockerfile_copies_what_there_is() -> None:
-    root = DEPLOY.parents[1]
-    for line in (DEPLOY / "Dockerfile").read_text().splitlines():
-        if line.startswith("COPY") and "--from" not in line:
-            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
-            assert all((root / source).exists() for source in sources), line
+def test_the_image_is_a_stage_of_the_one_dockerfile() -> None:
+    """tests/packages looks at what that file copies."""
+    build = SERVICES["agent"]["build"]
+    dockerfile = (DEPLOY / build["context"] / build.get("dockerfile", "Dockerfile")).read_text()
+    stage = dockerfile.partition(f" AS {build['target']}\n")[2].partition("\nFROM ")[0]
+    assert {"/usr/local/bin/healthy", "/usr/local/bin/make-buckets"} <= set(stage.split())
+    assert "USER 1000:1000" in stage
 
 
 # -- the health check ------------------------------------------------------------------------------

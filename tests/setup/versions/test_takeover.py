@@ -81,6 +81,15 @@ def test_the_old_one_is_back_within_a_minute(tmp_path: Path, fault: dict[str, ob
     assert house.time < 60
 
 
+def test_a_version_that_did_not_work_is_not_the_one_before(tmp_path: Path) -> None:
+    house = house_in(tmp_path, bad_start=True)
+    add(house.folder, "0.0.9")
+    house.folder.give_back("0.1.0", "0.0.9")
+    with pytest.raises(VersionProblem):
+        take(house)
+    assert (house.folder.in_use(), house.folder.before()) == ("0.1.0", "0.0.9"), "`twd rollback` goes where it went"
+
+
 def test_where_nothing_runs_nothing_is_started(tmp_path: Path) -> None:
     house = house_in(tmp_path, running="")
     take(house)

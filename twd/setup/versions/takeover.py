@@ -68,7 +68,7 @@ class Takeover:
 
     def take(self, version: str) -> None:
         """Make a version the one in use; raises VersionProblem after the old one is back."""
-        old, ran = self._folder.in_use(), self._house.runs()
+        old, before, ran = self._folder.in_use(), self._folder.before(), self._house.runs()
         if not ran:
             self._folder.take(version)
             return
@@ -78,7 +78,7 @@ class Takeover:
         try:
             self._begin(version)
         except BaseException as error:
-            self._go_back(old, version, error)
+            self._go_back(old, before, version, error)
             raise
 
     def _begin(self, version: str) -> None:
@@ -93,12 +93,12 @@ class Takeover:
                 return
             self._clock.sleep(LOOK_S)
 
-    def _go_back(self, old: str, version: str, error: BaseException) -> None:
+    def _go_back(self, old: str, before: str, version: str, error: BaseException) -> None:
         self._say(f"{error}; going back to {old}")
         try:
             self._house.stop()
         finally:
-            self._folder.take(old)
+            self._folder.give_back(old, before)
         try:
             self._house.start(self._policy.ready_s)
         except VersionProblem as problem:
