@@ -17,6 +17,7 @@ from tests.bus.deployed import DEPLOY, Deployment
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.settings.env import variables
 from twd.wire.base import InstanceId, NodeId
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.service import Health, ServiceLease
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -107,12 +108,12 @@ def test_the_image_is_a_stage_of_the_one_dockerfile() -> None:
 # -- the health check ------------------------------------------------------------------------------
 
 
-def lease(health: Health, node: str, **facts: bool) -> bytes:
+def lease(health: Health, node: str, *, ready: bool) -> bytes:
     name = InstanceId(f"drafter.{node}.x")
     told = ServiceLease(
         service="drafter", instance=name, node=NodeId(node), pid=1, version="1", started_ms=1, renewed_ms=1
     )
-    return msgspec.json.encode(msgspec.structs.replace(told, health=health, facts=dict(facts)))
+    return msgspec.json.encode(msgspec.structs.replace(told, health=health, facts=DrafterLeaseFacts(ready=ready)))
 
 
 @pytest.mark.nats

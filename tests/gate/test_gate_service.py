@@ -37,6 +37,7 @@ from twd.wire.job import (
     TokenScore,
 )
 from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
+from twd.wire.leases.speculator import SpeculatorFacts
 
 TRUTH = ["The ", "sea ", "is ", "blue ", "and ", "wide ", "and ", "deep "]
 
@@ -48,8 +49,8 @@ def ctx(broker: MemoryBroker, seed: int) -> ServiceContext:
 class FakeJudge(FakeSpeculator):
     """Scores words by whether they are the truth's, and writes the truth."""
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        return {**super().facts(), "judges": True}
+    def facts(self) -> SpeculatorFacts:
+        return msgspec.structs.replace(super().facts(), judges=True)
 
     async def _play(self, job: JobSubmitted, script: Script) -> None:
         if job.judge is None:
@@ -347,9 +348,9 @@ async def test_a_target_that_still_loads_is_not_asked_in_words(rig: Rig) -> None
     await rig.gate._look()
     loaded = rig.gate._scores(ModelId("big"))
     loading = [
-        msgspec.structs.replace(lease, facts={"model": "big", "ready": False})
+        msgspec.structs.replace(lease, facts=SpeculatorFacts(model=ModelId("big"), ready=False))
         for lease in rig.gate._seen
-        if lease.facts.get("model") == "big"
+        if lease.model == "big"
     ]
     rig.gate._seen = loading
     assert loading

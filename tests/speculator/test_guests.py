@@ -27,8 +27,9 @@ from twd.speculator.targets.pool_view import PoolView
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import GUEST_KEYS, NodeFacts, ProcessFacts, ProcessKind
-from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key, read_guests
+from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key
 from twd.wire.service import read_lease
 
 BOX = NodeId("box")
@@ -89,7 +90,8 @@ class House:
         leases = await self.broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
         entry = await leases.get(self.speculator.instance)
         lease = read_lease(entry.value, entry.key) if entry else None
-        return read_guests(lease.facts) if lease else []
+        told = lease.told(SpeculatorFacts) if lease else None
+        return told.guests if told else []
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from twd.coordinator.core.placement import ModelShape
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.process_reconciler import idle_drafters
 from twd.coordinator.core.processes import WantedModel
-from twd.coordinator.core.readers import READS_FACT, able, better, unable
+from twd.coordinator.core.readers import able, better, unable
 from twd.coordinator.core.state import (
     Action,
     DecidePlacement,
@@ -46,6 +46,7 @@ from twd.settings.paths import path_of
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
 from twd.wire.failures import TwdError
+from twd.wire.leases.others import CoordinatorFacts
 from twd.wire.node import (
     NodeChanged,
     NodeFacts,
@@ -142,17 +143,13 @@ class CoordinatorService(Service):
         fetched = remarks(self._wanted, self._observed)
         return "; ".join([*fetched, *self._idle_drafters, *told_once(self._observed.nodes.values())])
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> CoordinatorFacts:
         """What `twd status` shows."""
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
-        agentless_hosts = [
-            f"{known.node}: {one.note or one.state}"
-            for known in self._agentless_hosts.facts()
-            for one in known.processes
-        ]
-        told = {"guests": agentless_hosts} if agentless_hosts else {}
-        reads = able(self._wanted.models)
-        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, READS_FACT: reads, **told}
+        hosts = self._agentless_hosts.facts()
+        guests = [f"{known.node}: {one.note or one.state}" for known in hosts for one in known.processes]
+        nodes, reads = len(self._observed.nodes), able(self._wanted.models)
+        return CoordinatorFacts(active=self.active, nodes=nodes, placed=placed, reads=reads, guests=guests)
 
     # -- who decides ---------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.judging import GATE
+from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
@@ -130,9 +131,9 @@ class EdgeService(Service):
         """The URL for clients on this machine."""
         return self.server.url
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> EdgeFacts:
         """The facts in its lease."""
-        return {"url": self.url, "port": self.server.port, "jobs": len(self.tracker)}
+        return EdgeFacts(url=self.url, port=self.server.port, jobs=len(self.tracker))
 
     # -- jobs ----------------------------------------------------------------------------------
 

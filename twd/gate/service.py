@@ -5,7 +5,7 @@ are in core.py.
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -41,6 +41,8 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.judging import GATE, AnswerAudited, AnswerJudged, GateCost, ModeClosed
+from twd.wire.leases.base import ServerFacts
+from twd.wire.leases.gate import GateFacts, MemberPair
 from twd.wire.model import ModelReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import (
@@ -51,6 +53,7 @@ from twd.wire.service import (
     ServiceStarted,
     ServiceStopped,
     read_lease,
+    told_by,
 )
 
 JOBS_MAX = 256
@@ -149,8 +152,8 @@ class Gate(Service):
 
     async def _take_new_targets(self) -> None:
         """Subscribe to the jobs of models that appeared in the registry after the start."""
-        served = (lease.facts.get("model") for lease in self._seen if lease.service in ("speculator", "relay"))
-        names = {ModelId(name) for name in served if isinstance(name, str) and not name.endswith(BEHIND)}
+        served = {facts.model for _, facts in told_by(self._seen, ServerFacts)}
+        names = {name for name in served if name and not name.endswith(BEHIND)}
         new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
         if self._listens and new:
             self.targets += new
@@ -166,26 +169,30 @@ class Gate(Service):
                 self._owner_gone(owner)
         self._missed = {owner: count for owner, count in self._missed.items() if owner in owners}
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> GateFacts:
         """What `twd status` and the edge read about this gate."""
         self.counts.cache_hits = self.cache.hits
-        told = self.counts.told(self.clock.now())
-        return {
-            "gates": [str(name) for name in self.targets],
-            "agents": list(self.fleet.members),
-            "resting": [one.name for one in self.fleet.members.values() if one.resting],
-            "verifier": self.settings.gate.verifier or self.settings.default_model,
-            "requests": len(self._requests),
-            "wins": [f"{one.approved} {one.name}" for one in self.fleet.members.values()],
-            "useless": [one.name for one in self.fleet.members.values() if one.useless],
-            "cannot_score": [str(name) for name in self.targets if self._scores(name) is False],
-            "calibrated": [f"{target} {member}" for target, member in self.trust.standing],
-            "stale": [f"{target} {member}: {why}" for (target, member), why in self.trust.stale.items()],
-            "ready": self.health is Health.OK,
-            "audited": self.trust.told,
-            **self.counts.saved(),
-            **{f"stats_{name}": value for name, value in told.items()},
-        }
+        counts, members, trust = self.counts, self.fleet.members.values(), self.trust
+        return GateFacts(
+            ready=self.health is Health.OK,
+            gates=[str(name) for name in self.targets],
+            agents=list(self.fleet.members),
+            resting=[one.name for one in members if one.resting],
+            verifier=self.settings.gate.verifier or self.settings.default_model,
+            requests=len(self._requests),
+            wins={one.name: one.approved for one in members},
+            useless=[one.name for one in members if one.useless],
+            cannot_score=[str(name) for name in self.targets if self._scores(name) is False],
+            calibrated=[MemberPair(target=target, member=member) for target, member in trust.standing],
+            stale=[MemberPair(target=pair[0], member=pair[1], why=why) for pair, why in trust.stale.items()],
+            audited=trust.told,
+            target_s=round(counts.target_ms / 1000, 2),
+            audit_s=round(counts.audit_ms / 1000, 2),
+            fleet_s=round(counts.agent_ms / 1000, 2),
+            saved_s=round(counts.saved_ms / 1000, 2),
+            kept_tokens=counts.kept,
+            stats=counts.told(self.clock.now()),
+        )
 
     async def quiesce(self) -> None:
         """Take no new jobs. When the gate stops, owners submit the running jobs elsewhere, with the text
@@ -263,13 +270,15 @@ class Gate(Service):
         judge = self.settings.gate.judge
         return judge == "prompt" or (judge == "auto" and self._scores(target) is False)
 
-    def _facts_of(self, model: str) -> dict[str, Any] | None:
-        return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
+    def _servers(self, model: str) -> list[ServerFacts]:
+        return [facts for _, facts in told_by(self._seen, ServerFacts) if facts.model == model]
+
+    def _facts_of(self, model: str) -> ServerFacts | None:
+        return next(iter(self._servers(model)), None)
 
     def _scores(self, target: ModelId) -> bool | None:
         """Whether a model can score given tokens; None if no loaded worker serves it now."""
-        facts = [lease.facts for lease in self._seen if lease.facts.get("model") == target]
-        told = [one.get("judges", False) for one in facts if one.get("ready") is not False]
+        told = [facts.judges for facts in self._servers(target) if facts.ready]
         return any(told) if told else None
 
     def _steps_aside(self, job: JobSubmitted, target: ModelId) -> bool:
@@ -311,7 +320,7 @@ class Gate(Service):
         """The cache key of a verdict; empty if verdicts are not cached."""
         if not self.settings.gate.cache_identical:
             return b""
-        return key_of(job, target, profile.identity(self._facts_of(target) or {}))
+        return key_of(job, target, profile.identity(self._facts_of(target)))
 
     def found(self, request: GateRequest, found: FoundAnswer) -> None:
         """Add a verdict to the record of the member."""

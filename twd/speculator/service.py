@@ -53,8 +53,9 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.judging import TokensAgreed
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
-from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
+from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingWired
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceStopped
@@ -180,43 +181,41 @@ class SpeculatorService(ModelService[LoadedModel]):
         facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
         self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SpeculatorFacts:
         """Returns what `twd status` and the edge read of this speculator."""
         if self.loaded is None or self._core is None:
-            return {"model": self.model, "ready": False}
+            return SpeculatorFacts(model=self.model, ready=False)
         facts, records = self.loaded.facts, self._core.drafter_pool.calibrations
-        shares = self._cores.facts() if self._cores is not None else {}
-        return shares | {
-            "model": self.model,
-            "ready": self.health is Health.OK,
-            "file": facts.file,
-            "architecture": facts.architecture,
-            "quantization": facts.quantization,
-            "parameters": facts.parameters,
-            "ctx_size": facts.ctx_size,
-            "rollback": facts.note or "rejected drafts: their cells are removed",
-            "parallel": facts.parallel,
-            "vocab": facts.vocab.hash,
-            "exact": self.loaded.exactness.exact,
-            "settings": self.loaded.exactness.settings,
-            "fingerprint": fingerprint_of(facts, self.loaded.exactness.settings),
-            "sessions": len(self._core.sessions),
-            "waiting": len(self._core.queue),
-            "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
-            "kv_tokens_max": facts.ctx_size * facts.parallel,
-            "drafters": [
-                pace_of(one, records.get(one.name)) for one in list(self._core.drafter_pool.drafters.values())
-            ],
-            "cost_ms": told_costs(self.loaded.cost.points()),
-            "tool_format": self.loaded.tool_format,
-            "in_flight": self.loaded.limits.in_flight,
-            "window_max": self.loaded.limits.max_window,
-            "consensus_accepted": self._core.consensus.accepted,
-            "consensus_fallback": self._core.consensus.fallback,
-            "template": facts.vocab.template_hash,
-            "judges": self.loaded.limits.score_rows > 0,
-            **expert_facts(self.loaded),
-        }
+        return SpeculatorFacts(
+            model=self.model,
+            core_share=self._cores.facts() if self._cores is not None else None,
+            ready=self.health is Health.OK,
+            file=facts.file,
+            architecture=facts.architecture,
+            quantization=facts.quantization,
+            parameters=facts.parameters,
+            ctx_size=facts.ctx_size,
+            rollback=facts.note or "rejected drafts: their cells are removed",
+            parallel=facts.parallel,
+            vocab=facts.vocab.hash,
+            exact=self.loaded.exactness.exact,
+            settings=self.loaded.exactness.settings,
+            fingerprint=fingerprint_of(facts, self.loaded.exactness.settings),
+            sessions=len(self._core.sessions),
+            waiting=len(self._core.queue),
+            kv_tokens=sum(len(session.tokens) for session in list(self._core.sessions.values())),
+            kv_tokens_max=facts.ctx_size * facts.parallel,
+            drafters=[pace_of(one, records.get(one.name)) for one in list(self._core.drafter_pool.drafters.values())],
+            cost=self.loaded.cost.points(),
+            tool_format=self.loaded.tool_format,
+            in_flight=self.loaded.limits.in_flight,
+            window_max=self.loaded.limits.max_window,
+            consensus_accepted=self._core.consensus.accepted,
+            consensus_fallback=self._core.consensus.fallback,
+            template=facts.vocab.template_hash,
+            judges=self.loaded.limits.score_rows > 0,
+            experts=expert_facts(self.loaded),
+        )
 
     async def quiesce(self) -> None:
         """Take no more jobs, and wait until those in hand have ended."""

@@ -36,13 +36,10 @@ from twd.swarm.seeder import Seeder
 from twd.swarm.shared import Shared
 from twd.wire.base import Event, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.machine import SwarmFacts
 from twd.wire.node import ModelFile, NodeChanged, read_node
 from twd.wire.routes import ROUTE_OF
 from twd.wire.swarm import (
-    DOOR_FACT,
-    FILES_FACT,
-    HUB_FACT,
-    STORE_FACT,
     PeerBanned,
     PullAnswered,
     PullFailed,
@@ -54,7 +51,6 @@ from twd.wire.swarm import (
     SharedFile,
     Store,
     SwarmDoor,
-    written,
 )
 
 LOOK_S: Final = 1.0
@@ -155,12 +151,16 @@ class Swarm(Service):
         await self._seeder.close()
         self._library.close()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SwarmFacts:
         """Return where this machine gives files, and which."""
-        door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
-        pulling = [one.manifest.filename for one in self._pulls.running]
-        told = {FILES_FACT: written(self._files()), STORE_FACT: written(self._store())}
-        return {"url": self.url, "pulling": pulling, **told, HUB_FACT: written(self._hub.facts()), **door}
+        return SwarmFacts(
+            url=self.url,
+            pulling=[one.manifest.filename for one in self._pulls.running],
+            files=self._files(),
+            store=self._store(),
+            hub=self._hub.facts(),
+            door=self._door,
+        )
 
     def _store(self) -> Store:
         return Store(

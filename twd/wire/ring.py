@@ -1,7 +1,7 @@
 """The ring on the bus: its stages, how they are wired, what they measure. The states themselves travel on its links."""
 
 import enum
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -9,7 +9,6 @@ from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.failures import Failure
 from twd.wire.model import CostPoint
 from twd.wire.node import Port
-from twd.wire.reading import read_as
 
 Certificate = Annotated[str, Meta(max_length=16_384)]
 """In PEM; empty where a link is not encrypted."""
@@ -83,30 +82,12 @@ class StageReady(Event, frozen=True, tag="twd.v1.stage.ready"):
     load_ms: Count = 0
 
 
-READY_FACT = "ready"
-"""Under this name a stage's lease keeps its StageReady, as JSON, for those who come later."""
-
-
-def read_stage(facts: dict[str, Any]) -> StageReady | None:
-    """What a stage's lease says of it; None while it loads."""
-    return read_as(StageReady, str(facts.get(READY_FACT, "")))
-
-
 class StageWay(Part, frozen=True):
     """How far a stage's next one is, as it measured that itself; `bandwidth` in bytes a second, 0: not measured."""
 
     to: InstanceId
     rtt_ms: Ms
     bandwidth: Count = 0
-
-
-NEXT_FACT = "next"
-"""Under this name a stage's lease keeps its StageWay, as JSON, while it is part of a ring."""
-
-
-def read_stage_way(facts: dict[str, Any]) -> StageWay | None:
-    """What a stage's lease says of the way to the next one."""
-    return read_as(StageWay, str(facts.get(NEXT_FACT, "")))
 
 
 class StageGone(Event, frozen=True, tag="twd.v1.stage.gone"):

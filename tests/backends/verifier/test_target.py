@@ -186,7 +186,7 @@ async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(
     await tower.run(job("another", "warm too", max_tokens=1))
     await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
     tower.server.faults.mode, tower.server.faults.only = mode, "detokenize"
     text, _ = await tower.run(job("once upon", max_tokens=3))
     assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 3))
@@ -198,7 +198,7 @@ async def test_a_drafter_by_text_is_told_the_prompt(open_tower: OpenTower) -> No
     tower = await open_tower()
     await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
     for number in range(2):  # whoever asks first may be too early
         await tower.run(job("once upon", f"job-{number}", max_tokens=3))
     (opened,) = tower.ear.of(SessionOpened, "job-1")

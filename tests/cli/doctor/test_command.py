@@ -25,6 +25,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import Settings
+from twd.wire.leases.others import EdgeFacts
 
 __all__ = ["nats_server", "open_house"]
 
@@ -75,7 +76,7 @@ async def test_the_bus_is_visited(nats_server: NatsServer) -> None:
     from twd.bus.nats.bus import NatsBus
 
     bus = await NatsBus.connect(nats_server.address, name="edge.box")
-    lease = told("edge", node="box")
+    lease = told("edge", node="box", facts=EdgeFacts(url="http://127.0.0.1:8088"))
     leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put(lease.instance, msgspec.json.encode(lease))
     await leases.put("strange", b"{")

@@ -37,9 +37,10 @@ from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import encode
 from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.workers import StageFacts
 from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
-from twd.wire.ring import READY_FACT, StageReady
+from twd.wire.ring import StageReady
 from twd.wire.routes import subject_of
 from twd.wire.service import ServiceLease
 
@@ -139,7 +140,7 @@ async def tell_stage(leases: Leases, node: NodeId, file: str = "h") -> None:
     stage = msgspec.structs.replace(stage_on(node), file_hash=file)
     told = ServiceLease(
         service="stage", instance=InstanceId(f"stage.{node}.x"), node=node, pid=7, version="1", started_ms=1,
-        renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage).decode()},
+        renewed_ms=1, facts=StageFacts(slice=stage),
     )  # fmt: skip
     await leases.put(f"stage.{node}.x", msgspec.json.encode(told))
 
@@ -290,8 +291,8 @@ async def test_it_says_what_it_waits_for_and_loads_when_all_is_there(house: Hous
     house.refusal = ""
     await house.loaded()
     facts = house.speculator.facts()
-    assert facts["pool"] == ["desk/CPU layers 0-1, head", "attic/CPU layers 2-9", "cellar/CPU layers 10-19"]
-    assert facts["links"] == ["attic 2 ms", "cellar 0 ms"]
+    assert facts.pool == ["desk/CPU layers 0-1, head", "attic/CPU layers 2-9", "cellar/CPU layers 10-19"]
+    assert [(link.to, link.rtt_ms) for link in facts.links] == [("attic", 2.0), ("cellar", 0.0)]
     assert house.codes == []
 
 
@@ -409,7 +410,7 @@ async def test_a_replica_goes_by_its_own_decision(house: House) -> None:
     await house.decide(BOTH)
     await house.tell(with_worker("attic"), with_worker("cellar"))
     await house.loaded()
-    assert (house.speculator.facts()["place"], second.facts()["place"]) == ("m", "m#2")
+    assert (house.speculator.facts().place, second.facts().place) == ("m", "m#2")
     assert second.loaded is None
     worker = "rpc.pool.m-replica-2"
     own = msgspec.structs.replace(piece(ATTIC, 0, 20, head=True), process=worker)
@@ -418,5 +419,5 @@ async def test_a_replica_goes_by_its_own_decision(house: House) -> None:
     attic = with_worker("attic")
     await house.tell(msgspec.structs.replace(attic, processes=[*attic.processes, process]))
     await until(lambda: second.loaded is not None, "the second one is loaded")
-    assert second.facts()["pool"] == ["attic/CPU layers 0-19, head"]
+    assert second.facts().pool == ["attic/CPU layers 0-19, head"]
     await second.stop("test ends")

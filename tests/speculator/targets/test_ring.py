@@ -25,7 +25,7 @@ from twd.stage.service import StageAddress, StageService
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
-from twd.wire.ring import StageReady, read_stage
+from twd.wire.ring import StageReady
 from twd.wire.service import Health
 
 __all__ = ["model_cache", "q4_path"]
@@ -42,7 +42,7 @@ class Standing:
         self._stages = stages
 
     async def stages(self, file_hash: str) -> list[StageReady]:
-        there = [read_stage(one.facts()) for one in self._stages if not one.ended.is_set()]
+        there = [one.facts().slice for one in self._stages if not one.ended.is_set()]
         found = sorted((one for one in there if one is not None), key=lambda one: one.first)
         if [0, *(one.end for one in found)] != [*(one.first for one in found), LAYERS]:
             raise TwdError(FailureCode.NOBODY_HOME, "the stages do not make a whole model")
@@ -120,11 +120,11 @@ async def over_a_ring(house: House, texts: list[list[int]]) -> None:
         assert (await house.ask(number, sampling)).tokens == text
     async with asyncio.TaskGroup() as group:
         answers = [group.create_task(house.ask(number, one)) for number, one in CASES]
-        await until(lambda: bool(house.speculator.facts()["sessions"]), "no session began")
+        await until(lambda: bool(house.speculator.facts().sessions), "no session began")
         await last.stop("a test ends it")
         await house.stage(CUT, LAYERS)
     assert [answer.result().tokens for answer in answers] == texts
-    assert house.speculator.facts()["ring"] == 2
+    assert house.speculator.facts().ring == 2
     assert house.speculator.health is Health.OK
 
 

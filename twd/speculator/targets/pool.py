@@ -10,7 +10,7 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from twd.bus.base import BusError
 from twd.kit.effects import Effect, Publish
@@ -37,17 +37,15 @@ from twd.speculator.targets.pool_view import PoolView
 from twd.wire.base import ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import TokensAccepted
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import CPU, NodeChanged
 from twd.wire.placement import (
-    CERTIFICATE_FACT,
-    GUESTS_FACT,
-    PLACE_FACT,
-    WAYS_FACT,
     GuestUse,
     PlacementDecided,
     Way,
     place_of,
 )
+from twd.wire.ring import HopFacts
 from twd.wire.service import ServiceFaulted
 
 LOOK_S: Final = 1.0
@@ -120,23 +118,26 @@ class PooledSpeculator(SpeculatorService):
             self.tasks.start("look", self._keep_looking())
             self.tasks.start("guard", self._keep_guarding())
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SpeculatorFacts:
         """Returns the facts of any speculator, and where the model lies and what its links carried."""
         over = self._over or self._now
-        engine = self._settings.pool.engine
-        told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": engine, PLACE_FACT: self._place}
-        if self.guests:
-            told[GUESTS_FACT] = msgspec.json.encode(self.guests).decode()
+        told = replace(
+            super().facts(),
+            engine=self._settings.pool.engine,
+            place=self._place,
+            certificate=self.certificate,
+            guests=self.guests,
+        )
         placement = over.placement
         if placement is None:
             return told
-        return {
-            **told,
-            "pool": [_shown(member) for member in over.members],
-            "links": self._traffic.shown(over, placement),
-            WAYS_FACT: msgspec.json.encode(self._traffic.ways(over)).decode(),
-            "tokens": self._traffic.tokens,
-        }
+        return replace(
+            told,
+            pool=[_shown(member) for member in over.members],
+            links=self._traffic.links(over, placement),
+            ways=self._traffic.ways(over),
+            tokens=self._traffic.tokens,
+        )
 
     async def tell_guests(self, uses: list[GuestUse]) -> None:
         """Publish the workers of agentless hosts: nobody else connects to one that is held, and plans leave out one
@@ -329,11 +330,11 @@ class LinkTraffic:
         """Start to count; the bytes of loading are left out."""
         self.tokens, self._before = 0, count_links({member.address for member in over.processes.values()})
 
-    def shown(self, over: PoolAssembly, placement: PlacementDecided) -> list[str]:
-        """Returns in words each machine's link: its round trip and the bytes for each token."""
+    def links(self, over: PoolAssembly, placement: PlacementDecided) -> list[HopFacts]:
+        """Returns each machine's link: its round trip, and the bytes since the model was loaded."""
         addresses = {member.address: member.slice.node for member in over.processes.values()}
         counts = count_links(set(addresses))
-        return [self._line(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
+        return [self._link(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
 
     def ways(self, over: PoolAssembly) -> list[Way]:
         """Returns the round trip and bandwidth of each link; the bandwidth is known after the weights were sent."""
@@ -344,11 +345,10 @@ class LinkTraffic:
             for at, count in counts.items()
         ]
 
-    def _line(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> str:
+    def _link(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> HopFacts:
         rtt_ms = told_ms or (count.rtt_ms if count else 0.0)
         if count is None or not self.tokens:
-            return f"{node} {rtt_ms:g} ms"
+            return HopFacts(to=node, rtt_ms=rtt_ms)
         before = self._before.get(address, LinkCount())
-        there, back = count.sent - before.sent, count.received - before.received
-        each = f"{there // self.tokens} bytes there and {back // self.tokens} back a token"
-        return f"{node} {rtt_ms:g} ms, {each}"
+        sent, received = count.sent - before.sent, count.received - before.received
+        return HopFacts(to=node, rtt_ms=rtt_ms, sent_bytes=max(0, sent), received_bytes=max(0, received))

@@ -17,8 +17,9 @@ from twd.speculator.targets.pool_view import PoolView
 from twd.speculator.targets.ring import LOOK_S, RingSpeculator
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import NodeChanged
-from twd.wire.placement import PLACE_FACT, WAYS_FACT, PlacementDecided, Way, place_of
+from twd.wire.placement import PlacementDecided, Way, place_of
 from twd.wire.ring import StageReady
 
 LOST_MAX: Final = 64
@@ -112,16 +113,16 @@ class PlacedRingSpeculator(RingSpeculator):
         if self._better_since is not None and not self._owners:
             self._stirred.set()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SpeculatorFacts:
         """Returns the facts of any ring, and which replica it is and the links to its stages."""
-        told = {**super().facts(), PLACE_FACT: self._place}
+        told = msgspec.structs.replace(super().facts(), place=self._place)
         if self._home is None:
             return told
         ways = [
             Way(node=stage.node, rtt_ms=hop.rtt_min_ms, bandwidth=hop.bandwidth)
             for stage, hop in zip(self._stages, self._home.hops(), strict=False)
         ]
-        return {**told, WAYS_FACT: msgspec.json.encode(ways).decode()}
+        return msgspec.structs.replace(told, ways=ways)
 
     async def _keep_looking(self) -> None:
         while True:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from msgspec.structs import replace
+
 from twd.bus.base import BusError
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.progress import Progress
@@ -29,6 +31,7 @@ from twd.speculator.targets.pool_core import shown_piece
 from twd.speculator.targets.ring_model import RingModel, load_ring
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat
 from twd.wire.service import Health
 
@@ -250,26 +253,21 @@ class RingSpeculator(SpeculatorService):
 
     # -- what others see -------------------------------------------------------------------------
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SpeculatorFacts:
         """Returns the facts of any speculator, and the ring's stages and links."""
-        facts = {
-            **super().facts(),
-            "engine": "ring",
-            "pool": [shown_piece(stage.node, stage) for stage in self._stages],
-        }
+        pool = [shown_piece(stage.node, stage) for stage in self._stages]
+        facts = replace(super().facts(), engine="ring", pool=pool)
         if not isinstance(self.loaded, RingModel):
             return facts
         target, pipe = self.loaded.target, self.loaded.target.pipe
-        return facts | {
-            "links": [
-                f"{hop.to} {hop.rtt_ms:g} ms, {hop.sent_bytes} bytes there, {hop.received_bytes} back"
-                for hop in target.home.hops()
-            ],
-            "ring": target.generation_number,
-            "step_ms": round(pipe.step_ms(1), 3),
-            "trip_ms": round(pipe.trip_ms(1), 3),
-            "waste": round(target.rows_sent / max(1, target.rows_kept), 3),
-        }
+        return replace(
+            facts,
+            links=target.home.hops(),
+            ring=target.generation_number,
+            step_ms=round(pipe.step_ms(1), 3),
+            trip_ms=round(pipe.trip_ms(1), 3),
+            waste=round(target.rows_sent / max(1, target.rows_kept), 3),
+        )
 
 
 def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
