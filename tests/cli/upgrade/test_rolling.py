@@ -113,7 +113,6 @@ def test_three_machines_go_to_a_new_version_and_no_request_fails(three: Three, t
     try:
         wait_until(lambda: texts or faults, "a text before anything changes", 120)
         reports = three.program("upgrade", "--all", "--from", str(newer), "--json", *SETTLE)
-        print(json.dumps(reports, indent=1), three.said)
         assert [one["node"] for one in reports][-1] == "first"
         assert [one["error"] for one in reports] == ["", "", ""], reports
         before = len(texts)
