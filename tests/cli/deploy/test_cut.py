@@ -6,8 +6,8 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,24 +42,38 @@ class CutProxy:
         self.instead: Callable[[], None] | None = None
         """What happens instead of a cut, if anything does."""
         self.cut = False
+        self._ways: set[asyncio.Task[None]] = set()
 
     def arm(self, after: int, stays_away: bool) -> None:
         """Cut once after so many bytes."""
         self.left, self.stays_away, self.cut = after, stays_away, False
 
-    async def open(self) -> asyncio.Server:
-        """Begin to listen."""
-        return await asyncio.start_server(self._came, "127.0.0.1", 0)
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """Listen; all connections are closed in the end. Yields the port."""
+        server = await asyncio.start_server(self._came, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for way in self._ways:
+                way.cancel()
+            await asyncio.gather(*self._ways, return_exceptions=True)
+            self._ways.clear()
 
     async def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if (way := asyncio.current_task()) is not None:
+            self._ways.add(way)
         if self.cut and self.stays_away:
             writer.close()
             return
         there, there_in = await asyncio.open_connection("127.0.0.1", self.port)
         both = (writer, there_in)
-        await asyncio.gather(self._pass(reader, there_in, both), self._pass(there, writer, both))
-        for stream in both:
-            stream.close()
+        try:
+            await asyncio.gather(self._pass(reader, there_in, both), self._pass(there, writer, both))
+        finally:
+            for stream in both:
+                stream.transport.abort()
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
@@ -126,8 +140,8 @@ class Target:
         """One run of the command."""
         plan = DeployPlan(bundle, lambda folder: b"# written by `twd deploy`\n", False)
         report = HostReport("alpha", lambda line: None)
-        async with await self.proxy.open() as listening:
-            self.world.reach(self.server, listening.sockets[0].getsockname()[1])
+        async with self.proxy.listening() as port:
+            self.world.reach(self.server, port)
             await HostDeployment(RemoteShell(DeployTarget("alpha")), plan, self.members, report).run()
         return report
 

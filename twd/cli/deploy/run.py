@@ -251,6 +251,7 @@ class HostDeployment:
                 step.state = "unchanged"
                 return
             if replaced:
+                self._undo.insert(0, ("stop", self._start_again))  # when the old version is back
                 await self.shell.run(twd_script(self.facts, "down"), TWD_S)
             if self.facts.systemd:
                 step.note = await self._serve()
@@ -270,6 +271,13 @@ class HostDeployment:
             return f"{NO_SERVICE}, so it runs until the machine restarts: {_last_words(result)}"
         self._undo.append(("service", self._unserve))
         return "as a service of the machine" if self.plan.system_wide else "as a service of the user"
+
+    async def _start_again(self) -> None:
+        if self.facts.systemd and not (await self._serve()).startswith(NO_SERVICE):
+            return
+        result = await self.shell.run(start_script(self.facts), TWD_S)
+        if result.code != ExitCode.ALREADY_RUNNING:
+            check_result(result)
 
     async def _unserve(self) -> None:
         await self.shell.run(service_script(self.facts, self.plan.system_wide, "uninstall"), UNDO_S)

@@ -42,8 +42,8 @@ class WheelBundle:
     name: str
     """The name of the version: it changes with any byte of the wheels."""
     needs: BundleNeeds
-    libraries: tuple[tuple[str, Path], ...] = ()
-    """Libraries of the system here that the engine needs; a machine that has them keeps its own."""
+    with_libraries: bool = False
+    """Libraries of the system here that the engine needs go along; a machine that has them keeps its own."""
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield a tar with all wheels."""
@@ -52,7 +52,7 @@ class WheelBundle:
 
     def parts(self) -> Iterator[bytes]:
         """Yield a tar with all wheels, and then with the libraries."""
-        for name, file in [*((one.name, one) for one in self.files), *self.libraries]:
+        for name, file in [*((one.name, one) for one in self.files), *(_libraries() if self.with_libraries else ())]:
             info = tarfile.TarInfo(name)
             info.size = file.stat().st_size
             yield info.tobuf(tarfile.USTAR_FORMAT if len(name) < 100 else tarfile.PAX_FORMAT)
@@ -229,7 +229,7 @@ def _bundle(files: list[Path]) -> WheelBundle:
     size = sum(file.stat().st_size for file in files)
     needs = needs_of([file.name for file in files], size)
     here = (platform.system(), platform.machine()) == (needs.system, needs.machine)
-    return WheelBundle(tuple(files), f"{version}-{stamp.hexdigest()[:12]}", needs, _libraries() if here else ())
+    return WheelBundle(tuple(files), f"{version}-{stamp.hexdigest()[:12]}", needs, with_libraries=here)
 
 
 def _libraries() -> tuple[tuple[str, Path], ...]:
