@@ -24,7 +24,7 @@ from twd.pieces.tree import UNIT
 from twd.swarm.copying import copied
 from twd.swarm.library import Library
 from twd.swarm.pace import Pace
-from twd.swarm.puller import Hooks, Pull
+from twd.swarm.puller import Counts, Hooks, Progress, Pull
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
@@ -177,6 +177,15 @@ class HubTransfer:
         finally:
             if self._library is not None and self.shared is not None:
                 self._library.drop(self.shared)
+
+    def progress(self) -> Progress:
+        """Return how far it is."""
+        return self.pull.progress()
+
+    @property
+    def counts(self) -> Counts:
+        """What came."""
+        return self.pull.counts
 
     async def _run(self) -> None:
         try:
