@@ -40,7 +40,7 @@ def most(model: Path, home: Path) -> int:
     assert facts is not None
     layout = plan_slice(model, facts[0], facts[1], head=facts[2])
     header = ModelSource.whole(model).headers()[0].data_offset
-    return int(1.02 * sum(end - begin for begin, end in layout.ranges()) + header + 2 * UNIT)
+    return int(1.02 * sum(end - begin for begin, end in layout.ranges(model)) + header + 2 * UNIT)
 
 
 def test_machines_without_the_model_fetch_their_layers(model_cache: Path, tmp_path: Path) -> None:

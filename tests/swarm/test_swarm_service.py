@@ -11,6 +11,7 @@ import pytest
 
 from tests.engine.tiny_models import write_llama
 from tests.signed import signed
+from tests.split_models import split
 from tests.swarm.swarms import model
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
@@ -395,3 +396,57 @@ async def test_what_came_is_shared_though_the_rest_does_not_come(tmp_path: Path,
         assert "out of range" in failed.failure.message
         (shared,) = b.facts().files
         assert 8 <= shared.have < shared.units
+
+
+def with_split_model(world: World, node: str, whole: Path, count: int = 3) -> list[Path]:
+    """A machine's model in several files; its agent will list it."""
+    return split(whole, world.home(node) / "models", count)
+
+
+async def test_a_split_model_goes_whole_from_machine_to_machine(tmp_path: Path) -> None:
+    whole = write_llama(tmp_path / "tiny.gguf")
+    async with world_in(tmp_path) as world:
+        files = with_split_model(world, "a", whole)
+        a, b = await world.machine("a"), await world.machine("b")
+        world.models("a", files[0], file_hash(files[0]))
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        answer = await world.ask(PullWanted(node=NodeId("b"), file="tiny"))
+        assert answer.failure is None
+        assert len(answer.more) == 2
+        await world.until(PullFinished, 3)
+        for file in files:
+            assert (world.home("b") / "models" / file.name).read_bytes() == file.read_bytes()
+        (first, *_) = sorted(read_files(b.facts()), key=lambda one: one.file)
+        assert first.hash == file_hash(files[0])
+        assert (first.have, first.units) == (3, 3), "of all its files"
+        assert (await world.ask(PullWanted(node=NodeId("b"), hash=first.hash))).done
+        one = world.home("b") / "models" / "alone.gguf"
+        refused = await world.ask(
+            PullWanted(
+                node=NodeId("b"), hash=first.hash, dest=str(one), proof=proof_here(world.home("b"), "", "", str(one))
+            )
+        )
+        assert refused.failure is not None
+        assert "name a folder" in refused.failure.message
+
+
+@pytest.mark.model
+async def test_layers_of_a_split_model_go_from_machine_to_machine(tmp_path: Path, q4_path: Path) -> None:
+    layers = LayerRange(first=4, end=9)
+    async with world_in(tmp_path) as world:
+        files = with_split_model(world, "a", q4_path)
+        quick = file_hash(files[0])
+        a, b, c = [await world.machine(node) for node in "abc"]
+        world.models("a", files[0], quick)
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        wanted = PullWanted(node=NodeId("b"), hash=quick, layers=layers)
+        assert (await world.ask(wanted)).failure is None
+        await until(lambda: read_store(b.facts()).slices, "the slice is there")
+        made = next((world.home("b") / "cache" / "slices").glob("*.gguf"))
+        expected = write_slice(files[0], 4, 9, tmp_path / "expected.gguf", head=False).path
+        assert made.read_bytes() == expected.read_bytes()
+        (first,) = [one for one in read_files(b.facts()) if one.hash == quick]
+        assert 0 < first.have < first.units, "it does not have the model"
+        await a.stop()  # b gives on what it has, the manifests, too
+        assert (await world.ask(msgspec.structs.replace(wanted, node=NodeId("c")))).failure is None
+        await until(lambda: read_store(c.facts()).slices, "the slice came from b")

@@ -112,9 +112,10 @@ class SliceLayout:
     fields: list[bytes | FileRange] = field(default_factory=list)
     tensors: list[SliceTensor] = field(default_factory=list)
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """The [begin, end) of the source file that hold the slice's tensors; neighbours are joined."""
-        places = sorted((one.source.offset, one.source.offset + one.source.size) for one in self.tensors if one.source)
+    def ranges(self, path: Path) -> list[tuple[int, int]]:
+        """The [begin, end) of one source file that hold tensors of the slice; neighbours are joined."""
+        sources = (one.source for one in self.tensors if one.source is not None and one.source.path == path)
+        places = sorted((one.offset, one.offset + one.size) for one in sources)
         joined: list[tuple[int, int]] = []
         for begin, end in places:
             if joined and begin <= joined[-1][1] + _APART:

@@ -149,14 +149,25 @@ def covered_units(checks: Checks, stretches: Sequence[LocalRange]) -> Iterator[t
             yield index, parts
 
 
-def take_units(file: PartialFile, stretches: Sequence[LocalRange], copying: Copying, *, define: bool = False) -> None:
-    """Copy the missing units that are covered into a partial file. `define`: units without a hash get theirs here."""
+def take_units(
+    file: PartialFile,
+    stretches: Sequence[LocalRange],
+    copying: Copying,
+    *,
+    define: bool = False,
+    guessed: dict[int, str] | None = None,
+) -> None:
+    """Copy the missing units that are covered into a partial file.
+
+    `define`: units without a hash get theirs here. `guessed`: instead such units are written and noted there, with
+    their store, but count as missing.
+    """
     with contextlib.ExitStack() as stack:
         opened: dict[Path, int] = {}
         for index, parts in covered_units(file.checks, stretches):
             if copying.stopped():
                 return
-            if index in file.have:
+            if index in file.have or (guessed is not None and index in guessed):
                 continue
             try:
                 for part in parts:
@@ -167,7 +178,9 @@ def take_units(file: PartialFile, stretches: Sequence[LocalRange], copying: Copy
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 continue
-            if file.take_written(index, define=define):
+            if guessed is not None and file.checks.digests[index] is None:
+                guessed[index] = parts[0].store
+            elif file.take_written(index, define=define):
                 copying.taken(index, parts[0].store)
 
 

@@ -53,7 +53,13 @@ def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> 
         return [pair for pair in listed if pair[1].root == root]
     if quick:
         return [pair for pair in listed if pair[1].hash == quick]
-    return [pair for pair in listed if name in (pair[1].file, pair[1].file.removesuffix(".gguf"), pair[1].root)]
+    return [pair for pair in listed if name in _names(pair[1])]
+
+
+def _names(one: SharedFile) -> tuple[str, ...]:
+    """Return the names by which a file is asked for; the first file of a split model stands for all of it."""
+    stem = one.file.removesuffix(".gguf")
+    return one.file, stem, one.root, stem.split("-00001-of-")[0]
 
 
 class Certificates:

@@ -14,7 +14,7 @@ from twd.kit.tasks import every
 from twd.models.environment import read_hub_environment
 from twd.models.stores import stores_here
 from twd.net.addresses import is_loopback, told_host
-from twd.pieces.making import files_of, known_manifest, manifest_for
+from twd.pieces.making import files_of, known_manifests, manifests_for
 from twd.pieces.manifest import Manifest, check_piece_size, load_manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.parts import PartFolder
@@ -179,13 +179,14 @@ class Swarm(Service):
         read = [
             SharedFile(
                 file=shared.manifest.filename,
-                size=shared.manifest.total_size,
+                size=shared.manifest.model_bytes,
                 root=shared.name,
-                have=shared.have.count,
-                units=len(shared.have),
-                hash=shared.manifest.quick_hash,
+                have=have,
+                units=units,
+                hash=shared.manifest.hash,
             )
             for shared in self._library
+            for have, units in [self._library.units(shared)]
             if shared.name != shared.manifest.sha256  # on its way from a hub
         ]
         unread = [
@@ -223,17 +224,16 @@ class Swarm(Service):
 
     async def _share(self, models: Sequence[ModelFile]) -> None:
         """Share files with a manifest at once; the others when somebody asks for them."""
-        known = {shared.path for shared in self._library}
+        known = {shared.path: shared.manifest.hash for shared in self._library}
         for model in models:
             path = Path(model.path)
-            if model.problem or path in known:
+            if model.problem or known.get(path) in (model.hash, ""):
                 continue
-            for part in await asyncio.to_thread(files_of, path):
-                manifest = await asyncio.to_thread(known_manifest, part)
-                if manifest is not None:
-                    self._add(manifest, part)
-                elif model.shards == 1:
-                    self._unread[model.hash] = model
+            made = await asyncio.to_thread(known_manifests, path)
+            if made is None:
+                self._unread[model.hash] = model
+            else:
+                self._add_all(made, path)
         await self.renew_lease()
 
     async def _share_parts(self, parts: PartFolder) -> None:
@@ -248,6 +248,10 @@ class Swarm(Service):
             if shared is not None:
                 self._library.add(shared)
 
+    def _add_all(self, manifests: Sequence[Manifest], path: Path) -> None:
+        for manifest, file in zip(manifests, files_of(path), strict=True):
+            self._add(manifest, file)
+
     def _add(self, manifest: Manifest, path: Path) -> None:
         try:
             shared = Shared.whole(manifest, path)
@@ -259,7 +263,7 @@ class Swarm(Service):
 
     def tell_seed(self, shared: Shared) -> None:
         """Publish which units of a file are here."""
-        self._unread.pop(shared.manifest.quick_hash, None)
+        self._unread.pop(shared.manifest.hash, None)
         self.emit(
             SeedChanged(
                 node=self.ctx.node,
@@ -274,16 +278,16 @@ class Swarm(Service):
         """Return the manifest of a model that was not read yet; the first request waits until it is read."""
         async with self._reading:
             for shared in self._library:
-                if shared.manifest.quick_hash == quick:
+                if shared.manifest.hash == quick:
                     return shared.manifest
             model = self._unread.get(quick)
             if model is None:
                 raise TwdError(FailureCode.MODEL_NOT_FOUND, "there is no model with this hash here")
             piece = check_piece_size(self._settings.swarm.piece_size_mib)
-            made = await asyncio.to_thread(manifest_for, Path(model.path), piece)
-            self._add(made, Path(model.path))
+            made = await asyncio.to_thread(manifests_for, Path(model.path), piece)
+            self._add_all(made, Path(model.path))
             await self.renew_lease()
-            return made
+            return made[0]
 
     # -- the others --------------------------------------------------------------------------------
 

@@ -287,11 +287,16 @@ def test_spares_are_fetched_too() -> None:
     assert pool.turn() == []
 
 
-def test_split_models_and_other_engines_are_left_as_they_were() -> None:
+def test_other_engines_are_left_as_they_were() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanting(PoolConfig(engine="rpc")))
+    assert not pulls(pool.turn())
+
+
+def test_layers_of_split_models_are_fetched_like_others() -> None:
     split = replace(MODEL, file=msgspec.structs.replace(FILE, shards=3))
-    for wanted in (wanting(models=[split]), wanting(PoolConfig(engine="rpc"))):
-        pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanted)
-        assert not pulls(pool.turn())
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanting(models=[split]))
+    (wish,) = pulls(pool.turn())
+    assert (wish.node, wish.hash) == (SHED, FILE.hash)
 
 
 def test_how_long_it_takes() -> None:

@@ -75,7 +75,7 @@ def room_of(facts: NodeFacts, seen: SeenStore | None) -> int:
 
 def fetchers(nodes: Iterable[NodeFacts], stores: Stores, file: ModelFile) -> dict[NodeId, int]:
     """Return the machines without a model's file that may fetch its layers, with the bytes that they may take."""
-    if file.shards > 1 or not file.hash:  # layers of split models do not come alone
+    if not file.hash:
         return {}
     seen = list(nodes)
     return {
