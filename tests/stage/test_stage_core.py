@@ -271,6 +271,9 @@ class Seat:
     def done(self) -> None:
         self.left.set()
 
+    def awaits(self, slot: int) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("second", [[1], [1, 1]])
 def test_of_a_slot_twice_in_a_pass_the_engine_gets_the_states_that_were_checked(second: list[int]) -> None:

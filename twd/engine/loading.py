@@ -20,14 +20,16 @@ from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
 from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.rollback.find import FoundUndo, open_undoable
-from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
+from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, layer_names, open_devices, tensor_split
 from twd.engine.target import LocalTarget
+from twd.gguf_tools.head_file import pool_problem
+from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import inspect
 from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 _log = logging.getLogger("twd.engine")
@@ -162,14 +164,17 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
             head=plan.head,
             expert_bytes=plan.expert_bytes,
         )
+    info, head_here = inspect(plan.path), plan.pool.head_here and bool(plan.pool.away)
+    own_head = [layer_names(info.layers, info.layers + info.head_layers)] if info.head_layers else []
     return ModelLoadOptions(
         path=plan.path,
-        gpu_layers=gpu_layers(plan.pool),
+        gpu_layers=gpu_layers(plan.pool, info.head_layers),
         use_mmap=plan.use_mmap,
         use_extra_bufts=not plan.exact,
         devices=open_devices(plan.pool),
-        tensor_split=tensor_split(plan.pool),
-        host_tensors=(HEAD,) if plan.pool.head_here and plan.pool.away else (),
+        tensor_split=tensor_split(plan.pool, info.head_layers),
+        head=plan.head and (head_here or not plan.pool.away),
+        host_tensors=(HEAD, *own_head) if head_here else (),
     )
 
 
@@ -253,10 +258,23 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
 def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
     """The head of the plan, or the model's own. One that cannot be used is left aside, with the reason."""
     try:
+        _require_home(context, plan)
         return (load_head(context, plan.head_file) if plan.head_file is not None else own_head(context)), ""
     except TwdError as error:
         _log.warning("a head is left aside: %s", error)
         return None, f"without a head: {error}"
+
+
+def _require_home(context: Context, plan: LoadPlan) -> None:
+    """Raise TwdError if a head would have to cross the network for each guess."""
+    has_own = plan.head and context.model.info.head_layers > 0
+    if not plan.away or not (has_own or plan.head_file is not None):
+        return
+    if plan.head_file is not None:
+        raise TwdError(FailureCode.UNSUPPORTED, pool_problem(read_header(plan.head_file), "rpc"))
+    if plan.pool is not None and not plan.pool.head_here:
+        why = "the output head lies on another machine, so each guess would be a trip there"
+        raise TwdError(FailureCode.UNSUPPORTED, f"the model's own head does not guess over RPC: {why}")
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:

@@ -116,6 +116,8 @@ class LocalTarget:
         if place.source is not None:
             fed = self._fed[place.source]
             self._fed[place.slot] = self._undo.copy(place.source, place.slot, fed, place.common)
+            if self.head is not None:
+                self.head.forget(place.slot)
         self._sessions[place.slot] = _Session(sampler, report)
         self._rewind(place.slot, place.common)
         self._stops[place.slot] = self._undo.stops(tokens, self._fed[place.slot], place.alike)

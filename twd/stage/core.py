@@ -215,6 +215,16 @@ class OutputStage:
         """Return how many tokens of a slot's text are kept."""
         return len(self._lines[slot].history)
 
+    def text(self, slot: int) -> list[int]:
+        """Return the tokens of a slot that are kept."""
+        return self._lines[slot].history
+
+    def guessed(self, item: WindowItem, outcome: ItemOutcome) -> Sampler | None:
+        """Return the sampler with which to guess what follows a window; None where nothing is to be guessed."""
+        line = self._lines[item.slot]
+        wanted = item.guesses > 0 and bool(outcome.tokens) and not item.scores
+        return line.sampler if wanted and outcome.tokens[-1] not in self._ends(line) else None
+
     def goes_on(self, item: WindowItem) -> bool:
         """Whether a window continues the kept text: always in a new epoch; else it must begin where the last window
         ended, with the sampled token."""

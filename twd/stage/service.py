@@ -156,6 +156,7 @@ class StageService(Service):
             head_ms=timing.head_ms,
             cost=timing.cost,
             load_ms=loaded.load_ms,
+            guess_ms=engine.guesser.step_ms if engine.guesser is not None else 0.0,
         )
 
     def _tell_progress(self, share: float, stage: str) -> None:

@@ -21,6 +21,7 @@ from twd.supervisor.model_changes import (
     manner_of,
     served_name,
     skipping_version_check,
+    with_head,
     with_served,
 )
 from twd.supervisor.process_group import ProcessGroup
@@ -138,6 +139,8 @@ class ModelLife:
         settings, name = find_model(self.serving.settings, files, wish.model)
         if isinstance(wish, ModelWanted) and wish.skip_version_check:
             settings = skipping_version_check(settings)
+        if isinstance(wish, ModelWanted) and wish.head:
+            settings = with_head(settings, wish.head, name)
         known = replace(self.serving, settings=settings)
         old = self._replaced(wish, files) if isinstance(wish, SwapWanted) else ""
         if name == old or (name in self.serving.wanted and not old):

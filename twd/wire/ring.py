@@ -80,6 +80,8 @@ class StageReady(Event, frozen=True, tag="twd.v1.stage.ready"):
     cost: Annotated[list[CostPoint], Meta(max_length=64)] = []
     """Measured: passes over the whole slice by their rows."""
     load_ms: Count = 0
+    guess_ms: Ms = 0.0
+    """Measured: one guess of the model's own head, which this stage has; 0: it has none."""
 
 
 class StageWay(Part, frozen=True):

@@ -172,7 +172,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **_head(name, settings))
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **head_choice(name, settings))
         experts = _expert_bytes(model, layers)
         if experts:
             plan = replace(plan, use_mmap=True, expert_bytes=experts, head=False, head_file=None)
@@ -205,7 +205,7 @@ def _expert_bytes(model: ModelConfig, layers: int) -> int:
     )
 
 
-def _head(name: ModelId, settings: Settings) -> HeadChoice:
+def head_choice(name: ModelId, settings: Settings) -> HeadChoice:
     """Returns which head guesses for a model: one that the settings name, or the one in its own file."""
     if not settings.speculation.enabled:
         return HeadChoice(head=False, head_file=None)

@@ -19,7 +19,7 @@ from twd.process.home import StateFolder
 from twd.settings.model import Settings
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load, LoadedModel
-from twd.speculator.targets.native import NativeTarget, limits_of, load_plan, preparer_of
+from twd.speculator.targets.native import NativeTarget, head_choice, limits_of, load_plan, preparer_of
 from twd.speculator.targets.pool import PooledSpeculator
 from twd.speculator.targets.pool_core import PoolAssembly, RingMember, after_reaching, rpc_plan, uses_of
 from twd.wire.base import ModelId
@@ -125,7 +125,7 @@ def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: 
             leave_on_abort_with(ExitCode.WORKER_LOST)
             entry = settings.models[name]
             wanted = load_plan(model, entry, StateFolder(settings.home_dir).cache)
-            native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
+            native = load_native(replace(wanted, pool=plan, gpu_layers=0, **head_choice(model, settings)), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
             limits = replace(limits_of(native, entry, settings), device=assembly.device)
             return RpcTarget(native, preparer_of(native, ctx.ids.seed), limits)
