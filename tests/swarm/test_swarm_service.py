@@ -409,14 +409,14 @@ async def test_a_split_model_goes_whole_from_machine_to_machine(tmp_path: Path) 
         files = with_split_model(world, "a", whole)
         a, b = await world.machine("a"), await world.machine("b")
         world.models("a", files[0], file_hash(files[0]))
-        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await until(lambda: a.facts().files, "the agent's list is known")
         answer = await world.ask(PullWanted(node=NodeId("b"), file="tiny"))
         assert answer.failure is None
         assert len(answer.more) == 2
         await world.until(PullFinished, 3)
         for file in files:
             assert (world.home("b") / "models" / file.name).read_bytes() == file.read_bytes()
-        (first, *_) = sorted(read_files(b.facts()), key=lambda one: one.file)
+        (first, *_) = sorted(b.facts().files, key=lambda one: one.file)
         assert first.hash == file_hash(files[0])
         assert (first.have, first.units) == (3, 3), "of all its files"
         assert (await world.ask(PullWanted(node=NodeId("b"), hash=first.hash))).done
@@ -438,15 +438,15 @@ async def test_layers_of_a_split_model_go_from_machine_to_machine(tmp_path: Path
         quick = file_hash(files[0])
         a, b, c = [await world.machine(node) for node in "abc"]
         world.models("a", files[0], quick)
-        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await until(lambda: a.facts().files, "the agent's list is known")
         wanted = PullWanted(node=NodeId("b"), hash=quick, layers=layers)
         assert (await world.ask(wanted)).failure is None
-        await until(lambda: read_store(b.facts()).slices, "the slice is there")
+        await until(lambda: b.facts().store.slices, "the slice is there")
         made = next((world.home("b") / "cache" / "slices").glob("*.gguf"))
         expected = write_slice(files[0], 4, 9, tmp_path / "expected.gguf", head=False).path
         assert made.read_bytes() == expected.read_bytes()
-        (first,) = [one for one in read_files(b.facts()) if one.hash == quick]
+        (first,) = [one for one in b.facts().files if one.hash == quick]
         assert 0 < first.have < first.units, "it does not have the model"
         await a.stop()  # b gives on what it has, the manifests, too
         assert (await world.ask(msgspec.structs.replace(wanted, node=NodeId("c")))).failure is None
-        await until(lambda: read_store(c.facts()).slices, "the slice came from b")
+        await until(lambda: c.facts().store.slices, "the slice came from b")

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -43,9 +43,9 @@ joined={joined}
 class UpgradedShell(RemoteShell):
     """A machine that answers as it is told; `answers` are for scripts that hold a word, one after another."""
 
-    def __init__(self, said: str, **answers: list[int | None]) -> None:
+    def __init__(self, said: str, **answers: Sequence[int | None]) -> None:
         super().__init__(DeployTarget("box"))
-        self.said, self.answers = said, answers
+        self.said, self.answers = said, {word: list(codes) for word, codes in answers.items()}
         self.ran: list[str] = []
 
     async def run(
@@ -170,7 +170,7 @@ async def test_a_connection_that_stays_away_takes_nothing_from_a_machine_that_ma
 
 async def test_one_that_is_not_reached_is_told() -> None:
     class Unreached(RemoteShell):
-        async def run(self, *given: object, **more: object) -> RemoteResult:  # type: ignore[override]
+        async def run(self, *given: object, **more: object) -> RemoteResult:
             await asyncio.sleep(0)
             raise SshFailed("it does not answer")
 
