@@ -141,6 +141,8 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """All tokens are kept, and the outcome tells how well each fits."""
     ends: bool = False
     """With `scores`: the end of text behind the tokens is scored, too."""
+    goes_on: bool = False
+    """With `scores`: the token behind the last one is sampled, too."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):

@@ -288,5 +288,13 @@ class RingTarget:
 def _item(window: Window) -> WindowItem:
     tokens = list(window.tokens)
     return WindowItem(
-        window.slot, window.epoch, window.at, tokens, window.committed, window.picks, window.scores, window.ends
+        window.slot,
+        window.epoch,
+        window.at,
+        tokens,
+        window.committed,
+        window.picks,
+        window.scores,
+        window.ends,
+        window.goes_on,
     )

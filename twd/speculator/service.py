@@ -52,7 +52,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
-from twd.wire.judging import TokensAgreed
+from twd.wire.judging import ModeClosed, TokensAgreed
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
 from twd.wire.ring import FrameRefused, RingWired
@@ -98,6 +98,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         ModelUnloaded,
         RingWired,
         FrameRefused,
+        ModeClosed,
     )
     tick_s = 1.0
 
@@ -211,8 +212,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             "tool_format": self.loaded.tool_format,
             "in_flight": self.loaded.limits.in_flight,
             "window_max": self.loaded.limits.max_window,
-            "consensus_accepted": self._core.consensus.accepted,
-            "consensus_fallback": self._core.consensus.fallback,
+            **self._core.consensus.facts,
             "template": facts.vocab.template_hash,
             "judges": self.loaded.limits.score_rows > 0,
             **expert_facts(self.loaded),
