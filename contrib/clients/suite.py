@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 MODEL = os.environ.get("TWD_CLIENTS_MODEL", "default")
 """The model that is asked, by any of its names."""
+STREAMS_DIFFER = MODEL.endswith("+consensus")
+"""Where drafters vote, a streamed answer may have other words than a whole one, which stays exact."""
 Check = Callable[[], object]
 
 

@@ -293,7 +293,7 @@ def test_the_last_tokens_are_read_in_a_share_of_the_texts() -> None:
     assert end.judged.why.endswith("0 of them were never read")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     ring=st.booleans(),
