@@ -103,13 +103,19 @@ def installation(home: StateFolder) -> Iterator[RunningInstance]:
     settings = home.path / "judges.yaml"
     settings.write_text(SETTINGS.format(models=models, **{name: str(path) for name, path in files.items()}))
     twd = (sys.executable, "-m", "twd", "-c", str(settings))
-    subprocess.run([*twd, "up", "-d", "--wait=all"], check=True)
+    signal.signal(signal.SIGTERM, _end)
     try:
+        subprocess.run([*twd, "up", "-d", "--wait=all"], check=True)
         running = home.running()
         assert running is not None
         yield running
     finally:
         subprocess.run([*twd, "down"], check=True)
+
+
+def _end(number: int, frame: object) -> None:
+    """End as by an error, so that nothing is left running."""
+    raise SystemExit(f"ended by signal {number}")
 
 
 def pid_of(home: StateFolder, name: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,11 +102,17 @@ def house(
         started = House(
             home, f"http://127.0.0.1:{told['edge']['port']}", {**os.environ, "TWD_HOME": str(home), "NO_COLOR": "1"}
         )
+        signal.signal(signal.SIGTERM, _end)
         try:
             started.twd("up", "-d", "--wait=all", *up)
             yield started
         finally:
             started.twd("down")
+
+
+def _end(number: int, frame: object) -> None:
+    """End as by an error, so that nothing is left running."""
+    raise SystemExit(f"ended by signal {number}")
 
 
 def _file(kind: str) -> str:
