@@ -313,7 +313,7 @@ def test_whatever_is_agreed_nothing_is_told_twice_and_each_text_ends(
             tokens = text_of(session.tokens, rng.randint(1, 12)) if rng.random() < right else [rng.randrange(2, 50)]
             back = rng.randint(0, min(3, len(session.tokens)))
             at = len(session.tokens) - back
-            agreed = [*session.tokens[at:], *tokens] if rng.random() < 0.9 else tokens
+            agreed = [*session.tokens[at:], *tokens] if right == 1.0 or rng.random() < 0.9 else tokens
             if agreed and rng.random() < 0.5:
                 place = {"at": at, "prefix": prefix_hash(session.tokens[:at]), "session": session.id}
                 driver.core.agree(agreement(agreed, **place), driver.now)
