@@ -1,7 +1,6 @@
 """The edge as a service: an HTTP server in front of the bus."""
 
 from collections.abc import Callable
-from functools import partial
 
 from msgspec.structs import replace
 
@@ -19,46 +18,40 @@ from twd.edge.monitoring.feed import EventFeed
 from twd.edge.monitoring.history import HistoryHandlers
 from twd.edge.monitoring.observe import StatusHandlers
 from twd.edge.openai.embeddings import EmbeddingHandlers
-from twd.kit.instance_tracker import InstanceTracker
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
 from twd.kit.tasks import every
 from twd.net.addresses import is_loopback
 from twd.settings.model import Settings
-from twd.wire.base import Event, ModelId
+from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import JobCancelled, JobFailed, JobQueued, JobSubmitted, TokensAccepted
 from twd.wire.judging import GATE
 from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
-from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped, read_lease
+from twd.wire.service import Health, read_lease
 from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
 
 
-class EdgeService(Service):
+class EdgeService(OwningService):
     """Clients meet twd here: OpenAI's APIs over HTTP, jobs over the bus."""
 
     name = "edge"
     reads = (
-        JobStarted,
-        TokensAccepted,
-        JobFinished,
-        JobFailed,
+        *OF_JOBS,
         ModelLoading,
         ModelReady,
         ModelMeasured,
         ModelFailed,
         ModelUnloaded,
-        ServiceStarted,
-        ServiceStopped,
-        ServiceFaulted,
-        ServiceExited,
+        *OF_WORKERS,
         ChangeTold,
         RingMeasured,
         FrameRefused,
@@ -72,7 +65,7 @@ class EdgeService(Service):
         super().__init__(ctx)
         self.settings = settings
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ctx.node)
-        self.tracker = RequestTracker(self.clock, self._submit, self.emit, self._guarded, coming=self.models.coming)
+        self.tracker = RequestTracker(self.clock, self.submit_job, self.emit, self._guarded, coming=self.models.coming)
         self.front = GenerationHandlers(
             settings, self.tracker, self.models, self.clock, ctx.ids, self.instance, self._gate
         )
@@ -85,7 +78,6 @@ class EdgeService(Service):
             EventFeed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
         )
         self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
-        self._instances = InstanceTracker()
         self._registry: Leases | None = None
 
     def _build_door(self) -> AuthMiddleware:
@@ -137,18 +129,20 @@ class EdgeService(Service):
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        if job.attempt > 1:  # a gate was lost or refused: the model itself continues, exactly
-            job = replace(job, model=ModelId(job.model.removesuffix(GATE)))
-        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
+    def submit_job(self, job: JobSubmitted, timeout_s: float) -> None:
+        """Send a job to its model; after a gate was lost or refused, the model itself continues, exactly."""
+        super().submit_job(_exactly(job) if job.attempt > 1 else job, timeout_s)
 
-    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
-        if isinstance(answer, JobQueued | JobFailed):
-            self.tracker.answered(answer)
-        else:
-            self.tracker.unanswered(job, self._why_unanswered(job, answer))
+    def job_answered(self, answer: JobQueued | JobFailed) -> None:
+        """A job was taken or refused."""
+        self.tracker.answered(answer)
 
-    def _why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+    def job_unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """Nobody took a job."""
+        self.tracker.unanswered(job, failure)
+
+    def why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+        """Why nobody took a job."""
         if isinstance(answer, NoResponders):
             return Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
         if isinstance(answer, BusError):
@@ -163,28 +157,12 @@ class EdgeService(Service):
         except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
             self.fail(error, "timer")
 
-    def _job_event(self, event: JobEvent) -> Effects:
-        self.tracker.hear(event)
-        return None
-
-    def on_job_started(self, event: JobStarted) -> Effects:
-        """The prompt of a job is being read."""
-        return self._job_event(event)
-
-    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A job got more text."""
-        if event.source in self.watch.pools.speculators:
+    def job_event(self, event: Event) -> None:
+        """A job has started, got more text or ended."""
+        if isinstance(event, TokensAccepted) and event.source in self.watch.pools.speculators:
             self.watch.pools.hear(event, self.clock.now())
-        self.tracker.hear(event)
-        return None
-
-    def on_job_finished(self, event: JobFinished) -> Effects:
-        """A job has finished."""
-        return self._job_event(event)
-
-    def on_job_failed(self, event: JobFailed) -> Effects:
-        """A job has failed."""
-        return self._job_event(event)
+        if isinstance(event, JobEvent):
+            self.tracker.hear(event)
 
     # -- pools, models and services -------------------------------------------------------------------
 
@@ -269,25 +247,11 @@ class EdgeService(Service):
             self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
         return None
 
-    def _service_event(self, event: Event) -> Effects:
-        gone = self._instances.hear(event)
-        if gone is not None:
-            self.models.gone(gone)
-            self.tracker.gone(gone)
-        return None
+    def worker_gone(self, instance: InstanceId) -> None:
+        """A process has ended."""
+        self.models.gone(instance)
+        self.tracker.gone(instance)
 
-    def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process started."""
-        return self._service_event(event)
 
-    def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process stopped normally."""
-        return self._service_event(event)
-
-    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process stopped because of an error."""
-        return self._service_event(event)
-
-    def on_service_exited(self, event: ServiceExited) -> Effects:
-        """A supervisor saw a process end."""
-        return self._service_event(event)
+def _exactly(job: JobSubmitted) -> JobSubmitted:
+    return replace(job, model=ModelId(job.model.removesuffix(GATE)))

@@ -23,8 +23,8 @@ from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.request import GateRequest
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
-from twd.kit.instance_tracker import InstanceTracker
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import every
 from twd.settings.model import Settings
 from twd.wire.base import Event, InstanceId, JobId, ModelId
@@ -47,11 +47,7 @@ from twd.wire.model import ModelReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import (
     Health,
-    ServiceExited,
-    ServiceFaulted,
     ServiceLease,
-    ServiceStarted,
-    ServiceStopped,
     read_lease,
     told_by,
 )
@@ -62,22 +58,16 @@ SETTLE = 3
 """An owner counts as gone when it is missing from this many registry reads in a row."""
 
 
-class Gate(Service):
+class Gate(OwningService):
     """Serves NAME+gate for every model that may judge."""
 
     name = "gate"
     reads = (
         JobSubmitted,
         JobCancelled,
-        JobStarted,
-        TokensAccepted,
-        JobFinished,
-        JobFailed,
+        *OF_JOBS,
         ModelReady,
-        ServiceStarted,
-        ServiceStopped,
-        ServiceFaulted,
-        ServiceExited,
+        *OF_WORKERS,
     )
     reads_later: ClassVar[tuple[type[Event], ...]] = (JobSubmitted,)
     writes = (
@@ -100,7 +90,7 @@ class Gate(Service):
         self.instruction = settings.gate.verification_prompt
         self.fleet = Fleet(members_of(settings), settings.gate.routing)
         self.targets = [ModelId(name) for name in targets_of(settings)]
-        self.parts = Parts(self.clock.now, self._submit, self.emit)
+        self.parts = Parts(self.clock.now, self.submit_job, self.emit)
         self.economy: dict[ModelId, Economy] = {}
         self.cache = Cache()
         self.counts = GateCounts(self.clock.now())
@@ -108,7 +98,6 @@ class Gate(Service):
         self._auditing: AuditRun | None = None
         self._dice = dice
         self._requests: dict[JobId, GateRequest] = {}
-        self._instances = InstanceTracker()
         self._registry: Leases | None = None
         self._seen: list[ServiceLease] = []
         self._missed: dict[InstanceId, int] = {}
@@ -407,64 +396,33 @@ class Gate(Service):
 
     # -- events --------------------------------------------------------------------------------
 
-    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
+    def job_event(self, event: Event) -> None:
+        """A part has started, sent text or ended."""
+        self.parts.hear(event)
 
-    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
-        if isinstance(answer, JobQueued | JobFailed):
-            self.parts.hear(answer)
-            return
+    def job_answered(self, answer: JobQueued | JobFailed) -> None:
+        """A part was taken or refused."""
+        self.parts.answered(answer)
+
+    def job_unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """Nobody took a part."""
+        self.parts.unanswered(job, failure)
+
+    def why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+        """Why nobody took a part."""
         code = FailureCode.NOBODY_HOME if isinstance(answer, NoResponders) else FailureCode.WORKER_LOST
         text = f"nobody serves {job.model} now" if isinstance(answer, NoResponders) else f"no answer: {answer}"
-        self.parts.unanswered(job, Failure(code=code, message=text[:4096]))
+        return Failure(code=code, message=text[:4096])
 
-    def _hear(self, event: Event) -> Effects:
-        self.parts.hear(event)
-        return None
-
-    def on_job_started(self, event: JobStarted) -> Effects:
-        """A part has started."""
-        return self._hear(event)
-
-    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A part sent text."""
-        return self._hear(event)
-
-    def on_job_finished(self, event: JobFinished) -> Effects:
-        """A part has finished."""
-        return self._hear(event)
-
-    def on_job_failed(self, event: JobFailed) -> Effects:
-        """A part has failed."""
-        return self._hear(event)
+    def worker_gone(self, instance: InstanceId) -> None:
+        """A process has ended: a worker of parts, or the owner of requests."""
+        self.parts.gone(instance)
+        self._owner_gone(instance)
 
     def on_model_ready(self, event: ModelReady) -> Effects:
         """A model is ready, so parts that wait for it may be submitted."""
         self.parts.came(event.facts.model)
         return None
-
-    def _service_event(self, event: Event) -> Effects:
-        gone = self._instances.hear(event)
-        if gone is not None:
-            self.parts.gone(gone)
-            self._owner_gone(gone)
-        return None
-
-    def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process started."""
-        return self._service_event(event)
-
-    def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process stopped normally."""
-        return self._service_event(event)
-
-    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process stopped because of an error."""
-        return self._service_event(event)
-
-    def on_service_exited(self, event: ServiceExited) -> Effects:
-        """A supervisor saw a process end."""
-        return self._service_event(event)
 
     def tick(self, now: float) -> Effects:
         """Check the deadlines of parts, start an audit, look for late members and send keep-alives."""

@@ -143,6 +143,8 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """With `scores`: the end of text behind the tokens is scored, too."""
     guesses: Rows = 0
     """How many tokens the model's own head should guess behind the tokens that are picked."""
+    goes_on: bool = False
+    """With `scores`: the token behind the last one is sampled, too."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):

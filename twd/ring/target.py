@@ -299,4 +299,5 @@ def _item(window: Window) -> WindowItem:
         window.scores,
         window.ends,
         window.guesses,
+        window.goes_on,
     )

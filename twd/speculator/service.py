@@ -52,7 +52,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
-from twd.wire.judging import TokensAgreed
+from twd.wire.judging import ModeClosed, TokensAgreed
 from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
@@ -99,6 +99,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         ModelUnloaded,
         RingWired,
         FrameRefused,
+        ModeClosed,
     )
     tick_s = 1.0
 
@@ -212,6 +213,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             window_max=self.loaded.limits.max_window,
             consensus_accepted=self._core.consensus.accepted,
             consensus_fallback=self._core.consensus.fallback,
+            consensus_refused=self._core.consensus.refused,
             template=facts.vocab.template_hash,
             judges=self.loaded.limits.score_rows > 0,
             experts=expert_facts(self.loaded),
@@ -388,8 +390,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         if event.for_model not in ("", self.model):
             return None
         facts = self.loaded.facts
-        refused = refusal(event, facts)
-        if refused is not None:
+        if (refused := refusal(event, facts)) is not None:
             return [Publish(refused)]
         beside = share_device(self.ctx.node, self.loaded.limits.device, event)
         drafter = taken_for(event, facts, beside=beside, step_ms=self.loaded.cost.ms(1))

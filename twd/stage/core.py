@@ -244,7 +244,7 @@ class OutputStage:
             return ItemOutcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
         try:
             if item.scores:
-                return self._scored(line, window, logits_of)
+                return self._scored(line, window, logits_of, epochs)
             verdict = self._walk(line, window, logits_of)
         except TwdError as error:
             del line.history[item.at :]
@@ -255,7 +255,9 @@ class OutputStage:
             epochs.invalidate(item.slot, item.epoch + 1)
         return ItemOutcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
 
-    def _scored(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> ItemOutcome:
+    def _scored(
+        self, line: _Line, window: Window, logits_of: Callable[[int], Logits], epochs: SlotEpochs
+    ) -> ItemOutcome:
         """Return how well given tokens fit; all of them are kept."""
         verdict = VerifyResult(window.slot, window.epoch, window.at)
         if line.sampler is None:
@@ -264,6 +266,10 @@ class OutputStage:
         score(window, verdict, logits_of, line.history, line.sampler, self._ends(line))
         fits = [TokenFit(one.gap, one.logprob, one.entropy) for one in verdict.scores]
         standing = len(window.tokens)
+        if window.goes_on:
+            line.pick = verdict.tokens[-1]
+            if line.pick in self._ends(line):
+                epochs.invalidate(window.slot, window.epoch + 1)
         return ItemOutcome(window.slot, window.epoch, window.at, verdict.tokens, standing, scores=fits)
 
     def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
@@ -288,6 +294,7 @@ def _window(item: WindowItem) -> Window:
         committed=item.committed,
         scores=item.scores,
         ends=item.ends,
+        goes_on=item.goes_on,
     )
 
 

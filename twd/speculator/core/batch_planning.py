@@ -44,7 +44,7 @@ class StepPlanner:
         cost: Cost,
         sessions: dict[int, Session],
         drafter_pool: DrafterPool,
-        consensus: Consensus | None = None,
+        consensus: Consensus,
     ) -> None:
         self._limits = limits
         self.recall = HistoryNgram(limits.recall_tokens)
@@ -67,21 +67,30 @@ class StepPlanner:
     def _votes_first(self, plan: NextStep, session: Session, now: float) -> bool:
         """Returns whether a session waits for drafters to agree, or has a window that reads the tokens they agreed
         on."""
-        if self._consensus is None or not session.job.speculation.consensus:
-            return False
-        until = self._consensus.wait_until(session, self._cost(1))
-        if until is not None and now < until:
-            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+        if self._awaits_votes(plan, session, now):
             return True
-        session.misses += until is not None
         if session.unread:
             self._read_unread(plan, session)
         return bool(session.inflight_windows)
 
+    def _awaits_votes(self, plan: NextStep, session: Session, now: float) -> bool:
+        """Returns whether a session waits for drafters to agree; the plan then tells until when."""
+        if not session.job.speculation.consensus:
+            return False
+        until = self._consensus.wait_until(session, self._cost(1))
+        if until is None:
+            return False
+        if now < until:
+            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+            return True
+        self._consensus.waited(session)
+        return False
+
     def _read_unread(self, plan: NextStep, session: Session) -> None:
         """Add a window in which the target reads the unread tokens, scores them and picks the next token."""
         tokens = tuple(session.tokens[session.fed :])
-        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=True))
+        goes_on = session.ending is None
+        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=goes_on))
         session.inflight_windows.append(InFlightWindow(session.fed, [], None))
         session.spec_stats.passes += 1
         plan.rows += len(tokens)
@@ -255,7 +264,7 @@ class StepPlanner:
         added."""
         if session.judged is not None and rows > session.unfed:
             return self._score(plan, session, rows)
-        count = min(rows, session.unfed + 1)
+        count = min(rows, session.unfed - session.unread if session.unread else session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
         asked = self._asked(session, []) if last else 0

@@ -22,7 +22,7 @@ from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
 from twd.speculator.core.batch_planning import PROMPT_ROWS
-from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
@@ -145,7 +145,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
     """Returns the limits of a speculator with this model."""
     target, undo = native.target, native.undo
     usual = usual_limits(target, native.facts.model, model, settings)
-    return replace(
+    limits = replace(
         usual,
         max_window=min(usual.max_window, undo.drafts_max or usual.max_window),
         undo=undo.cost,
@@ -154,11 +154,9 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         head_ms=target.head.step_ms if target.head is not None else 0.0,
         can_rollback=native.facts.can_rollback,
         score_rows=target.window_max,
-        consensus=settings.consensus.policy if settings.consensus.policy != "off" and undo.cost is None else "",
-        unread=min(settings.consensus.unread, target.window_max - 1),
-        max_error=settings.consensus.max_error,
         device=native.device,
     )
+    return with_votes(limits, target, settings) if undo.cost is None else limits
 
 
 def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> RequestPreprocessor:

@@ -24,7 +24,7 @@ from twd.ring.trial import RingTrial, pipe_of
 from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
-from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.native import head_choice
@@ -192,7 +192,7 @@ def _in_flight(settings: Settings) -> int:
 
 
 def _limits(target: RingTarget, name: ModelId, settings: Settings, head_ms: float) -> SpeculatorLimits:
-    return replace(
+    limits = replace(
         usual_limits(target, name, settings.models[name], settings),
         can_rollback=target.can_rollback,
         prefill_rows=target.window_max,
@@ -202,6 +202,7 @@ def _limits(target: RingTarget, name: ModelId, settings: Settings, head_ms: floa
         head_ms=head_ms,
         device=DeviceKind.ELSEWHERE,
     )
+    return with_votes(limits, target, settings) if target.can_rollback else limits
 
 
 def _facts(

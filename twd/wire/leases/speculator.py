@@ -37,6 +37,7 @@ class SpeculatorFacts(ServerFacts, frozen=True):
     consensus_accepted: Count = 0
     """Tokens on which drafters agreed."""
     consensus_fallback: Count = 0
+    consensus_refused: Count = 0
     """Tokens of the same answers that the target decided."""
 
     engine: str = ""
