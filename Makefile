@@ -34,9 +34,9 @@ demo: setup
 test: setup
 	@$(PYTEST) $(TESTS)
 
-# Exit code 5 of pytest: none of TESTS is thorough.
+# Exit code 5 of pytest: none of TESTS is thorough. Properties come again, with all of their examples.
 test-all: test
-	@$(PYTEST) -m thorough $(TESTS) || test $$? -eq 5
+	@$(PYTEST) -m "thorough or hypothesis" --hypothesis-profile=thorough $(TESTS) || test $$? -eq 5
 
 check: setup
 	$(BIN)/ruff format --check .
