@@ -18,4 +18,4 @@ def register_profiles() -> None:
 
 def examples(whole: int) -> settings:
     """Set the number of examples of the thorough run; the quick run takes its part of them."""
-    return settings(max_examples=max(1, whole * settings.default.max_examples // _WHOLE))
+    return settings(max_examples=max(1, whole * settings().max_examples // _WHOLE))
