@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,24 +117,30 @@ def lease(health: Health, node: str, *, ready: bool) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(told, health=health, facts=DrafterLeaseFacts(ready=ready)))
 
 
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, int]]:
+    made = Deployment(tmp_path_factory.mktemp("deployed"))
+    yield made, made.start("nats-server.conf")
+    made.end()
+
+
 @pytest.mark.nats
 @pytest.mark.parametrize(
     ("health", "ready", "code"),
     [(Health.OK, True, 0), (Health.OK, False, 0), (Health.DRAINING, True, 0), (Health.DEGRADED, False, 1)],
 )
 async def test_a_service_is_healthy_while_its_lease_says_so(
-    tmp_path: Path, health: Health, ready: bool, code: int
+    deployment: tuple[Deployment, int], tmp_path: Path, health: Health, ready: bool, code: int
 ) -> None:
     """With its own key, for which that is enough."""
-    deployment = Deployment(tmp_path / "deployed")
-    port = deployment.start("nats-server.conf")
-    address = deployment.address("drafter", port)
+    files, port = deployment
+    address = files.address("drafter", port)
     env = {"TWD_BUS_URL": address.url, "TWD_BUS_TLS_CA": address.tls.ca, "TWD_BUS_NKEY_FILE": address.nkey_file}
     env |= {"TWD_NODE": "node1", "TWD_HOME": str(tmp_path / "home")}
     check = await asyncio.create_subprocess_exec(  # beside the service, as in a container
         sys.executable, str(DEPLOY / "healthy.py"), "drafter", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
     )
-    bus = await deployment.connect("drafter", port)
+    bus = await files.connect("drafter", port)
     leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     try:
         while check.returncode is None:
@@ -146,7 +153,6 @@ async def test_a_service_is_healthy_while_its_lease_says_so(
         assert bool(said) == bool(code)
     finally:
         await bus.close()
-        deployment.end()
 
 
 def test_no_broker_is_no_health(tmp_path: Path) -> None:

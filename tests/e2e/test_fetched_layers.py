@@ -15,7 +15,7 @@ from twd.gguf_tools.slice_cache import named_slice
 from twd.pieces.tree import UNIT
 from twd.supervisor.demo import TARGET
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 BARE = ("node-2", "node-3")
 
 

@@ -36,6 +36,7 @@ def test_quantised_weights_are_exact_below_and_above_512_cells(q4: LoadedGguf) -
     assert f"K {'f16' if any_kernels() else 'q8_0'}, V f16, streams, rows >= 1" in verdict.settings
 
 
+@pytest.mark.thorough
 @pytest.mark.model
 def test_float_weights_are_exact_with_one_row_or_two(f16: LoadedGguf) -> None:
     verdict = measure(f16, exact=True)
@@ -43,6 +44,7 @@ def test_float_weights_are_exact_with_one_row_or_two(f16: LoadedGguf) -> None:
     assert f"rows >= {1 if any_kernels() else 2}" in verdict.settings
 
 
+@pytest.mark.thorough
 @pytest.mark.model
 def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: LoadedGguf) -> None:
     plan = exact_plan(f16, WANTED, exact=True, kernels=False)

@@ -43,14 +43,18 @@ def test_a_counter_that_cannot_be_opened_is_no_error(caplog: pytest.LogCaptureFi
 async def test_it_beats_while_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.001)
     beats = Beats()
+    before = asyncio.all_tasks()
     async with beating(Heartbeat.inherited({VARIABLE: beats.path})):
         await until(lambda: beats.read() > 3, "it beats")
-    last = beats.read()
-    await asyncio.sleep(0.01)
-    assert beats.read() == last
+        assert asyncio.all_tasks() > before
+    assert asyncio.all_tasks() == before, "nothing is left that could beat"
     beats.close()
+
+
+async def test_without_a_counter_nothing_beats() -> None:
+    before = asyncio.all_tasks()
     async with beating(None):
-        pass
+        assert asyncio.all_tasks() == before
 
 
 def test_what_was_hung_is_remembered_for_those_who_ask() -> None:

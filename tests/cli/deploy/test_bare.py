@@ -13,7 +13,7 @@ from tests.model_fixtures import model_cache
 from twd.bus.join import PREFIX
 
 __all__ = ["first", "model_cache"]
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.thorough]
 
 BASE = "/root/.local/share/twd"
 WHAT_IS_THERE = "find /root -xdev | grep -v '^/root/.ssh' | sort"

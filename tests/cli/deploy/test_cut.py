@@ -233,7 +233,7 @@ def disk_of(place: Path, kib: int) -> Iterator[Callable[[int], None]]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@pytest.mark.parametrize("kib", [4, 64, 320, 340, 356])
+@pytest.mark.parametrize("kib", [4, *(pytest.param(kib, marks=pytest.mark.thorough) for kib in (64, 320, 340)), 356])
 async def test_a_full_disk_leaves_nothing_and_with_room_the_same_command_ends_it(
     target: Target, tmp_path: Path, kib: int
 ) -> None:

@@ -71,6 +71,7 @@ def test_two_machines_from_nothing_to_a_lease_and_again(first: Installed, tmp_pa
             assert PREFIX not in "".join([*told, world.said.read_text(), str(fresh), str(again)])
 
 
+@pytest.mark.thorough
 def test_a_join_that_fails_leaves_the_machine_as_it_was(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "alpha") as world:
         world.start()
@@ -83,6 +84,7 @@ def test_a_join_that_fails_leaves_the_machine_as_it_was(first: Installed, tmp_pa
         assert {one["state"] for one in tokens} <= {"revoked"}
 
 
+@pytest.mark.thorough
 def test_a_connection_that_is_cut_and_the_same_command_again(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "alpha") as world:
         server = world.servers["alpha"]
@@ -103,6 +105,7 @@ def test_a_connection_that_is_cut_and_the_same_command_again(first: Installed, t
         twd_there(server, "down")
 
 
+@pytest.mark.thorough
 def test_who_is_not_who_ssh_knows_is_sent_nothing(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "changed", "unknown", "locked", "other", "ended") as world:
         world.servers["changed"].make_key()

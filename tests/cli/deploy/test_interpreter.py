@@ -32,6 +32,7 @@ def test_what_is_no_program_or_has_no_room_stays() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="programs of other systems find their libraries otherwise")
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_python_of_this_machine_runs_elsewhere(tmp_path: Path) -> None:
     packed = python_here(tmp_path / "cache")

@@ -210,13 +210,11 @@ def test_what_cannot_be_mended_is_told() -> None:
 
 
 @pytest.mark.nats
-def test_an_instance_without_models(installed: Installed) -> None:
-    installed.up()
-    done = installed.twd("doctor", "--json")
+def test_an_instance_without_models(house: Installed) -> None:
+    done = house.twd("doctor", "--json")
     found = {result["name"]: result for section in json.loads(done.stdout)["sections"] for result in section["results"]}
     assert found["bus"]["status"] == "pass"
     assert found["API port"]["detail"].endswith("is ours")
     assert found["API"]["status"] == "fail"
     assert "no model is configured" in found["API"]["detail"]
     assert done.returncode == ExitCode.UNHEALTHY
-    assert installed.twd("down").returncode == 0

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine
+from tests.properties import examples
 from twd.coordinator.core import fetching
 from twd.coordinator.core.placement import MachineLink
 from twd.coordinator.core.plan import plan
@@ -316,7 +317,7 @@ def holds(pool: Pool, node: NodeId, layers: LayerRange) -> bool:
     return bool(facts.models) or (seen is not None and any(one.layers == layers for one in seen.store.slices))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_it_comes_to_rest_whatever_comes_and_goes(data: st.DataObject) -> None:
     names = ("shed", "barn", "attic", "loft")

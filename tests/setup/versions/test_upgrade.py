@@ -41,7 +41,7 @@ def add(folder: VersionsFolder, version: str, fault: str = "") -> None:
     """A version of its own: a copy of this program with another number, and perhaps a fault."""
     place = folder.folder_of(version)
     site = place / "site"
-    shutil.copytree(PACKAGE, site / "twd", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, site / "twd")  # with what is compiled: to compile it all takes seconds
     begin = site / "twd/__init__.py"
     begin.write_text(begin.read_text().replace(_own_version(), version))
     if fault:
@@ -113,7 +113,11 @@ def test_a_new_version_takes_over_and_goes_back(upgraded: Upgraded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [(DOES_NOT_START, "this version is broken"), (CRASHES, "metrics ended, and was started again")]
+    ("fault", "words"),
+    [
+        (DOES_NOT_START, "this version is broken"),
+        pytest.param(CRASHES, "metrics ended, and was started again", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_version_that_does_not_work_is_taken_back(upgraded: Upgraded, fault: str, words: str) -> None:
     upgraded.up()
@@ -127,6 +131,7 @@ def test_a_version_that_does_not_work_is_taken_back(upgraded: Upgraded, fault: s
     assert upgraded.installed.twd("down").returncode == 0
 
 
+@pytest.mark.thorough
 def test_the_doctor_of_a_version_that_does_not_start_says_so(upgraded: Upgraded) -> None:
     add(upgraded.folder, "0.3.0", DOES_NOT_START)
     add(upgraded.folder, "0.2.0")
@@ -140,6 +145,7 @@ def test_the_doctor_of_a_version_that_does_not_start_says_so(upgraded: Upgraded)
         trial("0.3.0").doctor()
 
 
+@pytest.mark.thorough
 def test_what_runs_in_a_terminal_is_left_alone(upgraded: Upgraded) -> None:
     with upgraded.installed.foreground("metrics") as process:
         try:

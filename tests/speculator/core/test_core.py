@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakeTarget, drafts, job, make_core, text_of
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId, SessionId
@@ -40,7 +41,7 @@ def test_plain_decoding_makes_the_targets_text() -> None:
     assert end.stats.prompt_tokens == 4
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     seed=st.integers(0, 2**32),
     quality=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
@@ -101,7 +102,7 @@ def test_without_a_fallback_a_job_fails_where_its_drafters_do() -> None:
 
 
 @given(cut=st.integers(0, 40), seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_any_replica_continues_from_any_prefix(cut: int, seed: int) -> None:
     prompt = [2 + (seed * 7 + i) % 40 for i in range(5)]
     whole = text_of(prompt, 40)

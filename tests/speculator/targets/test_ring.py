@@ -83,7 +83,7 @@ class House:
         return stage
 
     async def ask(self, number: int, sampling: Sampling, drafts: bool = True) -> MeasuredAnswer:
-        return await self.client.answer(MODEL, PROMPTS[number], BenchRequest(Speculation(enabled=drafts), 48, sampling))
+        return await self.client.answer(MODEL, PROMPTS[number], BenchRequest(Speculation(enabled=drafts), 24, sampling))
 
     async def close(self) -> None:
         for service in (self.client, self.speculator, *self.stages):
@@ -138,6 +138,7 @@ async def test_a_ring_says_what_the_whole_model_says_and_outlives_a_stage(q4_pat
         await house.close()
 
 
+@pytest.mark.thorough
 async def test_the_only_slot_serves_after_its_trial(q4_path: Path, tmp_path: Path) -> None:
     house = House(q4_path, tmp_path, parallel=1)
     try:
@@ -175,6 +176,7 @@ async def test_a_cut_that_computes_something_else_does_not_serve(
         await house.close()
 
 
+@pytest.mark.thorough
 async def test_another_cut_proves_itself_too_before_sessions_go_on(
     q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

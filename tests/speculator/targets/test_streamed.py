@@ -58,9 +58,9 @@ async def serving(model: ModelConfig, home: Path) -> AsyncIterator[Asked]:
         await speculator.stop("over")
 
 
-@pytest.fixture
-def mixture(q4_path: Path, tmp_path: Path) -> Path:
-    return upcycle(q4_path, tmp_path / "mixture.gguf")
+@pytest.fixture(scope="module")
+def mixture(q4_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return upcycle(q4_path, tmp_path_factory.mktemp("mixture") / "mixture.gguf")
 
 
 def config(path: Path, **more: object) -> ModelConfig:
