@@ -13,8 +13,8 @@ from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
-from twd.engine.heads.eagle import load_head, refuse_head
 from twd.engine.heads.head import GuessingHead, own_head
+from twd.engine.heads.named import load_head, refuse_head
 from twd.engine.measuring.cost import measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step

@@ -1,5 +1,7 @@
 """Trained heads: which architectures have one in their own file, and what files hold one for another model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from twd.gguf_tools.header import ArrayField, GgufHeader, TensorInfo
@@ -25,10 +27,13 @@ OWN_HEADS: Final = frozenset(
 """Architectures whose head (multi-token prediction) was tried. llama.cpp ends the process where it cannot run one."""
 CHAINED: Final = frozenset({"hy_v3", "mimo2"})
 """Of these, a file may have several heads: the first guesses the next token, the second the one after it, and so on."""
-EAGLE: Final = "eagle3"
-HEAD_FILES: Final = frozenset({EAGLE, "dflash", "gemma4-assistant"})
-"""Architectures of such files. Only EAGLE-3 is used so far."""
+EAGLE, BLOCK = "eagle3", "dflash"
+HEAD_FILES: Final = frozenset({EAGLE, BLOCK, "gemma4-assistant"})
+"""Architectures of such files."""
 _LAYERS: Final = 3
+_BLOCK_SIZE: Final = 16
+_WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
+_ODD_BLOCKS: Final = {"markov_w1.weight": "DSpark", "selector_hidden.weight": "DFlash 2", "hc_head_fn.weight": "DSpark"}
 _FUSED: Final = frozenset({"mimo2"})
 FLAT: Final = frozenset({"glm4moe"})
 """Of these, the head cannot be where states come in: there llama.cpp needs sections of positions, which its head does
@@ -75,9 +80,27 @@ def _head_tensors(info: GgufInfo) -> list[TensorInfo]:
     return [tensor for layer, tensor in layers if layer is not None and layer >= info.layers]
 
 
+@dataclass(frozen=True, slots=True)
+class BlockFacts:
+    """A head that guesses a block at once: the layers whose inputs it reads, the size of a block with the last token
+    before it, and the token that stands for those to guess."""
+
+    layers: list[int]
+    size: int
+    mask: int
+
+
+def block_facts(header: GgufHeader) -> BlockFacts | None:
+    """The facts of a DFlash head; None for any other file."""
+    if header.text("general.architecture") != BLOCK:
+        return None
+    size = header.number(f"{BLOCK}.block_size", _BLOCK_SIZE)
+    return BlockFacts(layers_read(header), size, header.number("tokenizer.ggml.mask_token_id", -1))
+
+
 def layers_read(header: GgufHeader) -> list[int]:
-    """The layers of the target whose inputs an EAGLE-3 head reads."""
-    return [int(one) for one in header.array(f"{EAGLE}.target_layers")]
+    """The layers of the target whose inputs a head reads."""
+    return [int(one) for one in header.array(f"{header.text('general.architecture')}.target_layers")]
 
 
 def pool_problem(header: GgufHeader, engine: str) -> str:
@@ -93,15 +116,32 @@ def pool_problem(header: GgufHeader, engine: str) -> str:
 def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     """Why this file is no head for a model; empty if it fits. llama.cpp would end the process if it did not."""
     architecture, name = header.text("general.architecture"), header.path.name
-    if architecture != EAGLE:
-        return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 head"
-    layers, width = layers_read(header), header.number(f"{EAGLE}.target_hidden_size")
+    if architecture not in (EAGLE, BLOCK):
+        return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 or DFlash head"
+    layers, width = layers_read(header), header.number(f"{architecture}.{_WIDTHS[architecture]}")
     foreign = f"{name} is a head of another model"
     if width != target.embedding:
         return f"{foreign}: that has a width of {width}, this one of {target.embedding}"
     rule = RULES.get(target.architecture)
     if rule is None or not rule.layer_inputs:
         return f"llama.cpp gives out no layer inputs of {target.architecture} models, which {name} would read"
-    if len(layers) != _LAYERS or not all(0 <= one <= target.layers for one in layers):
+    if not layers or (architecture == EAGLE and len(layers) != _LAYERS) or not _among(layers, target, architecture):
         return f"{foreign}: it reads layers {layers}, and this one has {target.layers}"
-    return ""
+    return _block_problem(header, target)
+
+
+def _among(layers: Sequence[int], target: GgufInfo, architecture: str) -> bool:
+    last = target.layers if architecture == EAGLE else target.layers - 1
+    return all(0 <= one <= last for one in layers)
+
+
+def _block_problem(header: GgufHeader, target: GgufInfo) -> str:
+    facts, name = block_facts(header), header.path.name
+    if facts is None:
+        return ""
+    odd = [kind for tensor, kind in _ODD_BLOCKS.items() if any(one.name == tensor for one in header.tensors)]
+    if odd:
+        return f"{name} is a {odd[0]} head; of those that guess a block, plain DFlash heads are used"
+    if not 0 <= facts.mask < target.vocabulary:
+        return f"{name} names no mask token of this model"
+    return "" if facts.size > 1 else f"{name} tells of a block of {facts.size} tokens"

@@ -1,8 +1,11 @@
 """What a model's own head costs, and what the file of a trained head holds: for `twd inspect`, `plan` and `doctor`."""
 
+from typing import Final
+
 import msgspec
 
 from twd.gguf_tools.head_file import (
+    BLOCK,
     EAGLE,
     HEAD_FILES,
     head_cache_bytes,
@@ -14,6 +17,8 @@ from twd.gguf_tools.header import GgufHeader
 from twd.gguf_tools.inspect import GgufInfo
 from twd.gguf_tools.step_reads import step_reads
 from twd.kit.wording import count
+
+_KINDS: Final = {EAGLE: ("EAGLE-3", "target_hidden_size"), BLOCK: ("DFlash", "embedding_length")}
 
 
 class OwnHeadFacts(msgspec.Struct, frozen=True):
@@ -56,8 +61,9 @@ def head_file_words(header: GgufHeader) -> str:
     architecture = header.text("general.architecture")
     if architecture not in HEAD_FILES:
         return ""
-    if architecture != EAGLE:
+    if architecture not in _KINDS:
         return f"a trained head ({architecture}) for another model; heads of this kind are not used"
+    kind, width = _KINDS[architecture]
     layers = ", ".join(map(str, layers_read(header)))
-    width = header.number(f"{EAGLE}.target_hidden_size")
-    return f"a trained head (EAGLE-3) for a model of width {width}: it reads the inputs of layers {layers}"
+    model = f"a model of width {header.number(f'{architecture}.{width}')}"
+    return f"a trained head ({kind}) for {model}: it reads the inputs of layers {layers}"

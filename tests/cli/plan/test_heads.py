@@ -41,7 +41,7 @@ def test_one_that_fits(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ("qwen2", "llama.cpp gives out no layer inputs of qwen2 models"),
         ("gone", "gone.gguf"),
         ("cut", "cut.gguf: the file is cut short"),
-        ("target", "target.gguf is a file of architecture llama, not an EAGLE-3 head"),
+        ("target", "target.gguf is a file of architecture llama, not an EAGLE-3 or DFlash head"),
     ],
 )
 def test_one_that_does_not(

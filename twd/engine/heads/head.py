@@ -88,6 +88,7 @@ class OwnHead:
     """The head of one target. For the target's thread only."""
 
     name = "its own head"
+    context_of: type[HeadContext] = HeadContext
     behind = 0
     """How many places before a token the head keeps it."""
 
@@ -95,7 +96,7 @@ class OwnHead:
         model, settings = model or target.model, target.settings
         self._target = target
         self._width = int(llama.llama_model_n_embd_out(model.handle))
-        self._context = HeadContext(target, model)
+        self._context = self.context_of(target, model)
         self._ends = [0] * settings.parallel
         """For each slot, how many tokens the head has read."""
         self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
