@@ -143,6 +143,8 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """With `scores`: the end of text behind the tokens is scored, too."""
     goes_on: bool = False
     """With `scores`: the token behind the last one is sampled, too."""
+    drafts: Rows = 0
+    """With `goes_on`: this many of its last tokens are drafts."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):

@@ -297,4 +297,5 @@ def _item(window: Window) -> WindowItem:
         window.scores,
         window.ends,
         window.goes_on,
+        window.drafts,
     )
