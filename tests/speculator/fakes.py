@@ -114,14 +114,20 @@ class FakeTarget:
 
     def _score(self, window: Window, verdict: VerifyResult, kept: list[int]) -> VerifyResult:
         sampler = self.samplers[window.slot]
-        verdict.path = list(range(len(window.tokens)))
-        for token in window.tokens[window.committed :]:
+        given = len(window.tokens) - window.drafts
+        verdict.path = list(range(given))
+        for token in window.tokens[window.committed : given]:
             choice = sampler.pick(None, kept)  # type: ignore[arg-type]
             verdict.scores.append(Score(0.0 if choice == token else 2.0, -1.0, 1.0))
             verdict.tokens.append(token)
             kept.append(token)
-        if window.goes_on:
-            verdict.tokens.append(sampler.pick(None, kept))  # type: ignore[arg-type]
+        for place in range(given, len(window.tokens) + 1) if window.goes_on else ():
+            token = sampler.pick(None, kept)  # type: ignore[arg-type]
+            verdict.tokens.append(token)
+            if token == END or place == len(window.tokens) or window.tokens[place] != token:
+                break
+            verdict.path.append(place)
+            kept.append(token)
         if window.ends:
             ended = sampler.pick(None, kept) == END  # type: ignore[arg-type]
             verdict.scores.append(Score(0.0 if ended else 3.0, -1.0, 1.0))

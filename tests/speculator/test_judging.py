@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.speculator.fakes import END, Driver, FakePipeline, FakeTarget, job, make_core, opening, text_of
+from tests.speculator.fakes import END, Driver, FakePipeline, FakeTarget, drafts, job, make_core, opening, text_of
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, NodeId, SessionId
+from twd.wire.draft import DraftProposed
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import FinishReason, JobFinished, JobSubmitted, Judge, Speculation, TokensAccepted
 from twd.wire.judging import ModeClosed, TokensAgreed
@@ -151,7 +152,7 @@ def voting(target: FakeTarget, **limits: object) -> Driver:
 def begin(one: Driver, name: str = "vote", **fields: object) -> None:
     for voter in ("a", "b", "c"):
         one.core.attach(AttachedDrafter(InstanceId(voter), NodeId("n"), beside=False, model=voter), one.now)
-    one.submit(job(name, speculation=Speculation(consensus=True), **fields), PROMPT)
+    one.submit(job(name, **{"speculation": Speculation(consensus=True)} | fields), PROMPT)
     while not any(isinstance(event, TokensAccepted) and event.tokens for event in one.told):
         one.turn()
 
@@ -191,6 +192,23 @@ def test_agreed_tokens_stand_before_the_target_reads_them(one: Driver) -> None:
     assert said(one) == text_of(PROMPT, 40)
     assert end.judged is not None
     assert (end.judged.approximate, end.judged.kept, end.judged.unlike) == (False, 5, 0)
+
+
+def test_drafts_behind_agreed_tokens_are_verified_with_the_same_pass(one: Driver) -> None:
+    begin(one, speculation=Speculation(consensus=True, window=4))
+    settle(one)
+    session = one.core.by_id[SessionId("s-vote")]
+    following = text_of(session.tokens, 8)
+    passes = session.spec_stats.passes
+    one.core.agree(votes(one, following[:5]), one.now)
+    at, prefix = len(session.tokens), prefix_hash(session.tokens)
+    draft = DraftProposed(session=session.id, drafter=InstanceId("a"), at=at, prefix=prefix, tokens=following[5:])
+    one.core.draft(draft, draft.tokens, one.now)
+    before = len(said(one))
+    while not session.spec_stats.passes > passes or session.unread:
+        one.turn()
+    assert len(said(one)) >= before + 5 + 4
+    assert said(one) == text_of(PROMPT, len(said(one)))
 
 
 def test_what_was_wrong_is_counted_when_it_is_read(one: Driver) -> None:
@@ -309,6 +327,9 @@ def test_whatever_is_agreed_nothing_is_told_twice_and_each_text_ends(
 
     def meddle(driver: Driver) -> None:
         driver.now += rng.random() * 0.01
+        if driver.core.by_id:
+            guess = drafts(rng, driver, 0.8, rng.choice(["a", "b"]))
+            driver.core.draft(guess, guess.tokens, driver.now)
         for session in list(driver.core.by_id.values()):
             tokens = text_of(session.tokens, rng.randint(1, 12)) if rng.random() < right else [rng.randrange(2, 50)]
             back = rng.randint(0, min(3, len(session.tokens)))

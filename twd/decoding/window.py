@@ -57,6 +57,8 @@ class Window:
     """Score given tokens: all of them count as accepted, and the verify result has a `Score` for each."""
     goes_on: bool = False
     """With `scores`: also sample the token after the last one."""
+    drafts: int = 0
+    """With `goes_on`: this many of its last tokens are drafts, to be verified behind the given ones."""
     ends: bool = False
     """With `scores`: also score the end of the text after the last token."""
     guesses: int = 0
@@ -172,9 +174,22 @@ def verify_window(
 
     `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token.
     """
-    child_of = _children(window)
-    node: int | None = window.committed - 1
     verdict.path = list(range(window.committed))
+    _walk(window, verdict, logits_of, history, sampler, report, end_tokens)
+
+
+def _walk(
+    window: Window,
+    verdict: VerifyResult,
+    logits_of: Callable[[int], Logits],
+    history: list[int],
+    sampler: Sampler,
+    report: Report | None,
+    end_tokens: frozenset[int],
+) -> None:
+    """Sample after the last token of the path, and go on while a draft equals the sampled token."""
+    child_of = _children(window)
+    node: int | None = verdict.path[-1]
     while node is not None:
         logits = logits_of(node)
         token = sampler.pick(logits, history)
@@ -195,18 +210,19 @@ def score(
     sampler: Sampler,
     end_tokens: frozenset[int],
 ) -> None:
-    """Compare each token after the committed ones with the target's own choice there. Fills in `verdict`.
+    """Compare each given token after the committed ones with the target's own choice there. Fills in `verdict`.
 
-    `history` ends with the committed tokens; all others are appended to it.
+    `history` ends with the committed tokens; the given ones, and drafts that are accepted, are appended to it.
     """
-    verdict.path = list(range(len(window.tokens)))
-    for place in range(window.committed, len(window.tokens)):
+    given = len(window.tokens) - window.drafts
+    verdict.path = list(range(given))
+    for place in range(window.committed, given):
         token = window.tokens[place]
         verdict.scores.append(_score_of(logits_of(place - 1), sampler, history, (token,)))
         verdict.tokens.append(token)
         history.append(token)
     if window.goes_on:
-        verdict.tokens.append(sampler.pick(logits_of(len(window.tokens) - 1), history))
+        _walk(window, verdict, logits_of, history, sampler, None, end_tokens)
     if window.ends:
         logits = logits_of(len(window.tokens) - 1)
         verdict.scores.append(_score_of(logits, sampler, history, sorted(end_tokens)))

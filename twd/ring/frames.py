@@ -145,6 +145,8 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """How many tokens the model's own head should guess behind the tokens that are picked."""
     goes_on: bool = False
     """With `scores`: the token behind the last one is sampled, too."""
+    drafts: Rows = 0
+    """With `goes_on`: this many of its last tokens are drafts."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):

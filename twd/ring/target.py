@@ -300,4 +300,5 @@ def _item(window: Window) -> WindowItem:
         window.ends,
         window.guesses,
         window.goes_on,
+        window.drafts,
     )

@@ -165,6 +165,8 @@ class StageCore:
             raise RefusedItem(f"{rows} rows; a pass takes {bounds.rows_max}", FrameFault.TOO_LONG)
         if item.picks and not 1 <= item.committed <= rows:
             raise RefusedItem(f"{item.committed} of {rows} tokens are decided", FrameFault.OUT_OF_RANGE)
+        if item.drafts > (rows - item.committed if item.scores and item.goes_on else 0):
+            raise RefusedItem(f"{item.drafts} of {rows} tokens are drafts", FrameFault.OUT_OF_RANGE)
         if bounds.vocabulary and max(item.tokens) >= bounds.vocabulary:
             raise RefusedItem(f"token {max(item.tokens)} of {bounds.vocabulary}", FrameFault.OUT_OF_RANGE)
 
@@ -258,17 +260,17 @@ class OutputStage:
     def _scored(
         self, line: _Line, window: Window, logits_of: Callable[[int], Logits], epochs: SlotEpochs
     ) -> ItemOutcome:
-        """Return how well given tokens fit; all of them are kept."""
+        """Return how well given tokens fit; all of them are kept, and drafts behind them that are right."""
         verdict = VerifyResult(window.slot, window.epoch, window.at)
         if line.sampler is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
         line.history += window.tokens[: window.committed]
         score(window, verdict, logits_of, line.history, line.sampler, self._ends(line))
         fits = [TokenFit(one.gap, one.logprob, one.entropy) for one in verdict.scores]
-        standing = len(window.tokens)
+        standing = len(verdict.path)
         if window.goes_on:
             line.pick = verdict.tokens[-1]
-            if line.pick in self._ends(line):
+            if standing < len(window.tokens) or line.pick in self._ends(line):
                 epochs.invalidate(window.slot, window.epoch + 1)
         return ItemOutcome(window.slot, window.epoch, window.at, verdict.tokens, standing, scores=fits)
 
@@ -295,6 +297,7 @@ def _window(item: WindowItem) -> Window:
         scores=item.scores,
         ends=item.ends,
         goes_on=item.goes_on,
+        drafts=item.drafts,
     )
 
 

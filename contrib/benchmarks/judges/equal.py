@@ -5,8 +5,9 @@ python contrib/benchmarks/judges/equal.py --answers 500
 
 import argparse
 from collections import Counter
+from typing import Any
 
-from house import house
+from house import House, house
 from prompts import prompts
 
 
@@ -22,15 +23,25 @@ def main() -> None:
     unlike: Counter[str] = Counter()
     gate = {"fleet": ["quick", "poor"], "economy": False, "audit": 0.0, "hold": 12, "cache_identical": False}
     with house({"big": options.judge, "quick": "q8_0", "poor": "q4_0"}, gate=gate) as one:
-        for number, line in enumerate(prompts()[options.first : options.first + options.answers], options.first):
-            how = {"seed": number, "temperature": 0.9 * (number % 2), "max_tokens": options.tokens}
-            own = one.ask("big", line["messages"], stream=False, **how)
-            judged = one.ask("big+gate", line["messages"], stream=number % 4 < 2, **how)
-            verdict = judged.facts.get("verdict", "none")
-            (equal if own.text == judged.text else unlike)[verdict] += 1
-            if own.text != judged.text or judged.facts["approximate"]:
-                print(f"{number} {judged.facts}: {own.text!r} became {judged.text!r}", flush=True)
-    print(f"{sum(equal.values())} of {options.answers} texts equal; verdicts: {dict(equal)}, unlike: {dict(unlike)}")
+        try:
+            for number, line in enumerate(prompts()[options.first : options.first + options.answers], options.first):
+                compare(one, number, line["messages"], options.tokens, equal, unlike)
+        finally:
+            told = f"verdicts: {dict(equal)}, unlike: {dict(unlike)}"
+            print(f"{equal.total()} of {equal.total() + unlike.total()} texts equal; {told}")
+
+
+def compare(
+    one: House, number: int, asked: list[dict[str, Any]], tokens: int, equal: Counter[str], unlike: Counter[str]
+) -> None:
+    """Ask both, and count."""
+    how = {"seed": number, "temperature": 0.9 * (number % 2), "max_tokens": tokens}
+    own = one.ask("big", asked, stream=False, **how)
+    judged = one.ask("big+gate", asked, stream=number % 4 < 2, **how)
+    same = own.text == judged.text and not judged.facts["approximate"]
+    (equal if same else unlike)[judged.facts.get("verdict", "none")] += 1
+    if not same:
+        print(f"{number} {judged.facts}: {own.text!r} became {judged.text!r}", flush=True)
 
 
 if __name__ == "__main__":

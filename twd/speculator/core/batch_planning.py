@@ -70,14 +70,14 @@ class StepPlanner:
         if self._awaits_votes(plan, session, now):
             return True
         if session.unread:
-            self._read_unread(plan, session)
+            self._read_unread(plan, session, now)
         return bool(session.inflight_windows)
 
     def _awaits_votes(self, plan: NextStep, session: Session, now: float) -> bool:
         """Returns whether a session waits for drafters to agree; the plan then tells until when."""
         if not session.job.speculation.consensus:
             return False
-        until = self._consensus.wait_until(session, self._cost(1))
+        until = self._consensus.wait_until(session, self._cost(1), self._drafter_pool.vote_ms(session))
         if until is None:
             return False
         if now < until:
@@ -86,14 +86,28 @@ class StepPlanner:
         self._consensus.waited(session)
         return False
 
-    def _read_unread(self, plan: NextStep, session: Session) -> None:
-        """Add a window in which the target reads the unread tokens, scores them and picks the next token."""
-        tokens = tuple(session.tokens[session.fed :])
+    def _read_unread(self, plan: NextStep, session: Session, now: float) -> None:
+        """Add a window in which the target reads the unread tokens, scores them and verifies drafts behind them."""
+        nodes = self._behind_unread(session, now)
+        tokens = (*session.tokens[session.fed :], *(node.token for node in nodes))
         goes_on = session.ending is None
-        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=goes_on))
-        session.inflight_windows.append(InFlightWindow(session.fed, [], None))
+        window = Window(
+            session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=goes_on, drafts=len(nodes)
+        )
+        plan.windows.append(window)
+        session.inflight_windows.append(InFlightWindow(session.fed, nodes, None))
         session.spec_stats.passes += 1
         plan.rows += len(tokens)
+
+    def _behind_unread(self, session: Session, now: float) -> list[DraftNode]:
+        fixed = session.job.speculation.window
+        limit = min(fixed or self._limits.max_window, self._limits.score_rows - 1 - session.unread)
+        if session.ending is not None or limit <= 0:
+            return []
+        path = self._candidates(session, limit, chain=True)
+        waited_ms = (now - session.passed_at) * 1000
+        cut = len(path) if fixed else self._cut(session, [chance for _, chance in path], waited_ms)
+        return [node for node, _ in path[:cut]]
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
         if len(ready) > 1:
@@ -116,7 +130,7 @@ class StepPlanner:
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
 
     def _candidates(
-        self, session: Session, limit: int, start: DraftNode | None = None
+        self, session: Session, limit: int, start: DraftNode | None = None, *, chain: bool = False
     ) -> list[tuple[DraftNode, float]]:
         if not session.speculates:
             return []
@@ -128,7 +142,7 @@ class StepPlanner:
             return []
         self._guess(session, ahead + limit)
         self._guess_forced(session, start or root, limit)
-        if self._limits.tree and start is None and len(self._sessions) == 1:
+        if self._limits.tree and not chain and start is None and len(self._sessions) == 1:
             path = session.tree.likeliest(session.believe, limit, self._limits.branches)
         else:
             path = session.tree.chain(session.believe, limit, start)

@@ -15,6 +15,8 @@ from twd.wire.judging import TokensAgreed
 
 PATIENCE_PASSES = 1.5
 """Agreement is awaited for as long as this many plain steps of the target take."""
+LONGEST_PASSES = 4.0
+"""Slow drafters are awaited for as long as this many plain steps."""
 MISSES = 3
 """After this many waits in a row without agreement, the session waits no more."""
 
@@ -70,13 +72,16 @@ class Consensus:
         """Returns whether agreement on the next tokens is likely enough to wait for it."""
         if not self.heard or not self.applies(session) or session.unread >= self.limits.unread:
             return False
-        return session.misses < MISSES and len(session.links) >= 2
+        at_work = sum(link.credit > 0 for link in session.links.values())
+        return session.misses < MISSES and at_work >= 2
 
-    def wait_until(self, session: Session, step_ms: float) -> float | None:
-        """Returns until when to wait for agreement before a pass; None: do not wait."""
+    def wait_until(self, session: Session, step_ms: float, vote_ms: float) -> float | None:
+        """Returns until when to wait for agreement before a pass; None: do not wait. `vote_ms`: how soon enough
+        drafters vote on the next tokens."""
         if not self.awaited(session) or session.ending is not None:
             return None
-        return session.accepted_at + PATIENCE_PASSES * step_ms / 1000
+        patience_ms = min(max(PATIENCE_PASSES * step_ms, vote_ms), LONGEST_PASSES * step_ms)
+        return session.accepted_at + patience_ms / 1000
 
     def waited(self, session: Session) -> None:
         """Record that a wait ended without agreement; each wait counts once."""

@@ -182,7 +182,7 @@ class PipelinePlanner(StepPlanner):
         """Add a window that reads the tokens on which drafters agreed, for the session that waited longest."""
         able = [session for session in running if session.unread and not session.guessing]
         for session in sorted(able, key=lambda one: one.accepted_at)[:1]:
-            self._read_unread(plan, session)
+            self._read_unread(plan, session, now)
             self._due(plan, [session], now)
 
     def _start(self, plan: NextStep, running: list[Session], now: float) -> None:
