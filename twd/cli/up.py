@@ -297,8 +297,11 @@ def check_door(settings: Settings) -> None:
 
 def _check_port(settings: Settings) -> None:
     """Say who has the port, instead of letting the edge fail again and again."""
+    from twd.edge.http.handover import NEXT
+    from twd.net.handed_socket import is_offered
+
     host, port = settings.edge.host, settings.edge.port
-    if not port:
+    if not port or is_offered(StateFolder(settings.home_dir).run / NEXT):  # `twd upgrade` keeps it for the edge
         return
     if port == settings.bus.port and not settings.bus.url:
         text = f"edge.port and bus.port are both {port}: the API and the broker need a port each"
