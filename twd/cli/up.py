@@ -100,11 +100,11 @@ def up(
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
         more += (f"--wait={wait}", *(demo_of.options if demo_of else ()))
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
-    if report:
+    ctx.service_manager = NotifySocket.inherited()
+    if ctx.service_manager is None and ctx.own_process:
         from twd.supervisor.guard import guard
 
-        ctx.guard = guard(policy_of(ctx.settings.hang_s))
-    ctx.service_manager = NotifySocket.inherited()
+        ctx.guard = guard(policy_of(ctx.settings.hang_s), terminal=not report)
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -191,7 +191,13 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     born = platform.born(pid) or 0.0
     home.write_instance(
         RunningInstance(
-            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node, guard=ctx.guard.pid
+            pid=pid,
+            born=born,
+            started_ms=now_ms,
+            version=twd.__version__,
+            node=ctx.node,
+            guard=ctx.guard.pid,
+            in_terminal=ctx.guard.in_terminal,
         )
     )
     try:

@@ -112,7 +112,7 @@ class DetachedHouse(_InstanceHouse):
         super().__init__(home)
         self._folder = folder
         instance = home.running()
-        if instance is not None and not instance.guard:
+        if instance is not None and (instance.in_terminal or not instance.guard):
             text = f"twd runs in a terminal (pid {instance.pid}), where it cannot be started again"
             raise VersionProblem(f"{text}: end it there, or start it by `twd up -d` or as a service")
         self._arguments, self._environment = started_by(instance) if instance else (("up",), {})
