@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.running import TWD, Installed, all_gone
 from tests.waiting import alive, wait_until
+from twd.process import platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nats]
 
@@ -126,6 +127,28 @@ def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) ->
         assert process.wait(60) == 0
     assert "a second Ctrl-C kills" in rest
     all_gone(pids)
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not platform.IS_LINUX, reason="a guard must be able to adopt")
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_in_the_foreground_a_supervisor_that_is_killed_or_hangs_is_replaced(
+    installed: Installed, blow: signal.Signals
+) -> None:
+    installed.env["TWD_HANG_S"] = "2"
+    with installed.foreground("metrics") as process:
+        assert process.stdout is not None
+        assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))
+        before = installed.pids()
+        assert installed.record["guard"] == process.pid != before["supervisor"]
+        os.kill(before["supervisor"], blow)
+        assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))
+        all_gone(before)
+        after = installed.pids()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 0
+    all_gone(after)
 
 
 @pytest.mark.thorough

@@ -37,6 +37,7 @@ SERVICE = "wants a service manager; tests/cli/service has a played one, and the 
 VERSIONS = "wants several versions; tests/setup/versions has them, with real processes"
 NOT_RUN = {
     "twd upgrade --from WHEELS": VERSIONS,
+    "twd upgrade --all --from WHEELS": "wants three machines with versions; tests/cli/upgrade has them",
     "twd rollback": VERSIONS,
     "twd service install": SERVICE,
     "twd service status": SERVICE,

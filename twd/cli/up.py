@@ -100,11 +100,11 @@ def up(
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
         more += (f"--wait={wait}", *(demo_of.options if demo_of else ()))
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
-    if report:
+    ctx.service_manager = NotifySocket.inherited()
+    if ctx.service_manager is None and ctx.own_process:
         from twd.supervisor.guard import guard
 
-        ctx.guard = guard(policy_of(ctx.settings.hang_s))
-    ctx.service_manager = NotifySocket.inherited()
+        ctx.guard = guard(policy_of(ctx.settings.hang_s), terminal=not report)
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -191,7 +191,13 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     born = platform.born(pid) or 0.0
     home.write_instance(
         RunningInstance(
-            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node, guard=ctx.guard.pid
+            pid=pid,
+            born=born,
+            started_ms=now_ms,
+            version=twd.__version__,
+            node=ctx.node,
+            guard=ctx.guard.pid,
+            in_terminal=ctx.guard.in_terminal,
         )
     )
     try:
@@ -297,8 +303,11 @@ def check_door(settings: Settings) -> None:
 
 def _check_port(settings: Settings) -> None:
     """Say who has the port, instead of letting the edge fail again and again."""
+    from twd.edge.http.handover import NEXT
+    from twd.net.handed_socket import is_offered
+
     host, port = settings.edge.host, settings.edge.port
-    if not port:
+    if not port or is_offered(StateFolder(settings.home_dir).run / NEXT):  # `twd upgrade` keeps it for the edge
         return
     if port == settings.bus.port and not settings.bus.url:
         text = f"edge.port and bus.port are both {port}: the API and the broker need a port each"

@@ -1,6 +1,8 @@
 """The edge as a service: an HTTP server in front of the bus."""
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -10,6 +12,7 @@ from twd.edge.auth.keys import KeyRing, KeyStore
 from twd.edge.auth.middleware import AuthMiddleware
 from twd.edge.http.errors import unasked
 from twd.edge.http.generation_handlers import GenerationHandlers
+from twd.edge.http.handover import HandedDoor
 from twd.edge.http.pages import Pages
 from twd.edge.http.server import HttpServer
 from twd.edge.inflight_requests import JobEvent, RequestTracker
@@ -38,6 +41,9 @@ from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
+READY_LOOK_S = 0.1
+WAITED_S = 60.0
+"""How long those wait at most who came while versions changed, until they are told what is missing."""
 
 
 class EdgeService(OwningService):
@@ -61,7 +67,8 @@ class EdgeService(OwningService):
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
-    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+    def __init__(self, ctx: ServiceContext, settings: Settings, run: Path | None = None) -> None:
+        """`run`: the folder in which the port is handed over to the edge that takes this one's place."""
         super().__init__(ctx)
         self.settings = settings
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ctx.node)
@@ -77,7 +84,8 @@ class EdgeService(OwningService):
         self.records = HistoryHandlers(
             EventFeed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
         )
-        self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
+        handover = HandedDoor(run, self.log) if run is not None else None
+        self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log, handover)
         self._registry: Leases | None = None
 
     def _build_door(self) -> AuthMiddleware:
@@ -99,6 +107,20 @@ class EdgeService(OwningService):
         parts = (self.front, embeddings, self.watch, self.records, self.threshold, Pages())
         await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
+        if self.server.waits:
+            self.tasks.start("door", self._begin_when_ready())
+
+    async def _begin_when_ready(self) -> None:
+        """Let those wait who came while versions changed, until a question can be answered; not forever."""
+        give_up = self.clock.now() + WAITED_S
+        while True:
+            if self._can_answer() or self.clock.now() >= give_up:
+                return await self.server.begin()
+            await asyncio.sleep(READY_LOOK_S)
+
+    def _can_answer(self) -> bool:
+        wanted = self.models.default_model
+        return self.health is Health.OK and (not wanted or self.models.resolve(wanted) in self.models.live)
 
     def _gate(self) -> None:
         """Refuse generation while the edge starts or drains."""
@@ -108,8 +130,9 @@ class EdgeService(OwningService):
             raise TwdError(FailureCode.NOBODY_HOME, "the edge is starting")
 
     async def quiesce(self) -> None:
-        """Finish the open streams; new requests get a 503."""
+        """Finish the open streams; new requests get a 503, or wait for the edge that has the port now."""
         self.records.feed.close()
+        await self.server.hand_over()
         await self.server.quiet()
 
     async def teardown(self) -> None:

@@ -421,6 +421,7 @@ class Installation:
             version=twd.__version__,
             node=self._node,
             guard=self._guard.pid,
+            in_terminal=self._guard.in_terminal,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
             bus_fingerprint=self._settings.bus.tls.fingerprint,

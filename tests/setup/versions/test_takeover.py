@@ -44,6 +44,9 @@ class PlayedHouse:
     def trouble(self) -> str:
         return "it crashed" if self.running == "0.2.0" and self.time - self.began >= self.fails_after_s else ""
 
+    def release(self) -> None:
+        self.story.append("release")
+
     def now(self) -> float:
         return self.time
 
@@ -67,7 +70,7 @@ def take(house: PlayedHouse) -> None:
 def test_a_version_that_works_stays(tmp_path: Path) -> None:
     house = house_in(tmp_path)
     take(house)
-    assert house.story == ["stop 0.1.0", "start 0.2.0"]
+    assert house.story == ["stop 0.1.0", "start 0.2.0", "release"]
     assert (house.running, house.folder.before()) == ("0.2.0", "0.1.0")
     assert house.time >= TakeoverPolicy().settled_s
 

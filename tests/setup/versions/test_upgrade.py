@@ -1,9 +1,13 @@
 """Real processes of several versions: one takes over from another, and comes back where the new one does not work."""
 
+import http.client
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -98,11 +102,40 @@ def upgraded(installed: Installed) -> Upgraded:
     return Upgraded(installed)
 
 
+@contextmanager
+def asked_all_the_time(port: int) -> Iterator[list[int]]:
+    """Ask the API again and again, each time by a connection of its own, and never twice; yields the answers."""
+    answers: list[int] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                connection.request("GET", "/v1/models")
+                answers.append(connection.getresponse().status)
+            except (OSError, http.client.HTTPException):
+                answers.append(0)
+            finally:
+                connection.close()
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        yield answers
+    finally:
+        ended.set()
+        asker.join(70)
+
+
 def test_a_new_version_takes_over_and_goes_back(upgraded: Upgraded) -> None:
     before = upgraded.up()
     assert before.version == "0.1.0"
     add(upgraded.folder, "0.2.0")
-    upgraded.take("0.2.0")
+    with asked_all_the_time(upgraded.installed.port) as answers:
+        upgraded.take("0.2.0")
+    assert len(answers) > 1
+    assert set(answers) == {http.client.OK}, "the port was never closed"
     after = upgraded.running
     assert after.version == "0.2.0"
     assert set(after.processes) == set(before.processes) == {"broker", "metrics", "edge"}

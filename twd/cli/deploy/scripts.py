@@ -75,6 +75,9 @@ rm -rf @BASE@/versions/@NAME@
 """
 _REMOVE: Final = """
 rm -rf @BASE@/versions/@NAME@
+for old in @BASE@/versions/.new-*; do
+  if [ -d "$old" ] && ! kill -0 "${old##*.new-}" 2>/dev/null; then rm -rf "$old"; fi
+done
 if [ -z @OLD@ ]; then
   [ "$(readlink @BIN@/twd)" = @BASE@/current/bin/twd ] && rm -f @BIN@/twd
   rmdir @BASE@/versions @BASE@ 2>/dev/null

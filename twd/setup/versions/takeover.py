@@ -42,6 +42,9 @@ class UpgradeHouse(Protocol):
         """Return why it does not work; empty if it does."""
         ...
 
+    def release(self) -> None:
+        """The change is over, whatever came of it."""
+
 
 class UpgradeClock(Protocol):
     """Time, as a takeover sees it."""
@@ -72,6 +75,12 @@ class Takeover:
         if not ran:
             self._folder.take(version)
             return
+        try:
+            self._change(old, before, version)
+        finally:
+            self._house.release()
+
+    def _change(self, old: str, before: str, version: str) -> None:
         self._say(f"{old} ends; jobs are finished first")
         self._house.stop()
         self._folder.take(version)
