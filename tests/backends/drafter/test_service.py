@@ -23,6 +23,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.settings.model import ServerConfig as ServerSettings
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId
 from twd.wire.draft import DrafterAttached, DrafterDetached, DraftProposed
 from twd.wire.failures import FailureCode, TwdError
@@ -121,7 +122,7 @@ async def workshop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workshop]:
     broker = MemoryBroker()
     ear, model = Listener(broker), ToyModel(ToyTarget())
     await ear.listen()
-    speculator = SpeculatorService(ctx(broker, 2, "s"), MODEL, lambda progress: cast(Any, model))
+    speculator = SpeculatorService(ctx(broker, 2, "s"), MODEL, ReadySource(lambda progress: cast(Any, model)))
     await speculator.start()
     await until(lambda: bool(ear.of(ModelReady)))
     workshop = Workshop(broker, ear, speculator, model)

@@ -22,6 +22,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.settings.model import ServerConfig as ServerSettings
 from twd.settings.model import Settings
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.supervisor.remote_target import RemoteModel
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId
 from twd.wire.draft import DrafterAttached, SessionOpened
@@ -77,7 +78,7 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
         speculator = SpeculatorService(
             ctx(broker, 2),
             MODEL,
-            lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL)),
+            ReadySource(lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL))),
         )
         await speculator.start()
         await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), timeout_s=20)

@@ -18,11 +18,12 @@ from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.settings.model import ModelConfig, Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.native import native_speculator
-from twd.speculator.targets.ring import RingSpeculator
+from twd.speculator.targets.ring import RingSource, StageFinder
 from twd.stage.native import NativeSlice, SlicePlan, native_stage
 from twd.stage.service import StageAddress, StageService
-from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
 from twd.wire.ring import StageReady
@@ -35,7 +36,7 @@ LAYERS = 30
 DEADLINE_S = 90.0
 
 
-class Standing:
+class Standing(StageFinder):
     """Finds the stages that a test has started and not ended, once they make the whole model."""
 
     def __init__(self, stages: Sequence[StageService]) -> None:
@@ -48,12 +49,6 @@ class Standing:
             raise TwdError(FailureCode.NOBODY_HOME, "the stages do not make a whole model")
         return found
 
-    def lost(self, stage: InstanceId, reason: str) -> None:
-        """It ends by itself."""
-
-    def reached(self, stages: Sequence[StageReady]) -> None:
-        """Nothing was against them."""
-
 
 class House:
     """Stages, a speculator and a client on one bus in memory."""
@@ -65,7 +60,8 @@ class House:
         self.settings = Settings(models={str(MODEL): entry}, home=str(folder))
         self.client = BenchClient(self.ctx("home"))
         self.stages: list[StageService] = []
-        self.speculator = RingSpeculator(self.ctx("home"), MODEL, self.settings, Standing(self.stages))
+        self.source = RingSource(self.settings, MODEL, Standing(self.stages))
+        self.speculator = SpeculatorService(self.ctx("home"), MODEL, self.source)
 
     def ctx(self, node: str) -> ServiceContext:
         return ServiceContext(bus=self.broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
@@ -97,7 +93,7 @@ CASES = ((0, Sampling()), (1, Sampling(temperature=0.9, top_k=40, seed=5)), (-1,
 async def whole_texts(path: Path) -> list[list[int]]:
     """The same, asked of one process that holds the whole model."""
     house = House(path, path.parent)
-    house.speculator = native_speculator(house.ctx("home"), house.settings, str(MODEL))  # type: ignore[assignment]
+    house.speculator = native_speculator(house.ctx("home"), house.settings, str(MODEL))
     await house.client.start()
     await house.speculator.start()
     await house.speculator.settled.wait()
@@ -202,8 +198,10 @@ async def test_rings_that_stand_and_do_not_serve_are_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twd.speculator.targets.ring.GIVE_UP_S", 0.3)
-    speculator = House(tmp_path / "m.gguf", tmp_path).speculator
-    speculator._lost_at = speculator.clock.now()
+    house = House(tmp_path / "m.gguf", tmp_path)
+    source, speculator = house.source, house.speculator
+    await source.open(speculator)
+    source._lost_at = speculator.clock.now()
 
     def refuse(*_: object) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, "the new ring holds less")
@@ -211,9 +209,9 @@ async def test_rings_that_stand_and_do_not_serve_are_not_tried_for_ever(
     async def find() -> Any:
         return SimpleNamespace(close=lambda reason: None)
 
-    monkeypatch.setattr(speculator, "_find_ring", find)
+    monkeypatch.setattr(source, "_find_ring", find)
     loaded: Any = SimpleNamespace(recheck=refuse)
     with pytest.raises(TwdError, match=r"no ring for 0\.3 s: waits for its ring: the new ring holds less") as caught:
         async with asyncio.timeout(DEADLINE_S):
-            await speculator._rewire(loaded)
+            await source._rewire(loaded)
     assert caught.value.code is FailureCode.WORKER_LOST

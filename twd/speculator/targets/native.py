@@ -28,6 +28,7 @@ from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load
 from twd.speculator.targets.memory_care import MemoryCare
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
@@ -214,10 +215,9 @@ def head_choice(name: ModelId, settings: Settings) -> HeadChoice:
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
     """Returns the speculator of one configured model."""
     model, told = ModelId(name), settings.models[name].threads
-    return SpeculatorService(
-        ctx,
-        model,
+    source = ReadySource(
         loader(model, settings, ctx.ids.seed),
         reclaim=lambda: MemoryCare(settings.models[name], settings).reclaim(),
         cores=OwnCores(EngineRole.TARGET, model, 0 if told == "auto" else told),
     )
+    return SpeculatorService(ctx, model, source)
