@@ -67,7 +67,7 @@ class Window:
     least: float = 0.0
     """With `steps`: stop where the product of the picks' chances falls below this."""
     repeats: int = 0
-    """With `steps`: stop where so many last tokens stand earlier in the text, so that drafts can be copied; 0: never."""
+    """With `steps`: stop where so many last tokens stand earlier in the text, so that they can be copied; 0: never."""
 
 
 class Score(NamedTuple):

@@ -16,6 +16,7 @@ from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_o
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
+
 class LocalTarget:
     """A `Target` over one context. All work of a step happens in `collect`, on the caller's thread.
 
@@ -133,7 +134,9 @@ class LocalTarget:
             self._steps.close()
         self.context.close()
 
-    def _prepare(self, windows: list[Window], verdicts: list[VerifyResult]) -> tuple[dict[int, WindowJob], list[Window]]:
+    def _prepare(
+        self, windows: list[Window], verdicts: list[VerifyResult]
+    ) -> tuple[dict[int, WindowJob], list[Window]]:
         """One job for each slot, and the windows left for the next round (second windows of a slot).
 
         Failed windows are added to `verdicts`.

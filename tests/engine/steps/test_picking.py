@@ -20,6 +20,7 @@ class Vocabulary:
     def __init__(self, size: int) -> None:
         self.size = size
         self.end_tokens = frozenset([size - 1])
+        self.special_tokens = self.end_tokens
 
     def piece(self, token: int) -> bytes:
         return b"%d" % token
@@ -49,7 +50,9 @@ samplings = st.builds(
 )
 
 
-def drawn(size: int, dice: int, spread: float, rounded: bool, holes: bool) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def drawn(
+    size: int, dice: int, spread: float, rounded: bool, holes: bool
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """`rounded`: many logits are equal; `holes`: many tokens are impossible."""
     random = np.random.default_rng(dice)
     logits = random.normal(size=size) * spread
@@ -97,7 +100,9 @@ def test_native_picks_are_the_samplers(
         return
     assert found.token == sampler.pick(logits, history)
     guess = judge(logits, found.token, True)
-    assert (found.sure, found.other_sure) == pytest.approx((guess.confidence, guess.other_confidence), rel=1e-5, abs=1e-30)
+    assert (found.sure, found.other_sure) == pytest.approx(
+        (guess.confidence, guess.other_confidence), rel=1e-5, abs=1e-30
+    )
     assert found.other == guess.other
 
 

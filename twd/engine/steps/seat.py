@@ -9,7 +9,7 @@ from twd.decoding.window import VerifyResult, Window
 from twd.engine.context import Context, decode_error
 from twd.engine.rollback.undo import Undo
 from twd.engine.slices.abort import AbortFlag
-from twd.engine.steps.stepper import StepPlan, Stepper, StepText, later_batch
+from twd.engine.steps.stepper import Stepper, StepPlan, StepText, later_batch
 from twd.engine.window_job import SlotSession, WindowJob, batch_of, failed, want_rows
 from twd.wire.failures import FailureCode, TwdError
 
@@ -88,9 +88,7 @@ class StepSeat:
             return error
         return decode_error(code, len(plan.first)) if code else None
 
-    def _verdict(
-        self, window: Window, session: SlotSession, text: StepText, failure: TwdError | None
-    ) -> VerifyResult:
+    def _verdict(self, window: Window, session: SlotSession, text: StepText, failure: TwdError | None) -> VerifyResult:
         """The result of a window. What was picked before a pass failed counts."""
         slot, tokens = window.slot, self._slots[window.slot].tokens
         verdict = VerifyResult(slot, window.epoch, window.at, text.picks, list(range(window.committed)), text.reports)

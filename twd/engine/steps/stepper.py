@@ -14,7 +14,15 @@ from twd.decoding.steps import ChanceReport
 from twd.decoding.window import Logits
 from twd.engine.context import BatchTokens, Context
 from twd.engine.slices.abort import AbortFlag
-from twd.engine.steps.binding import NativeEnd, NativeRow, NativeRun, NativeSteps, NativeText, RuleHolder, steps_available
+from twd.engine.steps.binding import (
+    NativeEnd,
+    NativeRow,
+    NativeRun,
+    NativeSteps,
+    NativeText,
+    RuleHolder,
+    steps_available,
+)
 from twd.wire.job import TokenLogprob
 
 BUDGET_MS: Final = 50.0
