@@ -302,7 +302,8 @@ class SpeculatorCore:
         session.replay = verdict.replay
         if session.unread:
             self._read(session, verdict)
-        held = len(verdict.tokens) - 1
+        held = min(len(verdict.tokens) - 1, len(inflight.nodes))
+        session.spec_stats.passes += len(verdict.tokens) - 1 - held  # several steps in one call
         guessed = [self._author(session, node) for node in inflight.nodes]
         if session.first_at < 0:
             session.first_at = now

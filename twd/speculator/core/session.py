@@ -138,6 +138,8 @@ class Session:
         self.vote: TokensAgreed | None = None
         """An agreement that came while a pass was in flight."""
         self.end_score: TokenScore | None = None
+        self.stops = bool(job.stop or opening.stops)
+        """Whether a text may end the answer, so that each token must be looked at."""
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""
