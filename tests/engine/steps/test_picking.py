@@ -20,7 +20,7 @@ class Vocabulary:
     def __init__(self, size: int) -> None:
         self.size = size
         self.end_tokens = frozenset([size - 1])
-        self.special_tokens = self.end_tokens
+        self.special_tokens = {"end": size - 1}
 
     def piece(self, token: int) -> bytes:
         return b"%d" % token

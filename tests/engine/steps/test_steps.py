@@ -206,7 +206,7 @@ def test_what_native_code_cannot_decide_is_left_to_the_sampler(
     """A vocabulary of nothing but doubt: top_p of a flat distribution never has a clear border."""
     asks, plain = Unsure(), Unsure()
     asks.rule = PickRule(Sampling(temperature=0.5, logit_bias={1: 3e38, 2: 3e38}), 0)  # sums that overflow
-    asked, told = [], []
+    asked, told = list[int](), list[int]()
     for sampler, found, steps in ((asks, asked, 4), (plain, told, 1)):
         slot = begin(target, sampler)
         text = list(PROMPTS[0])
