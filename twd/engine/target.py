@@ -12,7 +12,7 @@ from twd.engine.rollback.undo import CellUndo, Undo
 from twd.engine.slices.abort import AbortFlag
 from twd.engine.steps.binding import steps_available
 from twd.engine.steps.seat import StepSeat
-from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, want_rows
+from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, feed_batch, want_rows
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
@@ -63,10 +63,11 @@ class LocalTarget:
         self._steps = StepSeat(context, self.planner, self._undo, self._slots, self._fed, self.halt) if able else None
         self.runs_steps = self._steps is not None
 
-    def fix_rows(self, rows: int) -> None:
-        """From now on, compute `rows` tokens in every pass. If any token of a pass needs logits, all get them."""
+    def fix_rows(self, rows: int, together: int = 1) -> None:
+        """From now on, compute `rows` tokens of each of `together` slots in every pass. If any token of a pass needs
+        logits, all get them."""
         self.window_max = rows
-        self.planner.fix_rows(rows)
+        self.planner.fix_rows(rows, together)
 
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from the next pass on."""
@@ -197,20 +198,21 @@ class LocalTarget:
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
         """Compute tokens of one slot without logits, only to fill the KV cache."""
-        rows = BatchTokens()
-        padding = [PADDING_TOKEN] * self.planner.missing(len(tokens))
-        self._undo.before(slot, at, len(tokens) + len(padding), 0)
-        rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
+        one = self.planner.alone(slot, len(tokens))
+        rows = feed_batch(one, slot, tokens, self._fed)
+        self._undo.before(slot, at, len(rows), 0)
         try:
             self._decode(rows)
         except TwdError:
-            self._fed[slot] = self._undo.repair(slot, at)
+            for part in one.parts:
+                self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             raise
         if self.head is not None:
-            self.head.read(slot, at, tokens, len(rows), 0)
+            self.head.read(slot, at, tokens, len(rows), rows.sequences.index(slot))
         self._fed[slot] = at + len(tokens)
-        if padding:
-            self._settle(slot)
+        for part in one.parts:
+            if part.padding:
+                self._settle(part.slot)
 
     def _run(self, one: ForwardBatch, jobs: dict[int, WindowJob]) -> list[VerifyResult]:
         """Compute one forward pass over some slots and return the verify results of their windows."""

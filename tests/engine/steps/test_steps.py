@@ -118,12 +118,16 @@ def test_padded_passes_leave_nothing_behind(lively: LoadedGguf, loop: None, rows
     target.shutdown()
 
 
-def test_passes_of_one_width_are_padded_in_native_code_too(lively: LoadedGguf, loop: None) -> None:
+@pytest.mark.parametrize(("together", "sessions"), [(1, 1), (4, 1), (4, 3)])
+def test_passes_of_one_width_are_padded_in_native_code_too(
+    lively: LoadedGguf, loop: None, together: int, sessions: int
+) -> None:
     target = make(lively)
-    target.fix_rows(8)
-    single = texts(target, Sampling(), 1, PROMPTS[:1])
+    target.fix_rows(8, together)
+    single = texts(target, Sampling(), 1, PROMPTS[:sessions])
     began = target.context.passes  # type: ignore[attr-defined]
-    assert texts(target, Sampling(), 8, PROMPTS[:1])[0][0] == single[0][0]
+    found = texts(target, Sampling(), 8, PROMPTS[:sessions])
+    assert [out for out, _ in found] == [out for out, _ in single]
     assert target.context.passes == began  # type: ignore[attr-defined]
     target.shutdown()
 
