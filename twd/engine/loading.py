@@ -15,6 +15,7 @@ from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.heads.eagle import load_head, refuse_head
 from twd.engine.heads.head import GuessingHead, own_head
+from twd.engine.library import devices
 from twd.engine.measuring.cost import SHARED_WIDTHS, measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
@@ -305,9 +306,19 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if not where and not plan.gpu_layers:  # otherwise GPUs, other machines or a disk took part
-        keep_step(plan.memory, plan.path, found.cost)
+    alone = _only_device(plan, target) if not where else None  # otherwise other machines or a disk took part
+    if alone is not None:
+        keep_step(plan.memory, plan.path, found.cost, alone)
     return found
+
+
+def _only_device(plan: LoadPlan, target: LocalTarget) -> str | None:
+    """llama.cpp's name of the only GPU, if it computes all layers; empty: the CPU computes all; None: several do."""
+    model = target.context.model
+    if not model.offloads:
+        return ""
+    cards = [device.name for device in devices() if device.is_gpu]
+    return cards[0] if len(cards) == 1 and plan.gpu_layers > model.info.layers else None
 
 
 def _use_cost(
