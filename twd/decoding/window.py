@@ -63,6 +63,13 @@ class Window:
     """With `scores`: also score the end of the text after the last token."""
     guesses: int = 0
     """How many tokens the target's own head, if it has one, should guess behind the tokens that are picked."""
+    steps: int = 1
+    """Up to so many tokens may be picked one after the other, each computed from the one before, if the window has no
+    drafts and the target can do that. It may also pick fewer."""
+    least: float = 0.0
+    """With `steps`: stop where the product of the picks' chances falls below this."""
+    repeats: int = 0
+    """With `steps`: stop where so many last tokens stand earlier in the text, so that they can be copied; 0: never."""
 
 
 class Score(NamedTuple):

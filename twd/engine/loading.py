@@ -12,10 +12,11 @@ from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
-from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.heads.head import GuessingHead, own_head
 from twd.engine.heads.named import load_head, refuse_head
-from twd.engine.measuring.cost import measure_cost
+from twd.engine.library import devices
+from twd.engine.measuring.cost import SHARED_WIDTHS, measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
 from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
@@ -298,7 +299,7 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
         found = _measured(plan, exact, target, progress)
     else:
         found = Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
-    return found.exactness, _use_cost(plan, exact, target, found.cost)
+    return found.exactness, _use_cost(plan, exact, target, found.cost, found.together)
 
 
 def _untested(exact: ExactPlan) -> Exactness:
@@ -323,16 +324,29 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if not where and not plan.gpu_layers:  # otherwise GPUs, other machines or a disk took part
-        keep_step(plan.memory, plan.path, found.cost)
+    alone = _only_device(plan, target) if not where else None  # otherwise other machines or a disk took part
+    if alone is not None:
+        keep_step(plan.memory, plan.path, found.cost, alone)
     return found
 
 
-def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
+def _only_device(plan: LoadPlan, target: LocalTarget) -> str | None:
+    """llama.cpp's name of the only GPU, if it computes all layers; empty: the CPU computes all; None: several do."""
+    model = target.context.model
+    if not model.offloads:
+        return ""
+    cards = [device.name for device in devices() if device.is_gpu]
+    return cards[0] if len(cards) == 1 and plan.gpu_layers > model.info.layers else None
+
+
+def _use_cost(
+    plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint], together: int = 1
+) -> CostCurve:
     """Let the planner use the measured cost of passes. Returns the cost curve of passes planned like that."""
     if exact.fixed:
-        rows = fixed_rows(points)
-        target.fix_rows(rows)
+        each = fixed_rows(points, together)
+        target.fix_rows(each, together)
+        rows = each * together
         ms = CostCurve(points).ms(rows)
         return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
     padding = WidthPadding(tuple(points), target.window_max if plan.away else 0)
@@ -346,9 +360,26 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     if not plan.test:
         return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
     reads = plan.expert_bytes > 0
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads)
+    more = SHARED_WIDTHS if exact.fixed else ()
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
+    together = sessions_together(points, target.n_slots) if exact.fixed else 1
+    found = _tested(plan, exact, target, points, together, progress)
+    if together > 1 and not found.exact:
+        _log.info("sessions that share a pass change each other's texts on this device, so none do")
+        together, found = 1, _tested(plan, exact, target, points, 1, progress)
+    return Measurement(exactness=found, cost=points, together=together)
+
+
+def _tested(
+    plan: LoadPlan,
+    exact: ExactPlan,
+    target: LocalTarget,
+    points: Sequence[CostPoint],
+    together: int,
+    progress: Progress,
+) -> Exactness:
     if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
-        _use_cost(plan, exact, target, points)
+        _use_cost(plan, exact, target, points, together)
     progress(0.95, "comparing windows with single steps")
-    told = exact.describe(target.planner.rules.rows_fixed)
-    return Measurement(exactness=self_test(target, told), cost=points)
+    rules = target.planner.rules
+    return self_test(target, exact.describe(rules.rows_fixed, rules.together))

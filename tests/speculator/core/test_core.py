@@ -49,13 +49,14 @@ def test_plain_decoding_makes_the_targets_text() -> None:
     jobs=st.integers(1, 4),
     window=st.sampled_from([0, 0, 1, 5]),
     stream_ms=st.sampled_from([0.0, 50.0, 400.0]),
+    steps_ms=st.sampled_from([0.0, 30.0, 100.0]),
 )
 def test_drafts_change_speed_never_text(
-    seed: int, quality: float, trees: bool, jobs: int, window: int, stream_ms: float
+    seed: int, quality: float, trees: bool, jobs: int, window: int, stream_ms: float, steps_ms: float
 ) -> None:
     rng = random.Random(seed)
     target = FakeTarget(trees=trees)
-    core = make_core(target, stream_ms=stream_ms)
+    core = make_core(target, stream_ms=stream_ms, steps_ms=steps_ms)
     core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=rng.random() < 0.5), 0.0)
 
     def meddle(driver: Driver) -> None:

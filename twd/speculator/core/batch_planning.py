@@ -13,6 +13,7 @@ from twd.speculator.core.draft_tree import DraftNode, lay_out
 from twd.speculator.core.head_guesses import guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
+from twd.speculator.core.step_runs import repeats_that_matter, steps_together
 from twd.speculator.core.window_size import common_width, expected_tokens, worth_waiting
 from twd.speculator.drafters.drafter_link import LATE, AttachedDrafter, DrafterLink
 from twd.speculator.drafters.pool import DrafterPool
@@ -110,24 +111,25 @@ class StepPlanner:
         return [node for node, _ in path[:cut]]
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
+        steps = steps_together(ready, self._cost, self._limits) if len(ready) == len(self._sessions) else 1
         if len(ready) > 1:
-            self._plan_together(plan, ready)
+            self._plan_together(plan, ready, steps)
             return
         for session in ready:
             nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
             if wake_at is not None:
                 plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
             else:
-                self._launch(plan, session, nodes, parents)
+                self._launch(plan, session, nodes, parents, steps)
 
-    def _plan_together(self, plan: NextStep, ready: list[Session]) -> None:
+    def _plan_together(self, plan: NextStep, ready: list[Session], steps: int) -> None:
         """Several sessions share the pass. All windows have one width, so that the weights are read once."""
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
         paths = [self._candidates(session, limit) for session in ready]
         chances = [[chance for _, chance in path] for path in paths]
         width = common_width(chances, self._cost, limit, self._limits.undo)
         for session, path in zip(ready, paths, strict=True):
-            self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
+            self._launch(plan, session, [node for node, _ in path[: width - 1]], None, steps if width == 1 else 1)
 
     def _candidates(
         self, session: Session, limit: int, start: DraftNode | None = None, *, chain: bool = False
@@ -235,7 +237,9 @@ class StepPlanner:
             link.late += 1
             drafter.silent = link.late >= LATE
 
-    def _launch(self, plan: NextStep, session: Session, nodes: list[DraftNode], parents: list[int] | None) -> None:
+    def _launch(
+        self, plan: NextStep, session: Session, nodes: list[DraftNode], parents: list[int] | None, steps: int = 1
+    ) -> None:
         guesses = tuple(node.token for node in nodes)
         if session.guessing:
             at, tokens = nodes[0].at, guesses
@@ -243,7 +247,11 @@ class StepPlanner:
             at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
         asked = self._asked(session, nodes)
         tree = tuple(parents) if parents else None
-        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tree, guesses=asked))
+        steps = 1 if nodes else steps
+        repeats = repeats_that_matter(session, self._limits) if steps > 1 else 0
+        plan.windows.append(
+            Window(session.slot, session.epoch, at, tokens, tree, guesses=asked, steps=steps, repeats=repeats)
+        )
         plan.rows += len(tokens)
         session.inflight_windows.append(InFlightWindow(at, nodes, parents))
         session.spec_stats.passes += 1

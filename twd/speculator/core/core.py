@@ -297,7 +297,8 @@ class SpeculatorCore:
         if session.ending is not None:
             self._finish(session, session.ending, now)
             return
-        held = len(verdict.tokens) - 1
+        held = min(len(verdict.tokens) - 1, len(inflight.nodes))
+        session.spec_stats.passes += len(verdict.tokens) - 1 - held  # several steps in one call
         guessed = [self._author(session, node) for node in inflight.nodes]
         if session.first_at < 0:
             session.first_at = now

@@ -56,6 +56,8 @@ class SpeculatorLimits:
     recall_tokens: int = 0
     """How many tokens of the latest answers are kept for drafts."""
     keepalive_s: float = 1.0
+    steps_ms: float = 0.0
+    """How long one call of the target for several tokens may take; 0: it makes one token in a call."""
     stream_ms: float = 0.0
     """Pieces of a text that follow each other within this time are sent together."""
     device: DeviceKind = DeviceKind.CPU

@@ -129,6 +129,8 @@ class Session:
         """The tokens of the given answer that are not scored yet; None: no answer was given."""
         self._begin_votes()
         self.end_score: TokenScore | None = None
+        self.stops = bool(job.stop or opening.stops)
+        """Whether a text may end the answer, so that each token must be looked at."""
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""

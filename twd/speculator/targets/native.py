@@ -24,6 +24,7 @@ from twd.speculator.admission.request_preprocessor import RequestPreprocessor, g
 from twd.speculator.core.batch_planning import PROMPT_ROWS
 from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
+from twd.speculator.core.step_runs import longest_call_ms
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load
@@ -154,6 +155,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         tree=target.trees,
         head_ms=target.head.step_ms if target.head is not None else 0.0,
         can_rollback=native.facts.can_rollback,
+        steps_ms=longest_call_ms(usual.stream_ms) if target.runs_steps else 0.0,
         score_rows=target.window_max,
         device=native.device,
     )
