@@ -12,7 +12,8 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.gguf_tools.model_file import read_model
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service
-from twd.wire.base import Event, InstanceId, NodeId
+from twd.wire.base import Event, InstanceId, ModelId, NodeId
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided
 from twd.wire.routes import ROUTE_OF
@@ -42,7 +43,7 @@ class FakeSwarm(Service):
 async def served_by(broker: MemoryBroker, node: str, model: str) -> None:
     """A speculator of another machine serves the model."""
     instance = InstanceId(f"speculator.{node}.x")
-    lease = ServiceLease("speculator", instance, NodeId(node), 1, "", 0, 0, facts={"model": model})
+    lease = ServiceLease("speculator", instance, NodeId(node), 1, "", 0, 0, facts=SpeculatorFacts(model=ModelId(model)))
     leases = await broker.connect(node).leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put(instance, msgspec.json.encode(lease))
 
@@ -79,5 +80,5 @@ async def test_the_header_alone_is_enough_to_plan(
     else:
         await until(lambda: decisions, "nobody serves it, so the missing file is told")
         assert "the coordinator on desk cannot plan it" in decisions[-1].notes[0]
-    for service in (coordinator, swarm, attic):
-        await service.stop()
+    for running in (coordinator, swarm, attic):
+        await running.stop()

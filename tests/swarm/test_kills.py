@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def killed(process: "subprocess.Popen[str]") -> None:
     process.communicate(timeout=20)
 
 
+def _has(transfer: Transfer, units: int) -> bool:
+    return transfer.file.have.count >= units
+
+
 async def test_a_seeder_that_is_killed_costs_what_was_in_flight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +61,7 @@ async def test_a_seeder_that_is_killed_costs_what_was_in_flight(
     pulling = asyncio.ensure_future(transfer.run())  # noqa: TID251 - a test waits for it below
     try:
         for kill in range(1, KILLS + 1):
-            await until(lambda kill=kill: transfer.file.have.count >= 4 * kill, f"before kill {kill}", 60)
+            await until(partial(_has, transfer, 4 * kill), f"before kill {kill}", 60)
             await asyncio.to_thread(killed, source)
             source, _ = await asyncio.to_thread(seeding, path, port)
         await asyncio.wait_for(pulling, 120)
@@ -99,6 +104,10 @@ class Machine:
         return found.have if found is not None else 0
 
 
+def _goes_on(one: Machine, before: int) -> bool:
+    return one.copy.exists() or one.units > before
+
+
 @contextmanager
 def machines(desk: Installed, folder: Path) -> Iterator[list[Machine]]:
     made = [Machine(desk, name, folder) for name in ("one", "two")]
@@ -132,12 +141,10 @@ def test_a_machine_that_reads_a_hub_is_killed_and_begun_again(tmp_path: Path) ->
             before = one.units
             one.kill()
             one.start()
-            wait_until(
-                lambda one=one, before=before: one.copy.exists() or one.units > before, "it goes on", timeout_s=90
-            )
+            wait_until(partial(_goes_on, one, before), "it goes on", timeout_s=90)
         wait_until(lambda: all(one.copy.exists() for one in both), "both have it", timeout_s=120)
-        for one in asked:
-            one.kill()
-            one.wait(20)
+        for command in asked:
+            command.kill()
+            command.wait(20)
         assert all(one.copy.read_bytes() == data for one in both)
     assert hub.sent_bytes <= len(data) + 2 * 10 * UNIT

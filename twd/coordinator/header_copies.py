@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from twd.bus.base import BusError, LeaseEntry
-from twd.coordinator.core.observation import place_served, speculators
+from twd.coordinator.core.observation import speculators
 from twd.coordinator.core.processes import WantedModel
 from twd.wire.base import NodeId
 from twd.wire.node import ModelFile, read_node
@@ -26,7 +26,7 @@ class HeaderCopy(NamedTuple):
 def listed(model: WantedModel, entries: Sequence[LeaseEntry], here: NodeId) -> ModelFile | None:
     """Return what machines tell of a model that cannot be read here, and that another machine serves; None if nobody
     does, or if several files have that name."""
-    if not any(place_served(one) == model.name and one.node != here for one in speculators(entries)):
+    if not any(facts.served == model.name and lease.node != here for lease, facts in speculators(entries)):
         return None
     told = (read_node(entry.value, entry.key) for entry in entries if entry.key.startswith(AGENT_KEYS))
     models = (known for facts in told if facts is not None for known in facts.models)

@@ -153,6 +153,6 @@ def test_where_nothing_runs_there_is_nothing_to_deploy_to(tmp_path: Path) -> Non
 def test_the_look_that_finds_no_secret_finds_one_that_is_there(argument: str, env: dict[str, str]) -> None:
     command = [sys.executable, "-c", "input()", argument]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE) as held:
-        watch = SecretWatch("twd1_seen")
-        wait_until(lambda: watch.look() or watch.found, "it is found")
+        with SecretWatch("twd1_seen") as watch:
+            wait_until(lambda: bool(watch.found), "it is found")
         held.kill()
