@@ -84,7 +84,7 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
 
     from twd.coordinator.core.processes import WantedModel
     from twd.coordinator.model_shape import read_shape
-    from twd.coordinator.service import wanted_of
+    from twd.coordinator.wanted import wanted_of
     from twd.wire.failures import FailureCode, TwdError
 
     settings = _settings_with(command_context, name)
