@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
+
+from tests.cli.command_server import SERVER
+from tests.properties import register_profiles
 
 pytest_plugins = ["tests.model_fixtures", "tests.installation_fixtures"]
 
-settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("no clock")
-"""A crowded machine is slow, and right all the same."""
+register_profiles()
 
 
 WHOLE = ("tests/e2e/", "tests/cli/", "tests/readme/")
@@ -41,6 +41,7 @@ def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
 def _no_process_is_left_behind() -> Iterator[None]:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     yield
+    SERVER.close()
     gc.collect()  # what nobody holds any more ends its process
     left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
     _, alive = psutil.wait_procs(left, timeout=5)

@@ -6,7 +6,7 @@ from typing import Final
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.gguf_tools.abilities import GOING_BACK, REUSE, TrialResult
 from twd.gguf_tools.cut_points import SliceRule
-from twd.gguf_tools.head_file import OWN_HEADS
+from twd.gguf_tools.head_file import CHAINED, FLAT, OWN_HEADS
 from twd.gguf_tools.slice_table import RULES, UNCUT
 from twd.gguf_tools.tried import LLAMA_CPP_PYTHON, TRIED
 
@@ -23,14 +23,34 @@ drafted for if it can go back. A ring takes only architectures of this table.
 - **drafts**: texts with drafts are those without, greedy and sampled.
 - **going back**: how rejected drafts are undone.
 - **prompts**: what of an earlier prompt a new one need not read again.
-- **own head**: whether the head in the model's file (multi-token prediction, `nextn` layers) guesses. An EAGLE-3 head
-  in a file of its own, named as `drafters: [{head: PATH}]`, guesses for those that are marked with EAGLE-3.
+- **own head**: whether the head in the model's file (multi-token prediction, `nextn` layers) guesses, and whether there
+  may be several. An EAGLE-3 head in a file of its own guesses for those that are marked with EAGLE-3.
 - **ring**: whether `mode: combined` with `pool.engine: ring` spreads its layers over machines. Logits are then those of
   the whole model, bit by bit, whatever the cut.
 """
 _TABLE: Final = (
     "\n| architecture | exact | drafts | going back | prompts | own head | ring |\n|---|---|---|---|---|---|---|\n"
 )
+_HEADS: Final = """
+## Trained heads
+
+What a head guesses is verified like any other draft, so it never changes a text. One that does not fit is left aside
+with its reason, and the model is served without it.
+
+- **A head in the model's own file** is found by itself; `speculation.own_head: false` turns it off. On a ring it works
+  on the last stage: its guesses come with the tokens. Over RPC it guesses if the output head stays at home, because the
+  hidden states come there anyway; otherwise each guess would be a trip to the output head and a row of logits back.
+- **Several heads in one file** ({chained}): each guesses one token more. Of other architectures llama.cpp computes one.
+- **An EAGLE-3 or DFlash head** is named as `--head FILE` (`twd up`, `start`, `plan`) or `drafters: [{head: FILE}]`;
+  `twd init` finds it. It guesses for the architectures marked with EAGLE-3, on one machine only: it reads the inputs of
+  some layers. On a ring they lie on other machines than the output, and to take them along would make what travels with
+  each token several times as large. Over RPC each would be a round trip more for every pass.
+- **DSpark and DFlash 2** (also of architecture `dflash`) and **Gemma 4's assistant** (`gemma4-assistant`) are
+  recognized and refused with a word: the first two pick tokens inside of the graph, so their guesses could not share
+  the noise of the sampler; the third computes with the target's own KV cells, and was not tried.
+- Heads of {flat} models guess on one machine only: llama.cpp takes states of that architecture only with sections
+  of positions, and its head only without.
+"""
 _TOOLS: Final = """
 ## Tool calls and thoughts
 
@@ -67,6 +87,7 @@ def page() -> str:
         + _TABLE
         + "\n".join(rows)
         + "\n"
+        + _HEADS.replace("{chained}", ", ".join(sorted(CHAINED))).replace("{flat}", ", ".join(sorted(FLAT)))
         + _TOOLS
         + _wrapped(formats)
         + "\n"
@@ -101,7 +122,8 @@ def _row(name: str, found: TrialResult) -> str:
 def _heads(name: str) -> str:
     rule = RULES.get(name)
     eagle = rule is not None and rule.layer_inputs and not rule.restored
-    return ", ".join(filter(None, ("yes" if name in OWN_HEADS else "", "EAGLE-3" if eagle else "")))
+    own = "several" if name in CHAINED else "yes" if name in OWN_HEADS else ""
+    return ", ".join(filter(None, (own, "EAGLE-3" if eagle else "")))
 
 
 def _ring(name: str) -> str:
@@ -123,6 +145,7 @@ def _limits(rule: SliceRule) -> list[str]:
     if not rule.lone_head:
         told.append("the last slice has layers of each kind")
     told += [f"not with {name}" for name in rule.unless]
+    told += [f"not without {name}" for name in rule.needs]
     return told
 
 

@@ -29,12 +29,13 @@ from twd.process.home import RESOLVED_VARIABLE
 from twd.supervisor.processes import RUN
 from twd.wire.base import Event
 from twd.wire.codec import decode
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.model import ModelReady
 from twd.wire.node import NodeChanged, ProcessStarted
 from twd.wire.placement import PlacementDecided
 from twd.wire.ring import StageReady
 from twd.wire.routes import EVERYTHING
-from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, read_lease
+from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, read_lease, told_by
 
 LOOK_S: Final = 0.05
 USED: Final = "the first token over it"
@@ -103,8 +104,7 @@ async def lies_on(bus: Bus, node: str) -> bool:
     """Whether the model is served over a machine now, by its speculator's own word."""
     entries: list[LeaseEntry] = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith("speculator.")]
-    pools = [lease.facts.get("pool") for lease in leases if lease is not None and lease.facts.get("ready")]
-    shown = [str(part) for pool in pools if isinstance(pool, list) for part in pool]
+    shown = [part for _, facts in told_by(leases, SpeculatorFacts) if facts.ready for part in facts.pool]
     return any(part.startswith((f"{node}/", f"{node} ")) for part in shown)
 
 

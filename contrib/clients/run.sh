@@ -4,6 +4,7 @@
 # usage: contrib/clients/run.sh [URL] [SUITE...]     (default: http://127.0.0.1:8088, all of: openai litellm langchain
 #                                                     anthropic node; start one with `twd up -d --demo`)
 #
+# TWD_CLIENTS_MODEL=NAME+gate asks another name than `default`.
 # The clients are installed once, as the lock files here pin them, below $TWD_CLIENTS_CACHE (~/.cache/twd/clients).
 set -euo pipefail
 

@@ -1,11 +1,16 @@
 """A suite of calls: each is run on its own, told in a line when it fails, and counted."""
 
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+MODEL = os.environ.get("TWD_CLIENTS_MODEL", "default")
+"""The model that is asked, by any of its names."""
+STREAMS_DIFFER = MODEL.endswith("+consensus")
+"""Where drafters vote, a streamed answer may have other words than a whole one, which stays exact."""
 Check = Callable[[], object]
 
 

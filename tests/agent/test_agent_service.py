@@ -25,6 +25,7 @@ from twd.settings.model import AgentConfig, BinariesConfig, PoolConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import (
     DrafterWanted,
     NodeChanged,
@@ -38,7 +39,6 @@ from twd.wire.node import (
     StageWanted,
     read_node,
 )
-from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import subject_of
 from twd.wire.service import ServiceExited, ServiceLease
 
@@ -223,7 +223,7 @@ async def test_other_machines_come_to_a_worker_by_an_encrypted_way(
         version="1",
         started_ms=0,
         renewed_ms=0,
-        facts={CERTIFICATE_FACT: home.certificate},
+        facts=SpeculatorFacts(certificate=home.certificate),
     )
     leases = await broker.connect("speculator").leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put(lease.instance, msgspec.json.encode(lease))

@@ -99,7 +99,7 @@ def test_the_engine_names_metal_vulkan_and_what_comes() -> None:
     assert [(gpu.backend, gpu.index, gpu.shared) for gpu in gpus] == [
         ("metal", 0, True),
         ("vulkan", 1, True),
-        ("SYCL", 0, False),
+        ("sycl", 0, False),
     ]
     assert [gpu.place for gpu in gpus] == ["", "", "0000:c1:00.0"]
 

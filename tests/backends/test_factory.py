@@ -37,7 +37,7 @@ async def test_a_relay_and_a_drafter(farm: Farm) -> None:
     assert drafter.model == server.url.removeprefix("http://")
     await relay.start()
     await drafter.start()
-    await until(lambda: bool(relay.facts()["ready"] and drafter.facts()["ready"]))
+    await until(lambda: bool(relay.facts().ready and drafter.facts().ready))
     await relay.stop()
     await drafter.stop()
 

@@ -46,13 +46,11 @@ def best_one_in_flight(rtt: float, wrong: float) -> float:
     ("rtt", "wrong", "gain"),
     [
         (0, 0.1, 1.2),
-        (0, 0.25, 1.2),
-        (2, 0.1, 1.2),
-        (2, 0.25, 1.2),
-        (10, 0.1, 1.2),
-        (10, 0.25, 1.2),
-        (20, 0.1, 1.2),
         (20, 0.25, 1.2),
+        *(
+            pytest.param(rtt, wrong, 1.2, marks=pytest.mark.thorough)
+            for rtt, wrong in ((0, 0.25), (2, 0.1), (2, 0.25), (10, 0.1), (10, 0.25), (20, 0.1))
+        ),
     ],
 )
 def test_windows_in_flight_beat_the_best_one_at_a_time_and_waste_little(rtt: float, wrong: float, gain: float) -> None:
@@ -88,15 +86,21 @@ def test_sessions_come_to_share_passes_where_those_are_dear_however_they_began(r
     assert rate(8) >= 7 * rate(1)
 
 
-@pytest.mark.parametrize("rtt", [0, 10, 20])
-@pytest.mark.parametrize("pace", [stage, heavy])
+@pytest.mark.parametrize("rtt", [0, pytest.param(10, marks=pytest.mark.thorough), 20])
+@pytest.mark.parametrize("pace", [stage, pytest.param(heavy, marks=pytest.mark.thorough)])
 def test_long_pipes_waste_little(rtt: float, pace: Callable[[int], float]) -> None:
     pipe = PipelineSpec((lambda rows: pace(rows) / 2,) * 4, rtt / 2, rows_min=2)
     played = [SimulatedRing(pipe, 0.1, tokens=192, seed=seed).run() for seed in SEEDS]
     assert mean(one.waste for one in played) < 2.0
 
 
-@pytest.mark.parametrize(("rtt", "wrong", "gain"), [(0, 0.1, 1.2), (20, 0.1, 1.2), (0, 0.25, 1.15), (20, 0.25, 1.12)])
+THE_OTHERS = ((0, 0.1, 1.2), (20, 0.1, 1.2), (0, 0.25, 1.15))
+
+
+@pytest.mark.parametrize(
+    ("rtt", "wrong", "gain"),
+    [(20, 0.25, 1.12), *(pytest.param(*case, marks=pytest.mark.thorough) for case in THE_OTHERS)],
+)
 def test_windows_in_flight_pay_where_passes_are_dear(rtt: float, wrong: float, gain: float) -> None:
     lone = max(
         mean(FixedRing(heavy_line(rtt), wrong, w, 1, 192, seed).run().rate for seed in SEEDS) for w in ONE_IN_FLIGHT

@@ -11,6 +11,7 @@ from twd.bench.session import BenchResult
 from twd.cli.bench.command import bench
 from twd.wire.base import ModelId
 from twd.wire.job import DrafterShare, JobStats
+from twd.wire.leases.speculator import SpeculatorFacts
 
 
 def answer(tokens: list[int], ms: float, **stats: object) -> MeasuredAnswer:
@@ -80,7 +81,7 @@ def test_both_sides_have_medians_and_tails() -> None:
 
 def test_the_document_tells_how_much_of_the_ceiling_was_reached() -> None:
     away, beside = Ceiling("a", 1.0, 2.0, 0.8, 2.0, 4.0), Ceiling("b", 1.0, 0.0, 0.8, 2.0, 4.0)
-    result = BenchResult(ModelId("m"), {}, [pair()], [], [away, beside])
+    result = BenchResult(ModelId("m"), SpeculatorFacts(), [pair()], [], [away, beside])
     assert [one["reached"] for one in result.document["ceilings"]] == [0.5, 1.0]
 
 

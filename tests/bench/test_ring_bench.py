@@ -29,6 +29,7 @@ def test_sessions_at_once_are_counted_while_all_of_them_run() -> None:
     assert rate_together([[0.0, 1.0], [5.0, 6.0]]) == 0.0
 
 
+@pytest.mark.thorough
 def test_plain_decoding_beside_rpc_workers(q4_path: Path, tmp_path: Path) -> None:
     plan = RingBench(
         source=q4_path, folder=tmp_path, rtts=(2.0,), wrong=(), sessions=(1,), texts=1, tokens=8, beside_rpc=True
@@ -38,7 +39,10 @@ def test_plain_decoding_beside_rpc_workers(q4_path: Path, tmp_path: Path) -> Non
     assert distance["rpc_plain"] > 0
 
 
-@pytest.mark.parametrize(("draft", "away"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("draft", "away"),
+    [*(pytest.param(draft, False, marks=pytest.mark.thorough) for draft in (False, True)), (True, True)],
+)
 def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool, away: bool) -> None:
     plan = RingBench(
         source=q4_path,

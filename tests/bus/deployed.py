@@ -1,12 +1,15 @@
 """The files of `deploy/nats`, set up in a folder of the test's own, and servers that run them."""
 
+import atexit
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 from tests.bus.conftest import wait_for_ports
 from twd.bus.address import BusAddress, Tls
@@ -26,16 +29,30 @@ MACHINES = "".join(
 )
 
 
+@cache
+def _made(machines: str) -> Path:
+    """The folder with keys and certificates, made once for all tests of this process: that takes a second."""
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    make(folder, machines)
+    return folder
+
+
+def make(folder: Path, machines: str = MACHINES) -> None:
+    """Make the folder, with keys and certificates of its own."""
+    shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("keys", "certs", "store"), dirs_exist_ok=True)
+    (folder / "machines.yaml").write_text(machines)
+    subprocess.run([sys.executable, "make_keys.py"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["./make_certs.sh"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
 class Deployment:
-    """A copy of the folder with fresh keys and certificates, and the servers started from it."""
+    """A copy of that folder, and the servers started from it."""
 
     def __init__(self, folder: Path, machines: str = MACHINES) -> None:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
-        shutil.copytree(DEPLOY, folder, ignore=shutil.ignore_patterns("keys", "certs", "store"), dirs_exist_ok=True)
-        (folder / "machines.yaml").write_text(machines)
-        subprocess.run([sys.executable, "make_keys.py"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run(["./make_certs.sh"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        shutil.copytree(_made(machines), folder, dirs_exist_ok=True)
 
     def start(self, config: str, *options: str, env: Mapping[str, str] | None = None) -> int:
         """Start a server on loopback, in a folder of its own, and return its port."""

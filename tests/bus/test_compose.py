@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.bus.deployed import DEPLOY, Deployment
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.settings.env import variables
 from twd.wire.base import InstanceId, NodeId
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.service import Health, ServiceLease
 
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -95,23 +97,31 @@ def test_the_broker_finds_what_its_configuration_names() -> None:
     assert {f"/etc/nats/{name}" for name in named} <= set(given)
 
 
-def test_the_dockerfile_copies_what_there_is() -> None:
-    root = DEPLOY.parents[1]
-    for line in (DEPLOY / "Dockerfile").read_text().splitlines():
-        if line.startswith("COPY") and "--from" not in line:
-            *sources, _ = [word for word in line.split()[1:] if not word.startswith("--")]
-            assert all((root / source).exists() for source in sources), line
+def test_the_image_is_a_stage_of_the_one_dockerfile() -> None:
+    """tests/packages looks at what that file copies."""
+    build = SERVICES["agent"]["build"]
+    dockerfile = (DEPLOY / build["context"] / build.get("dockerfile", "Dockerfile")).read_text()
+    stage = dockerfile.partition(f" AS {build['target']}\n")[2].partition("\nFROM ")[0]
+    assert {"/usr/local/bin/healthy", "/usr/local/bin/make-buckets"} <= set(stage.split())
+    assert "USER 1000:1000" in stage
 
 
 # -- the health check ------------------------------------------------------------------------------
 
 
-def lease(health: Health, node: str, **facts: bool) -> bytes:
+def lease(health: Health, node: str, *, ready: bool) -> bytes:
     name = InstanceId(f"drafter.{node}.x")
     told = ServiceLease(
         service="drafter", instance=name, node=NodeId(node), pid=1, version="1", started_ms=1, renewed_ms=1
     )
-    return msgspec.json.encode(msgspec.structs.replace(told, health=health, facts=dict(facts)))
+    return msgspec.json.encode(msgspec.structs.replace(told, health=health, facts=DrafterLeaseFacts(ready=ready)))
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, int]]:
+    made = Deployment(tmp_path_factory.mktemp("deployed"))
+    yield made, made.start("nats-server.conf")
+    made.end()
 
 
 @pytest.mark.nats
@@ -120,18 +130,17 @@ def lease(health: Health, node: str, **facts: bool) -> bytes:
     [(Health.OK, True, 0), (Health.OK, False, 0), (Health.DRAINING, True, 0), (Health.DEGRADED, False, 1)],
 )
 async def test_a_service_is_healthy_while_its_lease_says_so(
-    tmp_path: Path, health: Health, ready: bool, code: int
+    deployment: tuple[Deployment, int], tmp_path: Path, health: Health, ready: bool, code: int
 ) -> None:
     """With its own key, for which that is enough."""
-    deployment = Deployment(tmp_path / "deployed")
-    port = deployment.start("nats-server.conf")
-    address = deployment.address("drafter", port)
+    files, port = deployment
+    address = files.address("drafter", port)
     env = {"TWD_BUS_URL": address.url, "TWD_BUS_TLS_CA": address.tls.ca, "TWD_BUS_NKEY_FILE": address.nkey_file}
     env |= {"TWD_NODE": "node1", "TWD_HOME": str(tmp_path / "home")}
     check = await asyncio.create_subprocess_exec(  # beside the service, as in a container
         sys.executable, str(DEPLOY / "healthy.py"), "drafter", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
     )
-    bus = await deployment.connect("drafter", port)
+    bus = await files.connect("drafter", port)
     leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     try:
         while check.returncode is None:
@@ -144,7 +153,6 @@ async def test_a_service_is_healthy_while_its_lease_says_so(
         assert bool(said) == bool(code)
     finally:
         await bus.close()
-        deployment.end()
 
 
 def test_no_broker_is_no_health(tmp_path: Path) -> None:

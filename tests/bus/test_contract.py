@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.bus.conftest import Connect
-from tests.waiting import until
+from tests.waiting import LOOK_S, until
 from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, BusMessage, NoResponders, RequestTimeout, SubscriptionOptions
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull
@@ -391,9 +391,12 @@ async def test_a_lease_that_is_not_renewed_vanishes(connect: Connect) -> None:
     await leases.put("a", b"1")
     held = await leases.create("b", b"1")
     assert held is not None
-    async with asyncio.timeout(10):
-        while await leases.entries():  # noqa: ASYNC110 - nothing tells that a key has aged away
-            await asyncio.sleep(0.05)
+    keys = set[str]()
+    async with asyncio.timeout(30):
+        while keys != {"renewed"}:  # nothing tells that a key has aged away
+            await leases.put("renewed", b"1")
+            keys = {entry.key for entry in await leases.entries()}
+            await asyncio.sleep(LOOK_S)
     assert await leases.get("a") is None
     assert await leases.create("b", b"2") is not None
     assert await leases.update("b", b"3", held) is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.deployed import Deployment, free_ports
+from tests.bus.deployed import Deployment, free_ports, make
 from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
@@ -32,9 +32,9 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 async def test_a_client_that_trusts_another_authority_refuses_the_broker(
     deployment: Deployment, tmp_path: Path
 ) -> None:
-    other = Deployment(tmp_path / "other")
+    make(tmp_path / "other")
     port = deployment.start("nats-server.conf")
-    for ca in (str(other.folder / "certs" / "ca.pem"), ""):
+    for ca in (str(tmp_path / "other" / "certs" / "ca.pem"), ""):
         address = BusAddress(f"tls://localhost:{port}", tls=Tls(ca=ca))
         with pytest.raises(BusError, match=r"bus\.tls\.ca") as refused:
             await NatsBus.connect(address, wait_s=60)

@@ -8,9 +8,10 @@ from typing import Any, Literal
 import jinja2
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.chat.template import CHATML, PLAIN, ChatTemplate, RenderedPrompt, render_tokens
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.engine.model import LoadedGguf
@@ -418,14 +419,14 @@ def of_the_same_shape(prompt: Prompt) -> Prompt:
     return msgspec.structs.replace(prompt, messages=turns, prefill=defused(prompt.prefill))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(turns=conversations(), prefill=hostile_text, source=st.sampled_from(list(CONTROLS)))
 def test_hostile_text_makes_no_control_token(turns: list[ChatMessage], prefill: str, source: str) -> None:
     prompt = Prompt(messages=turns, prefill=prefill)
     assert control_tokens(source, prompt) == control_tokens(source, of_the_same_shape(prompt))
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(turns=conversations(), prefill=hostile_text, source=st.sampled_from([CHATML, LLAMA, GEMMA]))
 def test_hostile_text_stays_the_text_it_is(turns: list[ChatMessage], prefill: str, source: str) -> None:
     harmless = ChatTemplate(source, BOS.get(source, ""), "</s>")
@@ -437,7 +438,7 @@ def test_hostile_text_stays_the_text_it_is(turns: list[ChatMessage], prefill: st
     assert said == expected.replace("\U0010f000", "\ufffd").replace("\U0010f003", "\ufffd")
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(name=hostile_text, key=hostile_text, value=hostile_text, result=hostile_text, description=hostile_text)
 def test_hostile_tools_and_results_make_no_control_token(
     name: str, key: str, value: str, result: str, description: str
@@ -477,7 +478,7 @@ class TestWithTheRealModel:
         tokens = render_tokens(template, Prompt(messages=turns), q4.vocab.tokenize, NOW)
         assert tokens == q4.vocab.tokenize(text, parse_special=True, add_bos=True)
 
-    @settings(max_examples=100, deadline=None)
+    @examples(100)
     @given(data=st.data())
     def test_hostile_text_makes_no_control_token(self, q4: LoadedGguf, data: st.DataObject) -> None:
         special = q4.vocab.special_tokens

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from tests.cli.command_server import SERVER
 from tests.waiting import alive, wait_until
 from twd.engine.demo_model import demo_model
 from twd.net.ports import free_port
@@ -24,12 +25,18 @@ TIMEOUT_S = 180
 MEASURED = "measured-*.json"
 
 
-def _keep_to_one_core() -> None:
+def _one_core() -> tuple[int, ...]:
     """Threads of an engine wait for each other, so one that is kept from its core by other tests holds all of them."""
-    if sys.platform == "linux":
-        cores = sorted(os.sched_getaffinity(0))
-        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        os.sched_setaffinity(0, {cores[worker % len(cores)]})
+    if sys.platform != "linux":
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return (cores[worker % len(cores)],)
+
+
+def _keep_to_one_core() -> None:
+    if cores := _one_core():
+        os.sched_setaffinity(0, cores)
 
 
 class Installed:
@@ -50,17 +57,7 @@ class Installed:
 
     def twd(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
-        return subprocess.run(
-            [*TWD, *arguments],
-            env={**self.env, **env},
-            cwd=self.home.parent,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=_keep_to_one_core,
-        )
+        return SERVER.run(arguments, {**self.env, **env}, self.home.parent, TIMEOUT_S, _one_core())
 
     def take_demo_files(self, weights: Path) -> None:
         """The demo's files from where tests keep them: to write them anew takes seconds for each installation."""

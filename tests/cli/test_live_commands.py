@@ -42,36 +42,33 @@ async def tell(installed: Installed, watcher: "subprocess.Popen[str]", event: Ev
     return watcher.stdout.read()
 
 
-async def test_events_are_watched_as_lines_or_as_they_are(installed: Installed) -> None:
-    installed.up("metrics")
+async def test_events_are_watched_as_lines_or_as_they_are(house: Installed) -> None:
     event = ServiceStopped(service="toaster", node=NodeId("shelf"), reason="cold")
-    with watching(installed, "service", "-n", "2", "--filter", "node=shelf") as watcher:
-        plain = await tell(installed, watcher, event)
+    with watching(house, "service", "-n", "2", "--filter", "node=shelf") as watcher:
+        plain = await tell(house, watcher, event)
     assert plain.count("service.stopped") == 2
     assert "toaster on shelf: cold" in plain
     assert "\033" not in plain
 
-    with watching(installed, "twd.v1.service.>", "--json", "-n", "1", "--filter", "service=toaster") as watcher:
-        line = await tell(installed, watcher, event)
+    with watching(house, "twd.v1.service.>", "--json", "-n", "1", "--filter", "service=toaster") as watcher:
+        line = await tell(house, watcher, event)
     assert decode(line.encode()) == signed(event)
-    assert installed.twd("down").returncode == 0
 
 
-def test_a_killed_process_is_in_the_logs_and_status_is_well_again(installed: Installed) -> None:
-    installed.up("metrics")
-    before = installed.pids()["metrics"]
+def test_a_killed_process_is_in_the_logs_and_status_is_well_again(house: Installed) -> None:
+    before = house.pids()["metrics"]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: installed.pids()["metrics"] not in (0, before), "metrics is back")
-    wait_until(lambda: installed.twd("status").returncode == 0, "all is well")
-    assert f"metrics (pid {before}) ended with exit code -9" in installed.twd("logs", "supervisor").stdout
-    unknown = installed.twd("trace", "job-unknown")
+    wait_until(lambda: house.pids()["metrics"] not in (0, before), "metrics is back")
+    wait_until(lambda: house.twd("status").returncode == 0, "all is well")
+    assert f"metrics (pid {before}) ended with exit code -9" in house.twd("logs", "supervisor").stdout
+    unknown = house.twd("trace", "job-unknown")
     assert unknown.returncode == 9
     assert "nobody remembers" in unknown.stderr
-    assert installed.twd("trace").stdout == "no job has ended yet\n"
-    assert json.loads(installed.twd("trace", "--json").stdout) == []
-    assert installed.twd("down").returncode == 0
+    assert house.twd("trace").stdout == "no job has ended yet\n"
+    assert json.loads(house.twd("trace", "--json").stdout) == []
 
 
+@pytest.mark.thorough
 def test_status_tells_of_a_process_that_is_silent(installed: Installed) -> None:
     installed.env["TWD_HANG_S"] = "0"
     installed.up()

@@ -77,6 +77,7 @@ def test_whoever_wants_all_waits_for_all_and_hears_what_is_missing(installed: In
     assert installed.twd("status").returncode == 4
 
 
+@pytest.mark.thorough
 def test_an_outside_broker_may_come_later(installed: Installed, tmp_path: Path) -> None:
     port = free_port()
     installed.env["TWD_BUS_URL"] = f"nats://127.0.0.1:{port}"

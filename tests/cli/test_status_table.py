@@ -6,15 +6,19 @@ from twd.cli import trace
 from twd.cli.status import _print
 from twd.kit.terminal import show, table
 from twd.kit.trace import TraceStep
-from twd.wire.base import InstanceId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.ring import HopFacts
 from twd.wire.service import ServiceLease
 
 
 def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    facts = {"model": "[/]m", "engine": "[bold]", "pool": ["[/]part"], "links": ["[/]link"]}
+    facts = SpeculatorFacts(
+        model=ModelId("[/]m"), engine="[bold]", pool=["[/]part"], links=[HopFacts(to="[/]link", rtt_ms=1.5)]
+    )
     lease = ServiceLease(
         service="[/]s", instance=InstanceId("i"), node=NodeId("[/]n"), pid=1, version="1", started_ms=1, renewed_ms=1,
-        facts=facts,  # type: ignore[arg-type]
+        facts=facts,
     )  # fmt: skip
     _print([(lease, 1.0)], {"[/]gone": "[/]why"}, {"api": "[/]here"})
     shown = capsys.readouterr().out

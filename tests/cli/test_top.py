@@ -63,19 +63,18 @@ def test_what_is_fetched_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.nats
-def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
+def test_without_pools_it_says_how_to_see_one(installed: Installed, house: Installed) -> None:
     assert installed.twd("top").returncode == 4
-    installed.up("metrics")
-    done = installed.twd("top", "--seconds", "0.1")
+    done = house.twd("top", "--seconds", "0.1")
     assert (done.returncode, done.stdout.strip()) == (0, NOTHING)
-    assert json.loads(installed.twd("top", "--json", "--seconds", "0").stdout) == {
+    assert json.loads(house.twd("top", "--json", "--seconds", "0").stdout) == {
         "pools": [],
         "cores": [],
         "experts": [],
         "transfers": [],
     }
     ours, theirs = pty.openpty()
-    with subprocess.Popen([*TWD, "top"], env={**installed.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:
+    with subprocess.Popen([*TWD, "top"], env={**house.env, "TERM": "xterm"}, stdin=theirs, stdout=theirs) as live:
         os.close(theirs)
         seen = b""
 
@@ -88,4 +87,3 @@ def test_without_pools_it_says_how_to_see_one(installed: Installed) -> None:
         live.terminate()
         assert live.wait(30) == 0
     os.close(ours)
-    assert installed.twd("down").returncode == 0

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.running import TWD, Installed, all_gone
 from tests.waiting import alive, wait_until
+from twd.process import platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.nats]
 
@@ -36,27 +37,23 @@ def test_up_is_ready_and_down_ends_it_all(installed: Installed) -> None:
     assert (again.returncode, again.stdout) == (0, f"nothing runs in {installed.home}\n")
 
 
-def test_no_secret_is_in_a_command_line_or_a_readable_file(installed: Installed) -> None:
-    installed.up()
-    token = installed.record["bus_token"]
+def test_no_secret_is_in_a_command_line_or_a_readable_file(house: Installed) -> None:
+    token = house.record["bus_token"]
     assert len(token) >= 32
-    for pid in installed.pids().values():
+    for pid in house.pids().values():
         with open(f"/proc/{pid}/cmdline") as file:
             assert token not in file.read()
-    readable = [path for path in installed.home.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    readable = [path for path in house.home.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert not [path for path in readable if token in path.read_text(errors="replace")]
-    assert installed.twd("down").returncode == 0
 
 
-def test_the_second_is_refused_and_the_first_goes_on(installed: Installed) -> None:
-    installed.up()
+def test_the_second_is_refused_and_the_first_goes_on(house: Installed) -> None:
     for arguments in (["up"], ["up", "-d"]):
-        second = installed.twd(*arguments)
+        second = house.twd(*arguments)
         assert second.returncode == 5
-        assert f"pid {installed.record['pid']}" in second.stderr
-        assert str(installed.port) in second.stderr
-    assert installed.twd("status").returncode == 0
-    assert installed.twd("down").returncode == 0
+        assert f"pid {house.record['pid']}" in second.stderr
+        assert str(house.port) in second.stderr
+    assert house.twd("status").returncode == 0
 
 
 @pytest.mark.thorough
@@ -99,18 +96,16 @@ def test_a_killed_supervisor_is_replaced_with_all_it_kept_and_down_ends_the_new_
 
 
 @pytest.mark.parametrize("name", ["edge", pytest.param("broker", marks=pytest.mark.thorough)])
-def test_a_killed_process_comes_back(installed: Installed, name: str) -> None:
-    installed.up()
-    before = installed.pids()
+def test_a_killed_process_comes_back(house: Installed, name: str) -> None:
+    before = house.pids()
     os.kill(before[name], signal.SIGKILL)
-    wait_until(lambda: installed.pids()[name] not in (0, before[name]), f"{name} has a new process")
-    wait_until(lambda: installed.status().get("healthy"), "all is well again", timeout_s=60)
-    after = installed.pids()
+    wait_until(lambda: house.pids()[name] not in (0, before[name]), f"{name} has a new process")
+    wait_until(lambda: house.status().get("healthy"), "all is well again", timeout_s=60)
+    after = house.pids()
     assert {key: pid for key, pid in after.items() if key != name} == {
         key: pid for key, pid in before.items() if key != name
     }
-    assert installed.state_of("edge") == ("ready", after["edge"])  # and the lease of the dead one is gone
-    assert installed.twd("down").returncode == 0
+    assert house.state_of("edge") == ("ready", after["edge"])  # and the lease of the dead one is gone
 
 
 @pytest.mark.parametrize(
@@ -132,6 +127,28 @@ def test_in_the_foreground_a_signal_drains(installed: Installed, number: int) ->
         assert process.wait(60) == 0
     assert "a second Ctrl-C kills" in rest
     all_gone(pids)
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not platform.IS_LINUX, reason="a guard must be able to adopt")
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_in_the_foreground_a_supervisor_that_is_killed_or_hangs_is_replaced(
+    installed: Installed, blow: signal.Signals
+) -> None:
+    installed.env["TWD_HANG_S"] = "2"
+    with installed.foreground("metrics") as process:
+        assert process.stdout is not None
+        assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))
+        before = installed.pids()
+        assert installed.record["guard"] == process.pid != before["supervisor"]
+        os.kill(before["supervisor"], blow)
+        assert any(line.startswith("ready in ") for line in iter(process.stdout.readline, ""))
+        all_gone(before)
+        after = installed.pids()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == 0
+    all_gone(after)
 
 
 @pytest.mark.thorough

@@ -105,7 +105,9 @@ def overfull(observed: ObservedState) -> Iterator[str]:
             yield f"{node}/{device} is promised {bytes_} of {gpus.get(device, facts.memory.available)}"
 
 
-@pytest.mark.parametrize(("engine", "standby"), [("rpc", 0), ("ring", 0), ("ring", 1)])
+@pytest.mark.parametrize(
+    ("engine", "standby"), [("rpc", 0), pytest.param("ring", 0, marks=pytest.mark.thorough), ("ring", 1)]
+)
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in (0, 2))])
 def test_the_plan_converges_through_all_changes_and_never_overflows(engine: str, standby: int, seed: int) -> None:
     dice = random.Random(seed)

@@ -16,7 +16,8 @@ from twd.agent.service import BEATS
 from twd.bus.base import BusError
 from twd.bus.memory.bus import MemoryBroker
 from twd.coordinator.links import connect_time
-from twd.coordinator.service import CoordinatorService, wanted_drafters
+from twd.coordinator.service import CoordinatorService
+from twd.coordinator.wanted import wanted_drafters
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext

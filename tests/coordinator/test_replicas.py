@@ -12,7 +12,7 @@ from tests.engine.tiny_models import write_llama
 from twd.agent.launch import check_process_name
 from twd.coordinator.core.processes import WantedModel, belongs, process_of, word
 from twd.coordinator.core.state import WantedState
-from twd.coordinator.service import wanted_models
+from twd.coordinator.wanted import wanted_models
 from twd.settings.model import ModelConfig, PoolConfig, Settings
 from twd.wire.base import InstanceId
 from twd.wire.node import CPU, ModelFile

@@ -15,23 +15,24 @@ from twd.coordinator.core.placement import ASSUMED, MachineLink, PlacementDevice
 from twd.coordinator.links import LinkTable
 from twd.stage.membership import RingMembership
 from twd.wire.base import InstanceId, NodeId
-from twd.wire.ring import NEXT_FACT, HopFacts, StageWay, read_stage_way
+from twd.wire.leases.workers import StageFacts
+from twd.wire.ring import HopFacts, StageWay
 from twd.wire.service import Health, ServiceLease
 
 HOME = cpu("desk", 4)
 SMALL = [PlacementDevice(node, "CPU", 3 * GIB, 20e9) for node in "abc"]
 
 
-def lease(node: str, **facts: str) -> LeaseEntry:
+def lease(node: str, way: StageWay | None) -> LeaseEntry:
     value = ServiceLease(
         instance=InstanceId(f"stage.{node}.x"), service="stage", node=NodeId(node), pid=2, version="1", started_ms=1,
-        renewed_ms=1, health=Health.OK, facts=dict(facts),
+        renewed_ms=1, health=Health.OK, facts=StageFacts(next=way),
     )  # fmt: skip
     return LeaseEntry(value.instance, msgspec.json.encode(value), 1, 0.0)
 
 
-def told(to: str, rtt_ms: float, bandwidth: int = 0) -> str:
-    return msgspec.json.encode(StageWay(InstanceId(f"stage.{to}.x"), rtt_ms, bandwidth)).decode()
+def told(to: str, rtt_ms: float, bandwidth: int = 0) -> StageWay:
+    return StageWay(to=InstanceId(f"stage.{to}.x"), rtt_ms=rtt_ms, bandwidth=bandwidth)
 
 
 def test_a_stage_tells_how_far_the_next_one_is_once_it_knows() -> None:
@@ -40,17 +41,16 @@ def test_a_stage_tells_how_far_the_next_one_is_once_it_knows() -> None:
     seat._next = SimpleNamespace(facts=lambda: HopFacts(to="next"))
     assert RingMembership.way_on(seat) is None
     seat._next = SimpleNamespace(facts=lambda: HopFacts(to="next", rtt_ms=9.0, rtt_min_ms=7.0, bandwidth=5))
-    assert RingMembership.way_on(seat) == read_stage_way({NEXT_FACT: told("b", 7.0, 5)})
+    assert RingMembership.way_on(seat) == told("b", 7.0, 5)
 
 
 def test_ways_are_read_from_the_leases_of_stages_and_nonsense_is_left_out() -> None:
     entries = [
-        lease("a", **{NEXT_FACT: told("b", 20.0)}),
-        lease("b", **{NEXT_FACT: told("c", 1.0, 10**9)}),
-        lease("c", **{NEXT_FACT: ""}),
-        lease("d", **{NEXT_FACT: told("gone", 1.0)}),
-        lease("e", **{NEXT_FACT: told("e", 1.0)}),
-        lease("f", **{NEXT_FACT: "{"}),
+        lease("a", told("b", 20.0)),
+        lease("b", told("c", 1.0, 10**9)),
+        lease("c", None),
+        lease("d", told("gone", 1.0)),
+        lease("e", told("e", 1.0)),
         LeaseEntry("stage.odd.x", b"{", 1, 0.0),
     ]
     links = LinkTable()

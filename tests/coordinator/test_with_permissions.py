@@ -80,9 +80,9 @@ async def test_a_pool_forms_loses_its_worker_and_is_given_up(
         await service.start()
     await until(lambda: [facts.version for facts in attic._processes.facts()] == [str(OURS)], "the worker answers")
     assert home._processes.facts() == []
-    assert coordinator.facts()["placed"] == ["tiny"]
+    assert coordinator.facts().placed == ["tiny"]
     await attic.stop("unplugged")
-    await until(lambda: not coordinator.facts()["placed"], "the plan follows")
+    await until(lambda: not coordinator.facts().placed, "the plan follows")
     for service in services:
         await service.stop("test ends")
         assert service.fault is None

@@ -125,6 +125,24 @@ def test_passes_of_one_width_have_one_window_each(shape: Shape, width: int) -> N
     assert all(one.rows == width and len(one.parts) == 1 for one in passes)
 
 
+@given(shapes, st.integers(1, 16), st.integers(1, 4))
+def test_sessions_share_passes_of_one_width(shape: Shape, width: int, together: int) -> None:
+    planner = BatchPlanner(BatchRules(capacity=64))
+    planner.fix_rows(width, together)
+    wanted = {slot: min(rows, width) for slot, rows in shape}
+    passes = planner.plan(tuple(sorted(wanted.items())))
+    assert len(passes) == len({slot // together for slot in wanted})
+    found = {part.slot: part.rows for one in passes for part in one.parts if part.rows}
+    assert found == wanted
+    for one in passes:
+        slots = [part.slot for part in one.parts]
+        assert slots == list(range(slots[0], slots[0] + together))
+        assert all(part.rows + part.padding == width for part in one.parts)
+    for slot, rows in wanted.items():
+        (alone,) = planner.plan(((slot, rows),))
+        assert planner.alone(slot, rows) == alone
+
+
 def test_over_rpc_lone_windows_have_measured_widths_only() -> None:
     """The first pass of a width costs a dozen ways there and back, so there are few widths."""
     points = tuple(CostPoint(width=width, ms=40.0 + width) for width in (1, 2, 4, 8, 16, 32))

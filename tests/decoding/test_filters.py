@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from llama_cpp import llama_cpp as llama
 
 from tests.engine.llama_samplers import applied
+from tests.properties import examples
 from twd.decoding.filters import everything, filters_of, min_p, narrowed, top_k, top_p, typical
 from twd.decoding.noise import Logits
 from twd.wire.job import Sampling
@@ -74,7 +75,7 @@ def assert_same_but_for_rounding(ours: set[int], theirs: set[int], logits: Logit
     st.floats(0.0, 1.0),
     st.floats(0.0, 1.0),
 )
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_something_always_stays(values: list[float], k: int, p: float, low: float, usual: float) -> None:
     logits = np.array([*values, 0.5], dtype=np.float32)
     sampling = Sampling(top_k=k, top_p=p, min_p=low, typical_p=usual)

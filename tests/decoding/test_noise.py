@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.decoding.noise import Logits, NoiseKeys, draw, gumbel, strongest, strongest_of
 
 LOGIT = st.one_of(
@@ -21,7 +22,7 @@ def full(logits: Logits, temperature: float, key: NoiseKeys) -> int:
 
 
 @given(st.lists(LOGIT, min_size=1, max_size=300), TEMPERATURE, st.integers(0, 2**53 - 1), st.integers(0, 10**6))
-@settings(max_examples=500, deadline=None)
+@examples(500)
 def test_pruned_is_full_for_odd_logits(values: list[float], temperature: float, seed: int, position: int) -> None:
     logits = np.array(values, dtype=np.float32)
     key = draw(seed, position)

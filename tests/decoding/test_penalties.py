@@ -4,11 +4,12 @@ import ctypes
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from llama_cpp import llama_cpp as llama
 
 from tests.engine.llama_samplers import applied
+from tests.properties import examples
 from twd.decoding.noise import Logits
 from twd.decoding.penalties import adjustments_of
 from twd.engine.model import LoadedGguf
@@ -43,7 +44,7 @@ def logits_of(seed: int) -> Logits:
     st.sampled_from([0.0, 0.4, -1.0]),
     st.sampled_from([0.0, 0.7]),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_penalties_are_llamas(history: list[int], last: int, repeat: float, frequency: float, liveness: float) -> None:
     sampling = Sampling(
         repeat_last_n=last, repeat_penalty=repeat, frequency_penalty=frequency, presence_penalty=liveness
@@ -73,7 +74,7 @@ def test_bias_is_llamas_and_comes_first() -> None:
     st.sampled_from([1, 2, 4]),
     st.sampled_from([1.0, 1.75, 3.0]),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_dry_is_llamas(history: list[int], last: int, allowed: int, base: float) -> None:
     """Without breakers, whose search in llama.cpp needs a whole vocabulary."""
     sampling = Sampling(repeat_last_n=last, dry_multiplier=0.8, dry_base=base, dry_allowed_length=allowed)

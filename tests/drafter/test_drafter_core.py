@@ -4,10 +4,11 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tests.properties import examples
 from tests.speculator.fakes import TruePicker, text_of
 from twd.decoding.window import Window
 from twd.drafter.core import READ_AT_ONCE, DrafterCore
@@ -185,7 +186,7 @@ def test_a_text_that_was_given_up_too_early_is_told_anew() -> None:
     assert not core.take_lost(), "once is enough"
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(seed=st.integers(0, 2**32), quality=st.floats(0, 1))
 def test_every_message_names_the_text_it_continues(seed: int, quality: float) -> None:
     rng = random.Random(seed)
@@ -327,7 +328,7 @@ def test_branches_are_drafted_token_by_token() -> None:
     assert window.committed == len(window.tokens)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(seed=st.integers(0, 2**32))
 def test_copies_change_the_pace_and_not_the_guesses(seed: int) -> None:
     rng = random.Random(seed)

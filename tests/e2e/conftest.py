@@ -1,21 +1,11 @@
-"""One demo for a module: the real processes, the real broker, a real small model."""
+"""Clients of an installation."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from openai import OpenAI
 
-from tests.cli.running import Installed, running
-from tests.model_fixtures import model_cache
-
-__all__ = ["client", "client_of", "demo", "model_cache"]
-
-
-@pytest.fixture(scope="module")
-def demo(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    with running(tmp_path_factory.mktemp("demo") / "home", "--demo", weights=model_cache) as installed:
-        yield installed
+from tests.cli.running import Installed
 
 
 @pytest.fixture

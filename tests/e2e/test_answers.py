@@ -26,7 +26,7 @@ def answer(client: OpenAI, messages: Sequence[ChatCompletionMessageParam] = ASK,
 
 
 def test_the_same_seed_gives_the_same_text_with_and_without_drafts(client: OpenAI) -> None:
-    options = {"max_tokens": 40, "temperature": 0.9, "seed": 11}
+    options = {"max_tokens": 24, "temperature": 0.9, "seed": 11}
     plain = say(client, **options, extra_body={"twd": {"speculation": "off"}})
     drafted = [say(client, **options, extra_body={"twd": {"speculation": n}}) for n in ("auto", 1, 8)]
     assert drafted == [plain] * 3
@@ -113,14 +113,14 @@ def test_models_and_health(demo: Installed, client: OpenAI) -> None:
 
 
 def test_a_predicted_answer_is_the_same_and_what_came_of_it_is_counted(client: OpenAI) -> None:
-    text = say(client, max_tokens=60, temperature=0, extra_body={"twd": {"speculation": "off"}})
+    text = say(client, max_tokens=40, temperature=0, extra_body={"twd": {"speculation": "off"}})
     counts = []
     for expected in (text, text[:40] + "something else" + text[60:], "Nothing of the kind."):
-        done = answer(client, max_tokens=60, temperature=0, prediction={"type": "content", "content": expected})
+        done = answer(client, max_tokens=40, temperature=0, prediction={"type": "content", "content": expected})
         assert done.choices[0].message.content == text
         assert done.usage is not None
         assert done.usage.completion_tokens_details is not None
         counts.append(done.usage.completion_tokens_details.accepted_prediction_tokens or 0)
-    assert counts[0] == 60
-    assert 20 < counts[1] < 60
+    assert counts[0] == 40
+    assert 10 < counts[1] < 40
     assert counts[2] < 10

@@ -15,7 +15,7 @@ from twd.gguf_tools.slice_cache import named_slice
 from twd.pieces.tree import UNIT
 from twd.supervisor.demo import TARGET
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 BARE = ("node-2", "node-3")
 
 
@@ -40,7 +40,7 @@ def most(model: Path, home: Path) -> int:
     assert facts is not None
     layout = plan_slice(model, facts[0], facts[1], head=facts[2])
     header = ModelSource.whole(model).headers()[0].data_offset
-    return int(1.02 * sum(end - begin for begin, end in layout.ranges()) + header + 2 * UNIT)
+    return int(1.02 * sum(end - begin for begin, end in layout.ranges(model)) + header + 2 * UNIT)
 
 
 def test_machines_without_the_model_fetch_their_layers(model_cache: Path, tmp_path: Path) -> None:

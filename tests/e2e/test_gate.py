@@ -54,7 +54,7 @@ def ask(client: OpenAI, model: str, question: str, **options: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("temperature", [0.0, pytest.param(0.8, marks=pytest.mark.thorough)])
 def test_without_calibration_texts_are_the_targets_own(client: OpenAI, temperature: float) -> None:
     for question in QUESTIONS:
         plain = ask(client, "big", question, temperature=temperature)
@@ -89,7 +89,9 @@ def test_stops_hold(client: OpenAI) -> None:
     assert judged.choices[0].message.content == plain.choices[0].message.content
 
 
-@pytest.mark.parametrize("victim", ["gate", "speculator.quick", "speculator.big"])
+@pytest.mark.parametrize(
+    "victim", ["gate", *(pytest.param(f"speculator.{name}", marks=pytest.mark.thorough) for name in ("quick", "big"))]
+)
 def test_a_process_that_is_killed_in_mid_answer_costs_no_text(house: Installed, client: OpenAI, victim: str) -> None:
     plain = ask(client, "big", "Tell me of the moon.", max_tokens=120).choices[0].message.content
     pieces: list[str] = []

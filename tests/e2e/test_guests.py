@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 from twd.net.ports import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 GUEST = "127-0-0-1/RPC0"
 
 

@@ -17,7 +17,7 @@ from tests.model_fixtures import model_cache, q4_path
 from tests.waiting import wait_until
 
 __all__ = ["model_cache", "q4_path"]
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 
 QUESTION = [{"role": "user", "content": "Tell me of the sea and the moon. " * 8}]
 OFF = {"twd": {"speculation": "off"}}

@@ -11,7 +11,7 @@ from tests.e2e.conftest import client_of
 from tests.e2e.streaming import stream
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.thorough]
 NAMES = ("second", "third")
 
 

@@ -17,14 +17,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.
 
 
 @pytest.fixture(scope="module")
-def alone(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def alone(demo: Installed) -> str:
     """What the model says without a pool."""
-    home = tmp_path_factory.mktemp("alone") / "home"
-    with running(home, "--demo", weights=model_cache) as installed, client_of(installed) as client:
+    with client_of(demo) as client:
         return "".join(stream(client))
 
 
-@pytest.fixture(scope="module", params=["rpc", "ring"])
+@pytest.fixture(scope="module", params=[pytest.param("rpc", marks=pytest.mark.thorough), "ring"])
 def pool(
     model_cache: Path, alone: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installed]:

@@ -15,7 +15,7 @@ from tests.e2e.streaming import stream, struck
 from tests.e2e.test_pool import well_again, workers
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 MACHINES = 3
 
 
@@ -72,7 +72,6 @@ def test_a_machine_that_is_lost_in_mid_stream_is_replaced_by_its_spare(pool: Ins
     )
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_stage_that_dies_or_hangs_is_no_end(pool: Installed, client: OpenAI, how: signal.Signals) -> None:
     with_spares(pool)

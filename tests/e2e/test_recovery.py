@@ -60,7 +60,8 @@ def test_a_killed_broker_comes_back_and_the_stream_goes_on(demo: Installed, clie
     served_again(demo)
 
 
-@pytest.mark.parametrize("victim", ["speculator", pytest.param("broker", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("victim", ["speculator", "broker"])
 def test_what_is_stopped_for_good_is_replaced_and_the_stream_goes_on(
     demo: Installed, client: OpenAI, undisturbed: str, victim: str
 ) -> None:
@@ -106,6 +107,7 @@ def test_many_streams_at_once_are_all_whole(client: OpenAI, undisturbed: str) ->
     assert texts == [undisturbed] * 6
 
 
+@pytest.mark.thorough
 def test_nothing_outlives_the_supervisor(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     installed = Installed(tmp_path_factory.mktemp("killed") / "home")
     installed.take_demo_files(model_cache)

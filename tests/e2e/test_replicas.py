@@ -16,7 +16,7 @@ from tests.e2e.conftest import client_of
 from tests.waiting import wait_until
 from twd.engine.demo_model import demo_model
 
-pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 OPTIONS = {"model": "twin", "prompt": "The sea and the moon", "max_tokens": 160, "temperature": 0.8, "seed": 5}
 MOST_ASKS = 60
 """Chance deals jobs out: that all of these go to one replica will not happen."""

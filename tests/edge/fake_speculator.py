@@ -24,6 +24,7 @@ from twd.wire.job import (
     TokensAccepted,
     TopToken,
 )
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.model import ModelFacts, ModelReady, VocabFingerprint
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import MessageRejected
@@ -93,13 +94,10 @@ class FakeSpeculator(Service):
         await super().start()
         self.emit(ModelReady(node=self.ctx.node, facts=replace(FACTS, tool_format=self.script.tool_format)))
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        return {
-            "model": self.model,
-            "ctx_size": FACTS.ctx_size,
-            "exact": True,
-            "tool_format": self.script.tool_format,
-        }
+    def facts(self) -> SpeculatorFacts:
+        return SpeculatorFacts(
+            model=self.model, ctx_size=FACTS.ctx_size, exact=True, tool_format=self.script.tool_format
+        )
 
     def on_job_cancelled(self, event: JobCancelled) -> Effects:
         self.cancelled[event.job] = event

@@ -350,5 +350,5 @@ async def test_many_streams_whose_workers_are_killed(open_house: OpenHouse) -> N
 
 
 async def test_the_lease_names_the_real_port(house: House) -> None:
-    assert house.edge.lease().facts["url"] == f"http://127.0.0.1:{house.edge.server.port}"
+    assert house.edge.facts().url == f"http://127.0.0.1:{house.edge.server.port}"
     assert house.edge.server.port > 0

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.edge.conftest import House, OpenHouse
+from tests.edge.conftest import IN_EVERY_MODE, House, OpenHouse
 from tests.edge.fake_speculator import WORDS, Script
 from tests.edge.test_tools import HERMES
 from twd.wire.failures import Failure, FailureCode
 
+pytestmark = IN_EVERY_MODE
 TEXT = "".join(WORDS)
 HI: dict[str, Any] = {"model": "small", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
 WEATHER = {
@@ -45,7 +46,7 @@ async def test_a_whole_message(house: House) -> None:
         "cache_read_input_tokens": 4,
         "cache_creation_input_tokens": 0,
     }
-    assert body["twd"]["mode"] == "speculate"
+    assert body["twd"]["mode"] == house.mode
 
 
 async def test_a_streamed_message(house: House) -> None:
@@ -118,7 +119,7 @@ async def test_what_the_model_gets(house: House) -> None:
         "metadata": {"user_id": "u"},
     }
     assert (await house.post("/v1/messages?beta=true", request)).status == 200
-    job = house.speculator.jobs[0]
+    job = house.jobs[0]
     sent = [(message.role, message.content) for message in job.prompt.messages or []]
     assert sent == [
         ("system", "be brief"),
@@ -142,7 +143,7 @@ async def test_the_shape_of_the_answer_and_how_much_to_think(house: House, where
     if "config" in where:
         asked = {"output_config": effort | {"format": shape}}
     assert (await house.post("/v1/messages", HI | asked)).status == 200
-    job = house.speculator.jobs[0]
+    job = house.jobs[0]
     assert job.prompt.template_args == {"reasoning_effort": "medium"}
     assert job.grammar is not None
     assert json.loads(job.grammar.text) == shape["schema"]
@@ -157,7 +158,7 @@ async def test_tools_as_coding_agents_send_them(house: House) -> None:
     tool = WEATHER | {"name": name, "eager_input_streaming": True, "defer_loading": False}
     request = HI | {"tools": [tool], "tool_choice": {"type": "tool", "name": name}}
     assert (await house.post("/v1/messages", request)).status == 200
-    assert json.loads(bytes(house.speculator.jobs[0].prompt.tools[0]))["function"]["name"] == name
+    assert json.loads(bytes(house.jobs[0].prompt.tools[0]))["function"]["name"] == name
 
 
 async def test_only_a_stop_sequence_that_was_asked_for_is_told(open_house: OpenHouse) -> None:
@@ -171,7 +172,7 @@ async def test_only_a_stop_sequence_that_was_asked_for_is_told(open_house: OpenH
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 async def test_forced_calls(house: House, choice: dict[str, Any]) -> None:
     await house.post("/v1/messages", HI | {"tools": [WEATHER], "tool_choice": choice})
-    assert house.speculator.jobs[0].grammar is not None
+    assert house.jobs[0].grammar is not None
 
 
 async def test_counting_ends_before_the_model_writes(open_house: OpenHouse) -> None:
@@ -245,11 +246,11 @@ async def test_nonsense_in_anthropics_envelope(house: House) -> None:
     assert missing.status == 404
     assert (await missing.json())["error"]["type"] == "not_found_error"
     assert (await house.http.get(house.edge.url + "/v1/messages")).status == 405
-    assert house.speculator.jobs == []
+    assert house.jobs == []
 
 
 async def test_more_tokens_than_the_house_gives_are_as_many_as_it_gives(house: House) -> None:
     """Agents ask for the most that Anthropic's models can write, whatever they need."""
     assert (await house.post("/v1/messages", HI | {"max_tokens": 32_000})).status == 200
-    assert house.speculator.jobs[-1].max_tokens == 16_384
-    assert house.speculator.jobs[-1].at_most, "and as many as its context has room for"
+    assert house.jobs[-1].max_tokens == 16_384
+    assert house.jobs[-1].at_most, "and as many as its context has room for"

@@ -9,6 +9,11 @@ from twd.edge.models import SETTLE_S, ModelDirectory
 from twd.settings.model import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.base import LeaseFacts
+from twd.wire.leases.machine import SupervisorFacts
+from twd.wire.leases.reading import FACTS_OF
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import DrafterLeaseFacts, StageFacts
 from twd.wire.model import Exactness, ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceLease
 
@@ -20,10 +25,8 @@ def ready() -> ModelReady:
     return ModelReady(node=NODE, facts=FACTS, source=ONE, at_ms=5000)
 
 
-def lease(
-    service: str = "speculator", health: Health = Health.OK, **facts: str | int | float | bool | list[str]
-) -> ServiceLease:
-    given: dict[str, str | int | float | bool | list[str]] = {"model": MODEL, **facts}
+def lease(facts: LeaseFacts, health: Health = Health.OK) -> ServiceLease:
+    service = next(name for name, kind in FACTS_OF.items() if isinstance(facts, kind))
     return ServiceLease(
         service=service,
         instance=ONE,
@@ -33,7 +36,7 @@ def lease(
         started_ms=7000,
         renewed_ms=8000,
         health=health,
-        facts=given,
+        facts=facts,
     )
 
 
@@ -74,17 +77,16 @@ def test_a_model_with_an_aliass_name_is_itself() -> None:
 
 def test_an_edge_that_came_later_reads_leases() -> None:
     directory = ModelDirectory()
-    directory.see_leases([lease(exact=True, tool_format="hermes", ready=True)], 0.0)
+    directory.see_leases([lease(SpeculatorFacts(model=MODEL, exact=True, tool_format="hermes"))], 0.0)
     assert directory.live == [MODEL]
     assert directory.exact(MODEL) is True
     assert directory.tool_format(MODEL) is ToolFormat.HERMES
     assert directory.card(MODEL).created == 7
 
 
-@pytest.mark.parametrize("told", [["hermes"], 7, True, "nonsense"])
-def test_a_format_of_calls_that_makes_no_sense_is_none(told: str | int | bool | list[str]) -> None:
+def test_a_format_of_calls_that_makes_no_sense_is_none() -> None:
     directory = ModelDirectory()
-    directory.see_leases([lease(tool_format=told, ready=True)], 0.0)
+    directory.see_leases([lease(SpeculatorFacts(model=MODEL, tool_format="nonsense"))], 0.0)
     assert directory.tool_format(MODEL) is ToolFormat.BARE
 
 
@@ -99,19 +101,19 @@ def test_a_lease_that_ended_takes_its_model_along_but_a_fresh_event_has_time() -
 
 def test_drafters_serve_no_model() -> None:
     directory = ModelDirectory()
-    directory.see_leases([lease("drafter"), lease("stage")], 0.0)
+    directory.see_leases([lease(DrafterLeaseFacts(model=MODEL)), lease(StageFacts(model=MODEL))], 0.0)
     assert directory.known == []
 
 
 def test_loading_and_draining_models_are_known_but_not_live() -> None:
     for health, words in [(Health.STARTING, "loading"), (Health.DRAINING, "draining")]:
         directory = ModelDirectory()
-        directory.see_leases([lease(health=health, ready=False)], 0.0)
+        directory.see_leases([lease(SpeculatorFacts(model=MODEL, ready=False), health)], 0.0)
         assert directory.live == []
         assert directory.resolve(MODEL) == MODEL
         assert words in directory.why_nobody(MODEL)
         assert words in directory.card(MODEL).twd["note"]
-        directory.see_leases([lease(ready=True)], 1.0)
+        directory.see_leases([lease(SpeculatorFacts(model=MODEL))], 1.0)
         assert directory.live == [MODEL]
         assert "note" not in directory.card(MODEL).twd
 
@@ -158,11 +160,10 @@ def test_a_machine_that_is_told_to_serve_other_models() -> None:
 def test_a_supervisors_lease_tells_the_same_but_not_what_was_before() -> None:
     directory = ModelDirectory((MODEL,), MODEL, "n")
     directory.told(["new"], "new", 9000)
-    supervisor = lease("supervisor")
-    old = msgspec.structs.replace(supervisor, facts={"models": [MODEL], "default_model": MODEL})
+    old = lease(SupervisorFacts(models=[MODEL], default_model=MODEL))
     directory.see_leases([old], 0.0)  # renewed before the change was told
     assert directory.default_model == "new"
-    later = msgspec.structs.replace(supervisor, renewed_ms=9900, facts={"models": ["last"], "default_model": "last"})
+    later = msgspec.structs.replace(lease(SupervisorFacts(models=["last"], default_model="last")), renewed_ms=9900)
     directory.see_leases([msgspec.structs.replace(later, node=NodeId("elsewhere"))], 0.0)
     assert directory.default_model == "new"
     directory.see_leases([later], 0.0)

@@ -6,6 +6,7 @@ from tests.edge.conftest import House
 from twd.edge.modes import choose, full_name, house_mode, routed, split
 from twd.settings.model import GateRoute
 from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.leases.gate import GateFacts
 from twd.wire.service import Health, ServiceLease
 
 
@@ -58,7 +59,7 @@ def judge(house: House) -> None:
             started_ms=1,
             renewed_ms=1,
             health=Health.OK,
-            facts={"gates": ["small"]},
+            facts=GateFacts(gates=["small"]),
         )
     ]
     house.edge.models.see_leases(house.edge.watch.services, house.edge.clock.now())

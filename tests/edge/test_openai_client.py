@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from openai import APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError, NotFoundError, RateLimitError
 
-from tests.edge.conftest import House, OpenHouse
+from tests.edge.conftest import IN_EVERY_MODE, House, OpenHouse
 from tests.edge.fake_speculator import WORDS, Script
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import PREDICTION_MAX
 
+pytestmark = IN_EVERY_MODE
 TEXT = "".join(WORDS)
 HI: Any = [{"role": "user", "content": "hi"}]
 
@@ -39,7 +40,7 @@ async def test_a_predicted_answer(house: House) -> None:
             )
             details = answer.usage.completion_tokens_details
             assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (1, 2)
-            assert house.speculator.jobs[-1].speculation.prediction == expected
+            assert house.jobs[-1].speculation.prediction == expected
         answer = await openai.chat.completions.create(model="small", messages=HI)
         assert answer.usage.completion_tokens_details is None
 
@@ -94,7 +95,8 @@ async def test_completions(house: House) -> None:
 
 async def test_models(house: House) -> None:
     async with client(house) as openai:
-        assert [model.id async for model in openai.models.list()] == ["small", "default", "twd"]
+        named = {"speculate": [], "gate": ["quick", "small+gate"], "consensus": ["small+consensus"]}[house.mode]
+        assert [model.id async for model in openai.models.list()] == ["small", *named, "default", "twd"]
         assert (await openai.models.retrieve("default")).id == "default"
 
 

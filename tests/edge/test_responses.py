@@ -5,11 +5,12 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
-from tests.edge.conftest import House, OpenHouse
+from tests.edge.conftest import IN_EVERY_MODE, House, OpenHouse
 from tests.edge.fake_speculator import WORDS, Script
 from tests.edge.test_tools import HERMES
 from twd.wire.job import GrammarKind
 
+pytestmark = IN_EVERY_MODE
 TEXT = "".join(WORDS)
 WEATHER: dict[str, Any] = {
     "type": "function",
@@ -39,7 +40,7 @@ async def test_a_whole_response(house: House) -> None:
     assert item["type"] == "message"
     assert item["content"] == [{"type": "output_text", "text": TEXT, "annotations": [], "logprobs": []}]
     assert body["usage"]["input_tokens_details"]["cached_tokens"] == 4
-    sent = house.speculator.jobs[0].prompt.messages or []
+    sent = house.jobs[0].prompt.messages or []
     assert [(message.role, message.content) for message in sent] == [("system", "short"), ("user", "hi")]
 
 
@@ -71,11 +72,11 @@ async def test_calls_and_their_results(open_house: OpenHouse) -> None:
         {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"},
     ]
     assert (await house.post("/v1/responses", {"input": back, "tools": [WEATHER]})).status == 200
-    sent = house.speculator.jobs[-1].prompt.messages or []
+    sent = house.jobs[-1].prompt.messages or []
     assert [message.role for message in sent] == ["user", "assistant", "tool"]
     assert sent[1].content == "Let me look."
     assert sent[1].tool_calls[0].name == "weather"
-    assert len(house.speculator.jobs[0].prompt.tools) == 1
+    assert len(house.jobs[0].prompt.tools) == 1
 
 
 async def test_the_official_client(house: House) -> None:
@@ -104,7 +105,7 @@ async def test_formats_and_efforts(house: House) -> None:
     text: Any = {"format": {"type": "json_schema", "name": "x", "schema": schema, "strict": True}}
     response = await house.post("/v1/responses", {"input": "x", "text": text, "reasoning": {"effort": "low"}})
     assert response.status == 200
-    job = house.speculator.jobs[0]
+    job = house.jobs[0]
     assert job.grammar is not None
     assert (job.grammar.kind, job.grammar.field) == (GrammarKind.JSON_SCHEMA, "text.format.schema")
     assert job.prompt.template_args == {"reasoning_effort": "low"}
@@ -160,7 +161,7 @@ async def test_nonsense(house: House) -> None:
         assert response.status == 400, fields
         error = (await response.json())["error"]
         assert where in f"{error['param']} {error['message']}", (fields, error)
-    assert house.speculator.jobs == []
+    assert house.jobs == []
 
 
 async def test_what_changes_an_answer_is_done_or_refused(house: House) -> None:
@@ -183,7 +184,7 @@ async def test_a_conversation_may_be_truncated_where_it_says_so(house: House) ->
     for wish in ("auto", "disabled", None):
         response = await house.post("/v1/responses", {"input": "hi", "truncation": wish})
         assert (await response.json())["truncation"] == (wish or "disabled")
-    assert [job.prompt.truncate for job in house.speculator.jobs] == [True, False, False]
+    assert [job.prompt.truncate for job in house.jobs] == [True, False, False]
 
 
 async def test_log_probabilities_are_refused_and_not_left_out(house: House) -> None:

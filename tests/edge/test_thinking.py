@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 
 from tests.edge import test_messages, test_responses
-from tests.edge.conftest import House, OpenHouse
+from tests.edge.conftest import IN_EVERY_MODE, House, OpenHouse
 from tests.edge.fake_speculator import Script
 from tests.edge.test_openai_client import client
 from tests.edge.test_openai_http import events
 from twd.wire.job import Thoughts
 
+pytestmark = IN_EVERY_MODE
 WORDS = ["<th", "ink>\n", "The capital", " of Nor", "way", "?\n</", "think>", "\n\nOs", "lo."]
 THOUGHT, ANSWER = "The capital of Norway?", "Oslo."
 DETAILS = {"reasoning_tokens": 6, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
@@ -141,7 +142,7 @@ ITEMS: list[dict[str, Any]] = [
 )
 async def test_what_was_thought_goes_back_to_the_template(house: House, path: str, body: dict[str, Any]) -> None:
     assert (await house.post(path, body)).status == 200
-    sent = house.speculator.jobs[0].prompt.messages or []
+    sent = house.jobs[0].prompt.messages or []
     assert [(message.role, message.content, message.thoughts) for message in sent] == [
         ("user", "hi", ""),
         ("assistant", "Oslo.", THOUGHT),
@@ -154,7 +155,7 @@ async def test_a_thought_before_a_call_belongs_to_its_turn(house: House) -> None
     result = {"type": "function_call_output", "call_id": "c", "output": "rain"}
     items = [ITEMS[0], ITEMS[1], call, result]
     assert (await house.post("/v1/responses", {"input": items})).status == 200
-    sent = house.speculator.jobs[0].prompt.messages or []
+    sent = house.jobs[0].prompt.messages or []
     assert [(message.role, message.thoughts, len(message.tool_calls)) for message in sent] == [
         ("user", "", 0),
         ("assistant", THOUGHT, 1),

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.products import Floats, Query, attention
+from tests.properties import examples
 from twd.engine.kernels import has_attention
 from twd.gguf_tools.constants import GGMLQuantizationType as Kind
 
@@ -66,7 +67,7 @@ def test_it_is_right(kinds: tuple[Kind, Kind], error: float, length: int, width:
         assert np.max(np.abs(attention(of, *kinds, threads=2) - wanted(of))) < error
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.integers(1, 40), places=st.integers(60, 700), threads=st.integers(1, 3), kinds=st.sampled_from(list(KINDS))
 )
@@ -79,7 +80,7 @@ def test_a_row_alone_is_the_same_as_among_others(
         assert np.array_equal(attention(of.rows(row, row + 1), *kinds, threads=1)[0], together[row])
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.integers(1, 20),
     places=st.integers(60, 300),
@@ -108,7 +109,7 @@ def test_what_only_others_see_changes_nothing(value: float) -> None:
     assert not np.isfinite(together[1::2]).all()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(rows=st.integers(1, 20), places=st.integers(60, 300), seed=st.integers(0, 1000))
 def test_where_it_lies_changes_nothing(rows: int, places: int, seed: int) -> None:
     of = query(rows, places)

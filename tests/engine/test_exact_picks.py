@@ -58,7 +58,12 @@ def samplers(q4: LoadedGguf) -> SamplerFactory:
     return SamplerFactory(q4.vocab)
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("all penalties", "schema, greedy", "sampled")
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.thorough) for case in CASES]
+)
 def test_drafts_change_nothing(case: str, q4: LoadedGguf, target: LocalTarget, samplers: SamplerFactory) -> None:
     sampling, grammar = CASES[case]
     prompt = prompt_tokens(q4, PROMPTS[0])

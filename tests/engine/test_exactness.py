@@ -10,7 +10,7 @@ from tests.engine.tiny_models import write_llama
 from twd.engine import exactness as exactness_module
 from twd.engine import model as model_module
 from twd.engine.context import CacheLayout, Context, ContextSettings
-from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.kernels import any_kernels
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
@@ -36,6 +36,7 @@ def test_quantised_weights_are_exact_below_and_above_512_cells(q4: LoadedGguf) -
     assert f"K {'f16' if any_kernels() else 'q8_0'}, V f16, streams, rows >= 1" in verdict.settings
 
 
+@pytest.mark.thorough
 @pytest.mark.model
 def test_float_weights_are_exact_with_one_row_or_two(f16: LoadedGguf) -> None:
     verdict = measure(f16, exact=True)
@@ -43,6 +44,7 @@ def test_float_weights_are_exact_with_one_row_or_two(f16: LoadedGguf) -> None:
     assert f"rows >= {1 if any_kernels() else 2}" in verdict.settings
 
 
+@pytest.mark.thorough
 @pytest.mark.model
 def test_without_our_kernels_unlike_types_and_two_rows_are_exact(f16: LoadedGguf) -> None:
     plan = exact_plan(f16, WANTED, exact=True, kernels=False)
@@ -90,6 +92,9 @@ def test_passes_of_one_width_are_exact_where_other_widths_take_other_kernels(
         target.fix_rows(16)
         verdict = self_test(target, "one width", budget_s=60)
         assert (verdict.exact, verdict.max_difference, verdict.compared) == (True, 0.0, 32)
+        target.fix_rows(8, together=2)
+        verdict = self_test(target, "one width for two", budget_s=60)
+        assert (verdict.exact, verdict.max_difference, verdict.compared) == (True, 0.0, 36)
 
 
 @pytest.mark.skipif(not any_kernels(), reason="where they are, llama.cpp repacks Q4_K")
@@ -137,6 +142,26 @@ def test_steps_of_several_sessions_are_those_of_one(tmp_path: Path, architecture
 )
 def test_the_width_of_all_passes_is_that_of_the_best_speed(costs: dict[int, float], rows: int) -> None:
     assert fixed_rows([CostPoint(width=width, ms=ms) for width, ms in costs.items()]) == rows
+
+
+@pytest.mark.parametrize(
+    ("costs", "sessions", "together", "rows"),
+    [
+        ({8: 7.15, 16: 7.87, 24: 8.68, 32: 9.36, 64: 11.8}, 16, 4, 8),  # Q8_0 of 8 billion on a large card
+        ({8: 21.0, 16: 23.1, 24: 8.8, 32: 9.4, 64: 14.0}, 4, 4, 8),
+        ({8: 5.0, 16: 10.0, 32: 20.0, 64: 40.0}, 4, 1, 8),  # each row costs: sharing brings nothing
+        ({8: 5.0, 16: 5.0, 32: 5.0, 64: 5.0}, 8, 8, 8),
+        ({8: 5.0, 16: 5.0, 32: 5.0, 64: 5.0}, 5, 1, 16),
+        ({8: 5.0, 16: 5.0, 32: 5.0, 64: 5.0}, 1, 1, 16),
+        ({1: 1.0}, 4, 1, 8),
+    ],
+)
+def test_sessions_share_passes_where_one_alone_loses_little(
+    costs: dict[int, float], sessions: int, together: int, rows: int
+) -> None:
+    points = [CostPoint(width=width, ms=ms) for width, ms in costs.items()]
+    assert sessions_together(points, sessions) == together
+    assert fixed_rows(points, together) == rows
 
 
 def test_inexact_settings_are_found_out(tiny: LoadedGguf) -> None:

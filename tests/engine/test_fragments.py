@@ -6,9 +6,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.engine.fragments import KEPT_CHARACTERS, Fragments, lone_strings
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.vocab import Vocab
@@ -57,7 +58,7 @@ def odd(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def check(vocab: Vocab, words: list[str]) -> None:
     """Cut and remembered or whole: the same tokens, the first time and the second."""
 
-    @settings(max_examples=300, deadline=None)
+    @examples(300)
     @given(st.lists(st.sampled_from(words) | st.text(max_size=4), max_size=12).map("".join))
     def equal(text: str) -> None:
         whole = vocab._tokenize(text, parse_special=True)
@@ -147,7 +148,6 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", " a", "ab", "x", '"', ": ", "<|end|>", "é"]), max_size=8))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_behind_other_text_no_blank_is_put_in_front(odd: Vocab, words: list[str]) -> None:
     text = "".join(words)
     assert b"".join(map(odd.piece, odd.continued(text))) == text.encode()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf.quants import dequantize
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.products import Floats, expert_product, product, stored
+from tests.properties import examples
 from twd.engine import build, kernels
 from twd.engine.kernels import any_kernels, need_no_repacking, one_row_like_many, repacked_unevenly
 from twd.engine.model import LoadedGguf
@@ -62,7 +63,7 @@ def test_a_row_alone_is_the_same_as_among_others(kind: Kind, rows: int, columns:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows=st.integers(1, 70), blocks=st.integers(1, 20), count=st.integers(1, 70), threads=st.integers(1, 3))
 def test_products_are_right(kind: Kind, rows: int, blocks: int, count: int, threads: int) -> None:
     case = Case(kind, rows, whole_blocks(kind, 32 * blocks))

@@ -27,6 +27,15 @@ def test_the_latest_finding_of_a_model_is_known(tmp_path: Path) -> None:
     assert sum(one.share for one in step.kinds) == pytest.approx(1.0)
 
 
+@pytest.mark.model
+def test_each_device_has_its_own_finding(tmp_path: Path) -> None:
+    model = packaged_model()
+    keep_step(tmp_path, model, costs(12.0, 18.0))
+    keep_step(tmp_path, model, costs(2.0, 2.2), "CUDA0")
+    keep_step(tmp_path, model, costs(1.0, 1.1), "CUDA0")
+    assert {step.device: step.ms for step in known_steps(tmp_path)} == {"": 12.0, "CUDA0": 1.0}
+
+
 def test_a_broken_file_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "step-x.json").write_text("{")
     assert known_steps(tmp_path) == []

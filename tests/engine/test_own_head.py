@@ -9,9 +9,9 @@ import pytest
 from tests.engine.slices.recipes import VOCABULARY, Weights, recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import VerifyResult, Window
-from twd.engine.heads import head
 from twd.engine.heads.head import OwnHead, own_head
 from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.gguf_tools import head_file
 from twd.gguf_tools.head_file import OWN_HEADS
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -160,10 +160,10 @@ def test_every_head_of_the_table_guesses(architecture: str, tmp_path: Path) -> N
 
 
 def test_a_head_that_was_not_tried_is_left_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "OWN_HEADS", frozenset())
+    monkeypatch.setattr(head_file, "OWN_HEADS", frozenset())
     loaded = load(recipe("qwen35 with a head").write(tmp_path / "model.gguf"))
     assert loaded.target.head is None
-    assert "without a head: heads of qwen35 models are not used" in loaded.facts.note
+    assert "without a head: heads of qwen35 models were not tried" in loaded.facts.note
     loaded.close()
 
 

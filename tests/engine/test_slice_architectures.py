@@ -39,7 +39,17 @@ def allowed(architecture: str) -> dict[str, tuple[int, ...]]:
     return {"where it can be": tuple(range(multiple, LAYERS, multiple)), "the head alone": (multiple, LAYERS)}
 
 
-@pytest.mark.parametrize("architecture", [*sorted(SHAPES), *VARIANTS])
+QUICK = ("gemma3", "gpt-oss", "llama", "qwen3moe")
+"""One of each kind."""
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough)
+        for name in (*sorted(SHAPES), *VARIANTS)
+    ],
+)
 def test_chains_give_the_whole_models_logits(architecture: str, tmp_path: Path) -> None:
     path = write_sliceable(architecture, tmp_path)
     with Chain(path, (), tmp_path, **SIZE) as chain:

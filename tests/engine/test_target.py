@@ -12,7 +12,7 @@ from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
 
 pytestmark = pytest.mark.model
-COUNT = 48
+COUNT = 32
 
 
 def make(model: LoadedGguf, parallel: int = 1, ctx_size: int = 512, rows_min: int = 1, **more: object) -> LocalTarget:
@@ -56,8 +56,15 @@ def test_a_living_target_computes_the_same_with_other_threads(
     target.shutdown()
 
 
-@pytest.mark.parametrize("width", [1, 3, 8, 31])
-@pytest.mark.parametrize("quality", [0.0, 0.8, 1.0])
+QUICK = ((3, 0.8), (8, 0.0), (31, 1.0))
+WIDTHS_AND_QUALITIES = [
+    pytest.param(width, quality, marks=() if (width, quality) in QUICK else pytest.mark.thorough)
+    for width in (1, 3, 8, 31)
+    for quality in (0.0, 0.8, 1.0)
+]
+
+
+@pytest.mark.parametrize(("width", "quality"), WIDTHS_AND_QUALITIES)
 def test_drafts_change_neither_text_nor_logits(
     q4: LoadedGguf, single: LocalTarget, plain: dict[str, tuple[list[int], Greedy]], width: int, quality: float
 ) -> None:

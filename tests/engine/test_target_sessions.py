@@ -262,3 +262,33 @@ def test_a_model_without_rollback_takes_no_drafts_and_stays_right(mamba: LoadedG
         assert out == text
         again = one(target, Window(other, 0, len(PROMPT) + 3, (text[3],)))
         assert again.tokens == [text[4]]
+
+
+@pytest.mark.parametrize("together", [2, 4])
+def test_sessions_share_passes_of_one_width_and_change_nothing(tiny: LoadedGguf, together: int) -> None:
+    """Alone, beside others and with drafts: the same logits, and one pass for each block of slots."""
+    prompts = [[*PROMPT, number] for number in range(4)]
+    with opened(tiny, parallel=4) as target:
+        target.fix_rows(8, together)
+        alone = [Greedy(record=True) for _ in prompts]
+        truths = [generate(target, prompt, 16, no_drafts, own) for prompt, own in zip(prompts, alone, strict=True)]
+    with opened(tiny, parallel=4) as target:
+        target.fix_rows(8, together)
+        beside = [Greedy(record=True) for _ in prompts]
+        begun = [start(target, prompt, own) for prompt, own in zip(prompts, beside, strict=True)]
+        passes = list[int]()
+        target.tell_passes(passes.append)
+        dice, rounds = random.Random(together), 0
+        while any(len(out) < 16 for _, out in begun):
+            rounds += 1
+            windows = []
+            for number, (slot, out) in enumerate(begun):
+                guesses = truths[number][len(out) : len(out) + dice.randrange(4)]
+                wrong = [*guesses, (out[-1] + 1) % 64]
+                windows.append(Window(slot, 0, len(prompts[number]) + len(out) - 1, (out[-1], *wrong)))
+            target.submit(windows)
+            for verdict in target.collect():
+                next(out for slot, out in begun if slot == verdict.slot).extend(verdict.tokens)
+        assert passes == [8 * together] * (4 // together * rounds)
+        assert [out[:16] for _, out in begun] == truths
+        assert all(same_logits(one.seen, other.seen) for one, other in zip(alone, beside, strict=True))

@@ -1,9 +1,10 @@
 """Text to tokens and back on a real vocabulary; what a model without one answers."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.engine.model import LoadedGguf
 from twd.wire.failures import FailureCode, TwdError
 
@@ -25,7 +26,7 @@ class TestReal:
         assert q4.vocab.eos in q4.vocab.end_tokens
 
     def test_any_text_survives(self, q4: LoadedGguf) -> None:
-        @settings(max_examples=200, deadline=None)
+        @examples(200)
         @given(
             st.text(
                 alphabet=st.characters(max_codepoint=0x1FFFF, exclude_categories=["Cs", "Cc", "Cn", "Co"]), max_size=40

@@ -42,10 +42,12 @@ class TinyWriter:
         self.gguf.close()
 
 
-def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING) -> Path:
-    """Attention as in Llama, float weights."""
+def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING, lively: float = 0.0) -> Path:
+    """Attention as in Llama, float weights. `lively`: logits spread so far, instead of one that is far above all."""
     inner = 2 * width
     writer = TinyWriter(path, "llama", layers, width)
+    if lively:
+        writer.random("output.weight", VOCABULARY, width, scale=lively / np.sqrt(width))
     writer.gguf.add_feed_forward_length(inner)
     writer.gguf.add_head_count(_HEADS)
     writer.gguf.add_head_count_kv(_KV_HEADS)

@@ -14,6 +14,7 @@ from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Service, ServiceContext
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import Event, ModelId, NodeId
 from twd.wire.codec import decode
 from twd.wire.draft import DrafterAttached
@@ -44,7 +45,7 @@ def speculator(ctx: ServiceContext, disk: Disk) -> Service:
         disk.read(progress)
         return PlayedModel()
 
-    return SpeculatorService(ctx, MODEL, load)
+    return SpeculatorService(ctx, MODEL, ReadySource(load))
 
 
 def drafter(ctx: ServiceContext, disk: Disk) -> Service:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.edge.fake_judge import FakeJudge
 from tests.edge.fake_speculator import FakeSpeculator, Script
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
@@ -20,69 +21,27 @@ from twd.kit.ids import Ids
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerPolicy, Release, Submit
 from twd.kit.service import Effects, Service, ServiceContext
 from twd.settings.model import Settings
-from twd.wire.base import Event, JobId, ModelId, NodeId, SessionId
+from twd.wire.base import Event, JobId, ModelId, NodeId
 from twd.wire.job import (
     AnswerVerdict,
-    FinishReason,
     JobCancelled,
     JobFailed,
     JobFinished,
     JobQueued,
     JobStarted,
-    JobStats,
     JobSubmitted,
     Prompt,
     Sampling,
     TokensAccepted,
-    TokenScore,
 )
 from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
+from twd.wire.leases.speculator import SpeculatorFacts
 
 TRUTH = ["The ", "sea ", "is ", "blue ", "and ", "wide ", "and ", "deep "]
 
 
 def ctx(broker: MemoryBroker, seed: int) -> ServiceContext:
     return ServiceContext(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
-
-
-class FakeJudge(FakeSpeculator):
-    """Scores words by whether they are the truth's, and writes the truth."""
-
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        return {**super().facts(), "judges": True}
-
-    async def _play(self, job: JobSubmitted, script: Script) -> None:
-        if job.judge is None:
-            await super()._play(job, script)
-            return
-        session, words = SessionId(f"s-{job.job}"), [word + " " for word in job.judge.text.split()]
-        at = len(job.resume)
-        self.emit(JobStarted(job=job.job, attempt=1, session=session, model=self.model, prompt_tokens=5))
-        gaps = [float(self.script.words[at + i : at + i + 1] != [word]) for i, word in enumerate(words)]
-        self.emit(
-            TokensAccepted(
-                job=job.job,
-                attempt=1,
-                session=session,
-                at=5 + at,
-                index=at,
-                tokens=list(range(at, at + len(words))),
-                text="".join(words),
-                lengths=[len(word) for word in words],
-                scores=[TokenScore(gap=gap, logprob=-gap, entropy=0.1) for gap in gaps],
-            )
-        )
-        end = TokenScore(gap=float(at + len(words) != len(self.script.words)), logprob=0.0, entropy=0.0)
-        self.emit(
-            JobFinished(
-                job=job.job,
-                attempt=1,
-                reason=FinishReason.STOP,
-                stats=JobStats(completion_tokens=at + len(words), passes=1, decode_ms=5.0),
-                session=session,
-                end_score=end if job.judge.ends else None,
-            )
-        )
 
 
 class Client(Service):
@@ -256,13 +215,18 @@ async def test_without_members_the_target_writes(rig: Rig) -> None:
     assert end.judged.verdict is AnswerVerdict.EXACT
 
 
-async def test_a_client_that_leaves_ends_the_jobs_of_members_and_judge(rig: Rig) -> None:
-    rig.members[0].script.hang_after = 2
+@pytest.mark.parametrize("phase", ["a member writes", "the judge scores", "the target writes"])
+async def test_a_client_that_leaves_ends_the_job_that_runs(rig: Rig, phase: str) -> None:
+    worker: FakeSpeculator = rig.members[0] if phase == "a member writes" else rig.judge
+    worker.script.hang_after = 2
+    if phase == "the target writes":
+        for member in rig.members:
+            member.script.fail_after = 0
     rig.client.ask_for()
-    await until(lambda: len(rig.members[0].jobs) == 1 and len(rig.judge.jobs) == 1)
+    await until(lambda: any(job.judge is None or job.judge.text for job in worker.jobs))
     assert rig.client.owner is not None
     rig.client._act(list(rig.client.owner.cancel("left", rig.client.clock.now())))
-    await until(lambda: JobId(rig.members[0].jobs[0].job) in rig.members[0].cancelled)
+    await until(lambda: worker.jobs[-1].job in worker.cancelled)
     await until(lambda: not rig.gate._requests and not len(rig.gate.parts))
 
 
@@ -347,9 +311,9 @@ async def test_a_target_that_still_loads_is_not_asked_in_words(rig: Rig) -> None
     await rig.gate._look()
     loaded = rig.gate._scores(ModelId("big"))
     loading = [
-        msgspec.structs.replace(lease, facts={"model": "big", "ready": False})
+        msgspec.structs.replace(lease, facts=SpeculatorFacts(model=ModelId("big"), ready=False))
         for lease in rig.gate._seen
-        if lease.facts.get("model") == "big"
+        if lease.model == "big"
     ]
     rig.gate._seen = loading
     assert loading

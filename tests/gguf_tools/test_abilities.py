@@ -27,7 +27,7 @@ def test_every_architecture_with_a_recipe_was_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(TRIED)]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough) for name in sorted(TRIED)]
 )
 def test_it_still_is_so(name: str) -> None:
     assert try_one(name) == TRIED[name]

@@ -9,9 +9,10 @@ import gguf
 import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.gguf_tools.header import FIELDS_MAX, ITEMS_MAX, NUMBERS_MAX, TENSORS_MAX, BrokenGguf, read_header
 from twd.wire.failures import FailureCode
 
@@ -75,7 +76,7 @@ def test_it_agrees_with_the_gguf_package(small: Path) -> None:
     assert set(ours.metadata) == {name for name in theirs.fields if not name.startswith("GGUF.")}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 @given(share=st.floats(0.0, 0.999))
 def test_no_cut_goes_unnoticed(small: Path, tmp_path: Path, share: float) -> None:
     whole = small.read_bytes()
@@ -86,7 +87,7 @@ def test_no_cut_goes_unnoticed(small: Path, tmp_path: Path, share: float) -> Non
     assert caught.value.code is FailureCode.MODEL_LOAD
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300)
 @given(data=st.data())
 def test_flipped_bytes_never_crash_the_reader(small: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())
@@ -99,7 +100,7 @@ def test_flipped_bytes_never_crash_the_reader(small: Path, tmp_path: Path, data:
         read_header(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100)
 @given(noise=st.binary(max_size=400), version=st.sampled_from([0, 1, 2, 3, 9]), counts=COUNTS)
 def test_noise_behind_the_magic_never_crashes_the_reader(
     tmp_path: Path, noise: bytes, version: int, counts: tuple[int, int]

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.engine.sliceable_models import write_sliceable
 from tests.engine.slices.recipes import recipe
 from tests.engine.tiny_transformer import LAYERS, VOCABULARY
+from tests.split_models import split
 from twd.gguf_tools import slice_table
 from twd.gguf_tools.header import GgufHeader, read_header
 from twd.gguf_tools.model_file import file_hash
@@ -114,8 +115,7 @@ def test_however_it_is_cut_every_weight_is_in_one_slice(cuts: set[int], alone: b
 
 def test_parts_of_a_model_are_cut_as_one(tmp_path: Path) -> None:
     whole = write_sliceable("qwen3", tmp_path)
-    first, second = (tmp_path / f"split-0000{number}-of-00002.gguf" for number in (1, 2))
-    split(whole, first, second)
+    first, second = split(whole, tmp_path / "split", 2)
     cut(first, 2, 7, tmp_path)
     assert (
         weights(tmp_path / "slice.gguf").keys()
@@ -125,23 +125,6 @@ def test_parts_of_a_model_are_cut_as_one(tmp_path: Path) -> None:
         assert np.array_equal(values, weights(tmp_path / "x.gguf")[name])
     with pytest.raises(TwdError, match="name the first one"):
         plan_slice(second, 0, 2, head=False)
-
-
-def split(whole: Path, first: Path, second: Path) -> None:
-    """The first part has every field and half the tensors, the second the rest."""
-    reader = gguf.GGUFReader(whole)
-    half = len(reader.tensors) // 2
-    for path, tensors in ((first, reader.tensors[:half]), (second, reader.tensors[half:])):
-        writer = gguf.GGUFWriter(path, "qwen3")
-        for key, field in reader.fields.items():
-            if path == first and not key.startswith("GGUF.") and key != "general.architecture":
-                writer.add_key_value(key, field.contents(), field.types[0])
-        for tensor in tensors:
-            writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
 
 
 @pytest.mark.parametrize(

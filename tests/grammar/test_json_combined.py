@@ -9,10 +9,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.grammar.made import random_text, schema, takes
+from tests.properties import examples
 from twd.structured_output.compiled import CompiledGrammar
 from twd.wire.failures import TwdError
 
@@ -192,7 +193,7 @@ def made(document: Any) -> CompiledGrammar | None:
 
 
 @given(document=DOCUMENTS, seed=st.integers(0, 99))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_the_language_is_what_the_schema_means(document: dict[str, Any], seed: int) -> None:
     validator = jsonschema.Draft202012Validator(document)
     grammar = made(document)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.metrics.told import DRAFTER, STATS, WHOLE_JOB, accepted, failed, finished, proposed, started
@@ -207,7 +207,6 @@ SCRIPT = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(SCRIPT)
 def test_whatever_comes_a_job_ends_at_most_once(script: list[tuple[str, str, int]]) -> None:
     counting = EventCounter(["m"])

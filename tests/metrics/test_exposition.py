@@ -1,7 +1,5 @@
 """The text that Prometheus reads, and the gauges in it."""
 
-from typing import Any
-
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -11,29 +9,31 @@ from twd.metrics.counting import EventCounter
 from twd.metrics.exposition import Exposition
 from twd.metrics.families import FAMILIES, MetricKind
 from twd.metrics.gauges import in_progress, refresh
-from twd.wire.base import InstanceId
+from twd.wire.base import InstanceId, ModelId
 from twd.wire.draft import DrafterPace
+from twd.wire.leases.base import StreamedExperts
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import StageFacts
+from twd.wire.model import CostPoint
 from twd.wire.service import Health
 
 PACE = DrafterPace(
     drafter=InstanceId("drafter.box.1"), model="tiny", token_ms=5.0, lead_ms=1.0, agreement=0.75, compared=64
 )
-SPECULATOR: dict[str, Any] = {
-    "model": "m",
-    "ready": True,
-    "exact": True,
-    "sessions": 2,
-    "parallel": 4,
-    "waiting": 3,
-    "kv_tokens": 100,
-    "kv_tokens_max": 8192,
-    "moe_asked": 8,
-    "moe_hits": 6,
-    "moe_read_bytes": 1024,
-    "moe_waited_s": 0.5,
-    "cost_ms": ["1:12.5", "8:30.0", "nonsense"],
-    "drafters": [msgspec.json.encode(PACE).decode(), "{"],
-}
+EXPERTS = StreamedExperts(asked=8, hits=6, read_bytes=1024, waited_s=0.5)
+SPECULATOR = SpeculatorFacts(
+    model=ModelId("m"),
+    file="m.gguf",
+    exact=True,
+    sessions=2,
+    parallel=4,
+    waiting=3,
+    kv_tokens=100,
+    kv_tokens_max=8192,
+    experts=EXPERTS,
+    cost=[CostPoint(width=1, ms=12.5), CostPoint(width=8, ms=30.0)],
+    drafters=[PACE],
+)
 
 
 def samples(counting: EventCounter) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -83,11 +83,11 @@ def test_every_metric_is_named_before_anything_happens() -> None:
 def test_gauges_are_the_latest_word_of_the_leases() -> None:
     counting = EventCounter()
     leases = [
-        lease("speculator", **SPECULATOR),
-        lease("speculator", node="other", **{**SPECULATOR, "exact": False}),
-        lease("speculator", Health.STARTING, model="loading", ready=False),
-        lease("edge", Health.DEGRADED),
-        lease("stage", model="m", moe_asked=100, moe_hits=50, moe_read_bytes=0, moe_waited_s=0.0),
+        lease("speculator", SPECULATOR),
+        lease("speculator", msgspec.structs.replace(SPECULATOR, exact=False), node="other"),
+        lease("speculator", SpeculatorFacts(model=ModelId("loading"), ready=False), Health.STARTING),
+        lease("edge", health=Health.DEGRADED),
+        lease("stage", StageFacts(model=ModelId("m"), experts=StreamedExperts(asked=100, hits=50))),
     ]
     refresh(counting, leases, "1.2.3")
     told = samples(counting)
@@ -107,6 +107,7 @@ def test_gauges_are_the_latest_word_of_the_leases() -> None:
     assert told[key("twd_leases", service="edge", state="degraded")] == 1
     assert told[key("twd_build_info", version="1.2.3")] == 1
     refresh(counting, [], "1.2.3")
+    assert key("twd_sessions", model="loading") not in told
     assert key("twd_sessions", model="m") not in samples(counting)
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.metrics.told import finished
+from tests.properties import examples
 from twd.metrics.job_log import FILE_NAME, JobLog
 from twd.wire.codec import encode
 
@@ -90,7 +91,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         JobLog(tmp_path / "history", 5).load()
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(st.binary(max_size=400))
 def test_any_file_can_be_loaded(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("history")

@@ -30,6 +30,7 @@ from twd.wire.job import (
     JobSubmitted,
     Prompt,
 )
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.model import VocabFingerprint
 from twd.wire.routes import subject_of
 from twd.wire.service import Health
@@ -111,7 +112,7 @@ async def test_nonsense_is_counted_and_told(tmp_path: Path) -> None:
     broker = MemoryBroker()
     metrics = await start(broker, tmp_path)
     broker.connect("other").publish("twd.v1.job.started.speculator.n.x.m.j", b"{")
-    await until(lambda: metrics.facts()["unread"] == 1, "nonsense is heard")
+    await until(lambda: metrics.facts().unread == 1, "nonsense is heard")
     await until(lambda: metrics.counting.figures.value(REJECTED, "job.started") == 1, "it is told as well")
     await metrics.stop()
 
@@ -180,7 +181,7 @@ async def test_a_disk_that_takes_nothing_ends_no_service(tmp_path: Path) -> None
 async def test_all_figures_on_request(tmp_path: Path) -> None:
     broker = MemoryBroker()
     registry = await broker.connect("box").leases(LEASE_BUCKET, LEASE_TTL_S)
-    worker = lease("speculator", model="m", sessions=2, ready=True)
+    worker = lease("speculator", SpeculatorFacts(model=ModelId("m"), file="m.gguf", sessions=2))
     await registry.put(worker.instance, msgspec.json.encode(worker))
     await registry.put("strange", b"{")
     metrics = await start(broker, tmp_path)

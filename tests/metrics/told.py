@@ -4,8 +4,10 @@ from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import DrafterShare, FinishReason, JobFailed, JobFinished, JobStarted, JobStats, TokensAccepted
+from twd.wire.leases.base import LeaseFacts
 from twd.wire.service import Health, ServiceLease
 
+NOTHING = LeaseFacts()
 DRAFTER = "drafter.box.a1b2c3"
 STATS = JobStats(
     prompt_tokens=10,
@@ -49,10 +51,10 @@ def proposed(count: int) -> DraftProposed:
     return DraftProposed(session=SessionId("s"), drafter=InstanceId(DRAFTER), at=0, prefix=0, tokens=list(range(count)))
 
 
-def lease(service: str, health: Health = Health.OK, node: str = "box", **facts: object) -> ServiceLease:
+def lease(service: str, facts: LeaseFacts = NOTHING, health: Health = Health.OK, node: str = "box") -> ServiceLease:
     return ServiceLease(
         service=service, instance=InstanceId(f"{service}.{node}.x"), node=NodeId(node), pid=1, version="1",
-        started_ms=1, renewed_ms=1, health=health, facts=facts,  # type: ignore[arg-type]
+        started_ms=1, renewed_ms=1, health=health, facts=facts,
     )  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.moe.mixtures import EXPERTS, write_random
+from tests.properties import examples
 from twd.gguf_tools.header import read_header
 from twd.moe import new_file as writing
 from twd.moe.convert import convert
@@ -78,7 +79,7 @@ def test_a_scale_for_each_expert_comes_back_as_it_was(tmp_path: Path) -> None:
     assert convert(single, tmp_path / "back.gguf", "fuse").path.read_bytes() == fused.read_bytes()
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     experts=st.integers(2, 9),
     layers=st.integers(1, 3),

@@ -5,31 +5,40 @@ import socket
 import subprocess
 import sys
 
-from tests.waiting import wait_until
 from twd.net.ports import free_port, listening_below, listens_on
 
-LISTENS = "import socket, time; held = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+WAITS = "import sys; print('here', flush=True); sys.stdin.read()"
+LISTENS = """
+import socket, sys
+held = socket.create_server(("127.0.0.1", 0))
+print(held.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
 
 
-def test_a_free_port_can_be_had() -> None:
+def started(script: str) -> tuple["subprocess.Popen[str]", str]:
+    """A program that runs until its input ends, and the line that it says when it is as far."""
+    argv = [sys.executable, "-S", "-c", script]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_a_free_port_can_be_had_and_one_that_is_taken_is_not_given() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as held:
-        assert held.getsockname()[1] > 0
+        assert free_port() != held.getsockname()[1]
 
 
 def test_only_those_that_take_connections_are_found() -> None:
-    port = free_port()
-    scripts = ("import time; time.sleep(60)", LISTENS.format(port=port))
-    waiting, listening = started = [subprocess.Popen([sys.executable, "-S", "-c", script]) for script in scripts]
-    try:
-        wait_until(lambda: listening.pid in listening_below([os.getpid()]), "it listens")
-        assert waiting.pid not in listening_below([os.getpid()])
+    waiting, _ = started(WAITS)
+    listening, told = started(LISTENS)
+    port = int(told)
+    with waiting, listening:
+        found = listening_below([os.getpid()])
+        assert (listening.pid in found, waiting.pid in found) == (True, False)
         assert (listens_on(listening.pid, port), listens_on(waiting.pid, port)) == (True, False)
         assert not listens_on(listening.pid, port + 1)
         listening.kill()
         listening.wait()
         assert not listens_on(listening.pid, port)
         assert listening.pid not in listening_below([os.getpid()])
-    finally:
-        for one in started:
-            one.kill()
-            one.wait()

@@ -37,6 +37,7 @@ def wheel_of(folder: Path) -> Path:
     return next(folder.glob("twd-*.whl"))
 
 
+@pytest.mark.thorough
 def test_two_builds_are_the_same_bytes(built: Path, tmp_path: Path) -> None:
     again = build(tmp_path, 0o077)
     assert again == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in built.iterdir()}
@@ -59,6 +60,7 @@ def test_the_source_package_can_build_everything(built: Path) -> None:
     assert {"contrib/llama/kernels.cmake", "contrib/set_up.py", "requirements/build.txt", "Makefile"} <= names
 
 
+@pytest.mark.thorough
 def test_a_clean_environment_without_network_gives_a_working_program(built: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False, symlinks=True)

@@ -9,11 +9,16 @@ from twd.pools.state import forecast
 from twd.pools.view import REFUSALS_KEPT, SPAN_S, PoolsView
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.job import TokensAccepted
+from twd.wire.leases.base import LeaseFacts
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import StageFacts
+from twd.wire.model import CostPoint
 from twd.wire.node import NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice
-from twd.wire.ring import READY_FACT, FrameFault, FrameRefused, HopFacts, RingMeasured, StageReady
+from twd.wire.ring import FrameFault, FrameRefused, HopFacts, RingMeasured, StageReady
 from twd.wire.service import ServiceLease
 
+NOTHING = LeaseFacts()
 HOME = InstanceId("speculator.desk.x")
 CUTS = ((0, 15, False), (15, 30, True))
 
@@ -22,10 +27,10 @@ def entry(key: str, value: object) -> LeaseEntry:
     return LeaseEntry(key, msgspec.json.encode(value), 1, 0.5)
 
 
-def lease(service: str, instance: str, node: str, **facts: object) -> LeaseEntry:
+def lease(service: str, instance: str, node: str, facts: LeaseFacts = NOTHING) -> LeaseEntry:
     told = ServiceLease(
         service=service, instance=InstanceId(instance), node=NodeId(node), pid=1, version="1", started_ms=1,
-        renewed_ms=1, facts=facts,  # type: ignore[arg-type]
+        renewed_ms=1, facts=facts,
     )  # fmt: skip
     return entry(instance, told)
 
@@ -41,8 +46,8 @@ def stage(number: int, home: str = HOME) -> LeaseEntry:
         stage=name(number), node=node, model=ModelId("m"), file_hash="h", first=first, end=end, layers=30, head=head,
         host="127.0.0.1", port=1,
     )  # fmt: skip
-    facts = {READY_FACT: msgspec.json.encode(ready).decode(), "home": home, "sessions": 2}
-    return lease("stage", name(number), node, model="m", **facts)
+    facts = StageFacts(model=ModelId("m"), slice=ready, home=InstanceId(home), sessions=2)
+    return lease("stage", name(number), node, facts)
 
 
 def placement(**fields: Any) -> LeaseEntry:
@@ -55,9 +60,9 @@ def placement(**fields: Any) -> LeaseEntry:
     return entry("coordinator.placement.6d", decided)
 
 
-def speculator(**facts: object) -> LeaseEntry:
-    usual = {"model": "m", "engine": "ring", "ready": True, "exact": True, "sessions": 2, "trip_ms": 21.0}
-    return lease("speculator", HOME, "desk", **(usual | facts))
+def speculator(**facts: Any) -> LeaseEntry:
+    usual = SpeculatorFacts(model=ModelId("m"), engine="ring", exact=True, sessions=2, trip_ms=21.0)
+    return lease("speculator", HOME, "desk", msgspec.structs.replace(usual, **facts))
 
 
 def measured(number: int, sent: int = 0, **figures: Any) -> RingMeasured:
@@ -200,9 +205,10 @@ def test_rpc_workers_show_what_their_links_carry() -> None:
     ]
     worker = ProcessFacts(process="w", kind=ProcessKind.RPC, state="ready")
     node = NodeFacts(node=NodeId("n1"), instance=InstanceId("agent.n1.x"), machine="n1", pid=1, processes=[worker])
-    links = ["n1 20.5 ms, 2400 bytes there and 196608 back a token", "nonsense"]
+    links = [HopFacts(to="n1", rtt_ms=20.5, sent_bytes=4801, received_bytes=2 * 196_608), HopFacts(to="gone")]
     pools = PoolsView()
-    told = {"engine": "rpc", "links": links, "cost_ms": ["1:25.500", "2:26.0"], "trip_ms": 0}
+    cost = [CostPoint(width=1, ms=25.5), CostPoint(width=2, ms=26.0)]
+    told = {"engine": "rpc", "links": links, "tokens": 2, "cost": cost, "trip_ms": 0.0}
     pools.look([placement(engine="rpc", slices=slices), speculator(**told), entry("agent.n1.claim", node)])
     (pool,) = pools.states(0.0)
     assert [(stage.node, stage.state, stage.rtt_ms) for stage in pool.stages] == [
@@ -215,7 +221,7 @@ def test_rpc_workers_show_what_their_links_carry() -> None:
 
 def test_what_is_no_pool_is_left_out() -> None:
     pools = PoolsView()
-    alone = lease("speculator", "speculator.a.desk.x", "desk", model="a", ready=True)
+    alone = lease("speculator", "speculator.a.desk.x", "desk", SpeculatorFacts(model=ModelId("a")))
     pools.look([alone, LeaseEntry("odd", b'{"service": "\xff"}', 1, 0.0), lease("edge", "edge.x", "desk")])
     assert pools.states(0.0) == []
     pools.hear(accepted(3), 0.0)

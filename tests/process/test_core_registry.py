@@ -9,6 +9,7 @@ import pytest
 
 from twd.process.core_plan import EngineRole
 from twd.process.core_registry import CoreRegistry, OwnCores, engines_of, this_engine
+from twd.wire.leases.base import CoreFacts
 
 ENTERS = """
 import sys
@@ -30,13 +31,13 @@ def test_two_engines_know_each_other(tmp_path: Path) -> None:
     assert share is not None
     assert (share.beside, share.yields, share.threads) == (("stage big",), True, 1)
     assert drafter.look() is None, "nothing changed"
-    assert drafter.facts() == {"threads": 1, "cores_with": ["stage big"], "yields": True}
+    assert drafter.facts() == CoreFacts(threads=1, beside=["stage big"], yields=True)
     stage.leave()
     share = drafter.look()
     assert share is not None
     assert not share.yields
     drafter.leave()
-    assert not drafter.facts()
+    assert drafter.facts() is None
     assert not list(tmp_path.iterdir())
 
 

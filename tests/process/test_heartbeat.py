@@ -9,7 +9,7 @@ import pytest
 from tests.waiting import until
 from twd.process import heartbeat
 from twd.process.heartbeat import VARIABLE, Beats, Heartbeat, beating
-from twd.process.hung_log import KEPT, HungLog
+from twd.process.hung_log import KEPT, HungLog, hung_words
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -43,28 +43,29 @@ def test_a_counter_that_cannot_be_opened_is_no_error(caplog: pytest.LogCaptureFi
 async def test_it_beats_while_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_S", 0.001)
     beats = Beats()
+    before = asyncio.all_tasks()
     async with beating(Heartbeat.inherited({VARIABLE: beats.path})):
         await until(lambda: beats.read() > 3, "it beats")
-    last = beats.read()
-    await asyncio.sleep(0.01)
-    assert beats.read() == last
+        assert asyncio.all_tasks() > before
+    assert asyncio.all_tasks() == before, "nothing is left that could beat"
     beats.close()
+
+
+async def test_without_a_counter_nothing_beats() -> None:
+    before = asyncio.all_tasks()
     async with beating(None):
-        pass
+        assert asyncio.all_tasks() == before
 
 
 def test_what_was_hung_is_remembered_for_those_who_ask() -> None:
     log = HungLog()
     log.note("edge", "", 0)
-    assert log.facts() == {}
+    assert log.known == []
     log.note("edge", "it was stopped", 0)
     log.note("edge", "it was stopped", 1000)
-    told = log.facts()["hung"]
-    assert isinstance(told, list)
-    assert told[0].startswith("edge: it was stopped (2 times, the last one at ")
+    (told,) = log.known
+    assert hung_words(told).startswith("edge: it was stopped (2 times, the last one at ")
     for number in range(20):
         log.note(f"p{number}", "it was stopped", 0)
-    lines = log.facts()["hung"]
-    assert isinstance(lines, list)
-    assert len(lines) == KEPT
-    assert lines[-1].startswith("p19: ")
+    assert len(log.known) == KEPT
+    assert log.known[-1].process == "p19"

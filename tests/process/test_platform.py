@@ -148,7 +148,8 @@ def test_a_process_is_told_by_when_it_was_born() -> None:
 
 def test_signals_to_the_dead_are_no_error() -> None:
     gone = subprocess.Popen(["true"])
-    gone.wait(10)
+    assert gone.wait(10) == 0
+    assert not alive(gone.pid)
     platform.ask_to_stop(gone.pid)
     platform.kill_group(gone.pid)
 

@@ -15,11 +15,12 @@ from twd.process.process_table import (
     shown_stage,
     stage_of,
 )
-from twd.wire.base import InstanceId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.leases.base import WorkerFacts
 from twd.wire.service import Health, ServiceLease
 
 
-def lease(pid: int, health: Health = Health.OK, note: str = "", **facts: str | int | float | bool) -> ServiceLease:
+def lease(pid: int, health: Health = Health.OK, note: str = "", ready: bool = True, model: str = "") -> ServiceLease:
     return ServiceLease(
         service="edge",
         instance=InstanceId(f"edge.desk.{pid}"),
@@ -30,7 +31,7 @@ def lease(pid: int, health: Health = Health.OK, note: str = "", **facts: str | i
         renewed_ms=0,
         health=health,
         note=note,
-        facts=dict(facts),
+        facts=WorkerFacts(ready=ready, model=ModelId(model)),
     )
 
 
@@ -199,3 +200,12 @@ def test_people_read_that_a_drafter_is_missing_and_that_a_model_failed() -> None
     away = lease(1, **AWAY)  # type: ignore[arg-type]
     assert shown_stage(away) is StartPhase.FAILED
     assert shown_stage(msgspec.structs.replace(away, service="drafter")) is StartPhase.MISSING
+
+
+def test_a_row_tells_another_process_which_model_it_has() -> None:
+    table = board("speculator.m")
+    table.see([lease(1, model="m")], 2000)
+    row = table.rows["speculator.m"]
+    assert msgspec.json.decode(msgspec.json.encode(row), type=ProcessRow).model == "m"
+    table.started("speculator.m", 2)
+    assert row.model == ""

@@ -37,6 +37,7 @@ SERVICE = "wants a service manager; tests/cli/service has a played one, and the 
 VERSIONS = "wants several versions; tests/setup/versions has them, with real processes"
 NOT_RUN = {
     "twd upgrade --from WHEELS": VERSIONS,
+    "twd upgrade --all --from WHEELS": "wants three machines with versions; tests/cli/upgrade has them",
     "twd rollback": VERSIONS,
     "twd service install": SERVICE,
     "twd service status": SERVICE,
@@ -141,9 +142,10 @@ def test_a_drafter_on_another_machine(machines: tuple[Machine, Machine]) -> None
     wait_until(far_drafts_were_checked, "drafts of the second machine are checked", 120)
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ring", pytest.param("rpc", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("engine", ["ring", "rpc"])
 def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str) -> None:
     first, second = machines
     first.run(POOL, TWD_POOL_ENGINE=engine, **SPLIT)
@@ -153,6 +155,7 @@ def test_a_model_on_two_machines(machines: tuple[Machine, Machine], engine: str)
     wait_until(lambda: both_make_text(first), "a text comes from layers on both machines", 240)
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_machine_without_a_copy_fetches_its_layers(machines: tuple[Machine, Machine]) -> None:

@@ -12,8 +12,14 @@ from tests.readme.printed import README, block_commands
 from tests.waiting import wait_until
 
 PAGE = README.parent / "docs" / "two-machines.md"
-BY_SSH = ["twd deploy --dry-run HOST", "twd deploy HOST"]
-"""Run by tests/cli/deploy."""
+BY_SSH = [
+    "twd deploy --dry-run HOST",
+    "twd deploy HOST",
+    "twd upgrade --all --from WHEELS --check",
+    "twd upgrade --all --from WHEELS",
+    "twd upgrade rig attic",
+]
+"""Run by tests/cli/deploy and tests/cli/upgrade."""
 COMMANDS = [
     "TWD_BUS_HOST=0.0.0.0 twd up -d",
     "twd token add > join.txt",

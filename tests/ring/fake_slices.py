@@ -7,6 +7,7 @@ import numpy as np
 
 from twd.decoding.window import Report, Sampler
 from twd.engine.context import BatchTokens, Logits
+from twd.engine.heads.seat import HeadSeat
 from twd.engine.slices.abort import AbortFlag
 from twd.engine.slices.report import CheckedText
 from twd.engine.slices.undo import UNLIMITED
@@ -53,6 +54,7 @@ class FakeSlice:
     ) -> None:
         self.n_embd, self.n_slots, self.ctx_size, self.window_max = N_EMBD, slots, ctx_size, window_max
         self.rows_min, self.can_pad, self.undoable = 1, True, UNLIMITED
+        self.guesser: HeadSeat | None = None
         self.first, self.end, self.head = first, end, head
         self.vocab_size = VOCABULARY if first == 0 or head else 0
         self.end_tokens = frozenset({END_TOKEN}) if head else frozenset[int]()

@@ -47,6 +47,7 @@ def described(ring: Ring) -> list[StageReady]:
             port=one.port,
             certificate=one.server.identity.certificate,
             n_embd=one.server.engine.n_embd,
+            guess_ms=one.server.engine.guesser.step_ms if one.server.engine.guesser is not None else 0.0,
             cost=[CostPoint(width=1, ms=1.0), CostPoint(width=32, ms=8.0)],
         )
         for one in ring.stages
@@ -163,6 +164,7 @@ def desk(
         prefill_rows=target.window_max,
         in_flight=in_flight,
         ngram=ngram,
+        head_ms=described(ring)[-1].guess_ms,
     )
     made = Desk(SpeculatorCore(identity, limits, pipe.trip_ms, pipe=pipe), target, guess, end_tokens)
     made.runner.start()

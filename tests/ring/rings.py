@@ -207,8 +207,9 @@ def native_ring(
 ) -> Iterator[Ring]:
     """A ring over a real model, cut where `cuts` say (0 first, the number of layers last); slices stay in `folder`."""
     stages = []
-    for first, end in itertools.pairwise(cuts):
-        plan = StagePlan(source, first, end, cuts[-1], end == cuts[-1], ctx_size, parallel, threads=threads)
+    for number, (first, end) in enumerate(itertools.pairwise(cuts), 2):
+        head = number == len(cuts)
+        plan = StagePlan(source, first, end, cuts[-1], head, ctx_size, parallel, threads=threads, own_head=True)
         loaded = load_slice(SlicePlan(ModelId("native"), source, plan, folder), lambda share, stage: None)
         stages.append(start_stage(loaded.held, loaded.engine, rules))
     with _running(Ring(stages, rules)) as ring:

@@ -72,6 +72,32 @@ def say_on(hand: Hand, said: list[int], count: int, *, epoch: int, slot: int = 0
     return said
 
 
+def test_given_tokens_all_stand_and_the_text_goes_on_behind_them(hand: Hand) -> None:
+    truth = fake_text(PROMPT, 4)
+    hand.send(Open(0, spec()))
+    one(hand, WindowItem(0, 1, 0, PROMPT, len(PROMPT)))
+    given = [*truth[:3], (truth[3] + 1) % VOCABULARY]
+    read = one(hand, WindowItem(0, 1, len(PROMPT), given, scores=True, goes_on=True))
+    following = fake_text([*PROMPT, *given], 2)
+    assert (read.tokens, read.standing) == ([*given[1:], following[0]], 4)
+    assert [fit.gap > 0.0 for fit in read.scores] == [False, False, True]
+    further = one(hand, WindowItem(0, 1, len(PROMPT) + 4, following[:1]))
+    assert further.tokens == following[1:]
+
+
+def test_drafts_behind_given_tokens_are_verified(hand: Hand) -> None:
+    truth = fake_text(PROMPT, 9)
+    hand.send(Open(0, spec()))
+    one(hand, WindowItem(0, 1, 0, PROMPT, len(PROMPT)))
+    wrong = (truth[6] + 1) % VOCABULARY
+    tokens = [*truth[:6], wrong, truth[7]]
+    read = one(hand, WindowItem(0, 1, len(PROMPT), tokens, scores=True, goes_on=True, drafts=4))
+    assert (read.tokens, read.standing, len(read.scores)) == (truth[1:7], 6, 3)
+    assert one(hand, WindowItem(0, 2, len(PROMPT) + 6, [truth[6]])).tokens == [truth[7]]
+    refused = one(hand, WindowItem(0, 3, len(PROMPT) + 6, [truth[6]], scores=True, goes_on=True, drafts=1))
+    assert refused.failure is not None
+
+
 def test_windows_in_flight_go_on_or_are_dropped(hand: Hand) -> None:
     truth = fake_text(PROMPT, 40)
     text = [*PROMPT, *truth]

@@ -176,7 +176,7 @@ def test_a_pass_that_is_stopped_because_its_stage_leaves_has_not_failed(
 
     def close_late(link: RingLink, reason: TwdError | None = None) -> None:
         if reason is not None and "leaves" in str(reason):
-            wait_until(lambda: membership._in_hand == 0, "the pass has left the stage")
+            wait_until(lambda: not membership._in_hand, "the pass has left the stage")
         close(link, reason)
 
     monkeypatch.setattr(RingLink, "close", close_late)

@@ -3,7 +3,7 @@
 import ast
 import sys
 
-from tests.rules.source import imports, modules, room_of
+from tests.rules.source import imports, modules, nodes, room_of
 
 LAYERS = (
     ("lean_import", "private_file", "wire"),
@@ -110,7 +110,7 @@ def test_tasks_are_made_in_one_place() -> None:
         f"{path}:{node.lineno}"
         for path, tree in modules().items()
         if not path.startswith(allowed)
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("create_task", "ensure_future")
     ]
     assert not wrong, "\n".join(wrong)

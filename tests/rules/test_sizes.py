@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.rules.source import ROOT, modules
+from tests.rules.source import ROOT, modules, nodes
 
 FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
@@ -18,7 +18,7 @@ def test_functions_are_short() -> None:
     long = [
         f"{path}:{node.lineno} {node.name} has {node.end_lineno - node.lineno + 1} lines"
         for path, tree in modules().items()
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno is not None
         and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
@@ -30,7 +30,7 @@ def test_modules_and_wire_types_say_what_they_are() -> None:
     silent = [path for path, tree in modules().items() if not ast.get_docstring(tree) and tree.body]
     for path, tree in modules().items():
         if path.startswith("twd/wire/"):
-            classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+            classes = [node for node in nodes(tree) if isinstance(node, ast.ClassDef)]
             silent += [
                 f"{path}: {node.name}" for node in classes if not ast.get_docstring(node) and node.name[0] != "_"
             ]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as shape
 
+from tests.properties import examples
 from twd.settings.check import Checker
 from twd.settings.errors import SettingPlace
 from twd.settings.load import Loaded, load_settings
@@ -197,7 +198,7 @@ def test_odd_line_ends_come_back_as_they_were(home: str) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_what_is_dumped_loads_as_the_same(data: st.DataObject) -> None:
     try:
         before = built(data.draw(values(KIND)))

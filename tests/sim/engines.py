@@ -31,6 +31,7 @@ from twd.speculator.core.session import PreparedRequest
 from twd.speculator.runner import Runner
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import DeviceKind, SessionOpened
 from twd.wire.embedding import EmbeddingRequested
@@ -251,7 +252,7 @@ class RealSpeculator(SpeculatorService):
 
     def __init__(self, ctx: ServiceContext) -> None:
         trees = ctx.ids.seed() % 2 == 0
-        super().__init__(ctx, MODEL, lambda progress: PlayedModel(trees=trees))
+        super().__init__(ctx, MODEL, ReadySource(lambda progress: PlayedModel(trees=trees)))
 
 
 class RealDrafter(DrafterService):

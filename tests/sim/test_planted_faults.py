@@ -219,5 +219,5 @@ def test_an_owner_that_is_not_told_of_exits_is_still_served() -> None:
         def on_service_exited(self, event: ServiceExited) -> Effects:
             return None
 
-    for seed in range(40):
+    for seed in range(20):
         assert World(draw_plan(seed), {**DOUBLES, "edge": DeafEdge}).play() == []

@@ -12,6 +12,7 @@ from twd.decoding.cost import CostCurve
 from twd.kit.jobs.owner import Finish, OwnerPolicy
 from twd.kit.service import ServiceContext
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.wire.draft import DeviceKind
 from twd.wire.job import TokensAccepted
 from twd.wire.model import CostPoint
@@ -41,7 +42,7 @@ class ThinkingModel(PlayedModel):
 def world_with(model: type[PlayedModel]) -> World:
     class Serving(SpeculatorService):
         def __init__(self, ctx: ServiceContext) -> None:
-            super().__init__(ctx, MODEL, lambda progress: model())
+            super().__init__(ctx, MODEL, ReadySource(lambda progress: model()))
 
     return World(PLAN, {**REAL, "speculator": Serving})
 

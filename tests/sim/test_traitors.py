@@ -18,6 +18,7 @@ from twd.wire.job import JobFinished, JobSubmitted, TokensAccepted
 from twd.wire.names import origin_of
 
 SEEDS = range(4)
+SOME = [range(2), pytest.param(range(2, 4), marks=pytest.mark.thorough)]
 WORKERS = ("speculator", "relay", "drafter")
 PROMPTS = (JobSubmitted, SessionOpened, EmbeddingRequested)
 TEXTS = (TokensAccepted, JobFinished, DraftProposed)
@@ -48,16 +49,20 @@ def check(world: BetrayedWorld) -> None:
     assert not prompts, f"{world.role} heard {prompts[0].subject}"
 
 
+@pytest.mark.parametrize("seeds", SOME, ids=str)
 @pytest.mark.parametrize("services", [DOUBLES, REAL], ids=["doubles", "real"])
 @pytest.mark.parametrize("role", [role.name for role in ROLES])
-def test_a_hostile_role_changes_no_text_loses_no_job_and_sees_no_prompt(role: str, services: object) -> None:
-    for seed in SEEDS:
+def test_a_hostile_role_changes_no_text_loses_no_job_and_sees_no_prompt(
+    role: str, services: object, seeds: range
+) -> None:
+    for seed in seeds:
         check(play(seed, role, MODEL, services))
 
 
+@pytest.mark.parametrize("seeds", SOME, ids=str)
 @pytest.mark.parametrize("role", WORKERS)
-def test_a_hostile_worker_of_another_model_has_no_part_in_this_ones_jobs(role: str) -> None:
-    for seed in SEEDS:
+def test_a_hostile_worker_of_another_model_has_no_part_in_this_ones_jobs(role: str, seeds: range) -> None:
+    for seed in seeds:
         world = play(seed, role, "another", REAL)
         check(world)
         texts = [one for one in world.traitor.heard if isinstance(decode(one.data), TEXTS)]

@@ -20,6 +20,7 @@ from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.core.limits import SpeculatorLimits, needs_drafters
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.native import limits_of
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind, DrafterAttached, SessionOpened
 from twd.wire.model import CostPoint, VocabFingerprint
@@ -49,7 +50,7 @@ def attached(
     core = make_core(FakeTarget(), device=target)
     bus = MemoryBroker().connect("n")
     speculator = SpeculatorService(
-        ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), _no
+        ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids()), ModelId("m"), ReadySource(_no)
     )
     stand_in: Any = speculator
     facts = SimpleNamespace(vocab=core.identity.vocab, size_bytes=0)

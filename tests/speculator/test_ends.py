@@ -19,6 +19,7 @@ from twd.speculator.core.session import PreparedRequest
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets import embeddings
 from twd.speculator.targets.embeddings import Embedding
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import Event, JobId, NodeId, SessionId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt
@@ -51,7 +52,7 @@ class Gated(PlayedModel):
 
 def speculator_of(model: PlayedModel) -> SpeculatorService:
     ctx = ServiceContext(MemoryBroker().connect("n"), NodeId("n"), SystemClock(), Ids())
-    return SpeculatorService(ctx, MODEL, lambda progress: model)
+    return SpeculatorService(ctx, MODEL, ReadySource(lambda progress: model))
 
 
 def long_prompt(speculator: SpeculatorService) -> None:

@@ -19,16 +19,18 @@ from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.net.ports import free_port
 from twd.settings.model import PoolConfig, Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.loaded import Load
-from twd.speculator.targets.pool import PooledSpeculator, hung_up
+from twd.speculator.targets.pool import PoolSource, hung_up
 from twd.speculator.targets.pool_core import PoolAssembly, RingMember, assemble, rpc_plan
 from twd.speculator.targets.pool_rpc import WorkerRoutes, reach_all
 from twd.speculator.targets.pool_view import PoolView
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.codec import encode
 from twd.wire.failures import TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import GUEST_KEYS, NodeFacts, ProcessFacts, ProcessKind
-from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key, read_guests
+from twd.wire.placement import GuestUse, PlacementDecided, Slice, placement_key
 from twd.wire.service import read_lease
 
 BOX = NodeId("box")
@@ -76,7 +78,8 @@ class House:
     def __init__(self) -> None:
         self.broker = MemoryBroker()
         ctx = ServiceContext(self.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(1)))
-        self.speculator = PooledSpeculator(ctx, ModelId("m"), SETTINGS, self.assembled, lambda code: None)
+        self.source = PoolSource(SETTINGS, "m", self.assembled, lambda code: None)
+        self.speculator = SpeculatorService(ctx, ModelId("m"), self.source)
         self.ways = WorkerRoutes(SETTINGS, "m", self.never)
 
     async def assembled(self, assembly: PoolAssembly) -> Load:
@@ -89,7 +92,8 @@ class House:
         leases = await self.broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
         entry = await leases.get(self.speculator.instance)
         lease = read_lease(entry.value, entry.key) if entry else None
-        return read_guests(lease.facts) if lease else []
+        told = lease.told(SpeculatorFacts) if lease else None
+        return told.guests if told else []
 
 
 @pytest.fixture
@@ -109,7 +113,7 @@ async def test_what_is_held_is_told_before_anybody_goes_there(house: House) -> N
             await super()._serve(reader, writer)
 
     async with Watched() as guest:
-        (endpoint,) = await reach_all(house.ways, members(worker(guest.port)), house.speculator)
+        (endpoint,) = await reach_all(house.ways, members(worker(guest.port)), house.source)
     use = GuestUse(node=BOX, process=f"rpc.guest.{guest.port}")
     assert endpoint == f"127.0.0.1:{guest.port}"
     assert before == [[use]]
@@ -120,7 +124,7 @@ async def test_one_that_is_gone_is_told_with_the_reason_and_the_others_are_let_g
     gone = worker(free_port())
     async with FakeGuest() as guest:
         with pytest.raises(TwdError, match="is the worker running"):
-            await reach_all(house.ways, members(worker(guest.port), gone), house.speculator)
+            await reach_all(house.ways, members(worker(guest.port), gone), house.source)
     (use,) = await house.told()
     assert use.process == gone.process
     assert "is the worker running" in use.problem
@@ -136,7 +140,7 @@ async def test_one_that_is_busy_is_asked_twice(house: House, monkeypatch: pytest
     monkeypatch.setattr("twd.speculator.targets.pool_rpc.require_match", slow)
     async with FakeGuest() as guest, guest._turn:
         with pytest.raises(TwdError, match="it may serve another client"):
-            await reach_all(house.ways, members(worker(guest.port)), house.speculator)
+            await reach_all(house.ways, members(worker(guest.port)), house.source)
     assert calls == [guest.port, guest.port]
 
 
@@ -144,12 +148,12 @@ async def test_a_loss_is_told_no_more_when_the_model_is_placed_elsewhere(house: 
     leases = await house.broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
     gone = worker(9)
     await leases.put(placement_key("m"), encode(placed(gone)))
-    await until(lambda: house.speculator._now.placement is not None, "it is seen")
-    await house.speculator.tell_guests([GuestUse(node=BOX, process=gone.process, problem="refused")])
-    await house.speculator._look()
-    assert house.speculator.guests, "the decision is still the same"
+    await until(lambda: house.source._now.placement is not None, "it is seen")
+    await house.source.tell_guests([GuestUse(node=BOX, process=gone.process, problem="refused")])
+    await house.source._look()
+    assert house.source.guests, "the decision is still the same"
     await leases.put(placement_key("m"), encode(placed()))
-    await house.speculator._look()
+    await house.source._look()
     assert await house.told() == []
 
 

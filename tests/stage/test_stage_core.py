@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tests.ring.fake_slices import FakeSlice
 from twd.decoding.window import Logits
 from twd.engine.context import BatchTokens
@@ -90,7 +91,6 @@ def somehow(dice: random.Random, stage: Stage, epoch: int, slot: int) -> WindowI
     return window(slot, max(0, epoch + later), at, text[-rows:], committed, dice.random() < 0.8)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_comes_the_cache_has_no_gap_and_the_text_is_the_models(seed: int) -> None:
     dice = random.Random(seed)
@@ -125,7 +125,7 @@ def check(last: Stage, outcome: ItemOutcome, judged: Sequence[WindowItem]) -> No
         assert token == truth(stands[: len(stands) - len(outcome.tokens) + 1 + number])
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.integers(1, 4),
     st.lists(st.booleans(), min_size=40, max_size=40),
@@ -270,6 +270,9 @@ class Seat:
 
     def done(self) -> None:
         self.left.set()
+
+    def awaits(self, slot: int) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("second", [[1], [1, 1]])

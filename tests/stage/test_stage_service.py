@@ -36,6 +36,7 @@ from twd.stage.timing import measure
 from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.workers import StageFacts
 from twd.wire.model import ModelFailed, ModelLoading
 from twd.wire.ring import (
     FrameRefused,
@@ -44,10 +45,9 @@ from twd.wire.ring import (
     StageGone,
     StageReady,
     StateFormat,
-    read_stage,
 )
 from twd.wire.routes import subject_of
-from twd.wire.service import Health, ServiceFaulted, ServiceLease, ServiceStarted
+from twd.wire.service import Health, ServiceFaulted, ServiceLease, ServiceStarted, read_lease
 
 E = TypeVar("E", bound=Event)
 PACE = ProbePace(0.1, 5.0)
@@ -116,7 +116,9 @@ class World:
     async def lease(self, stage: StageService) -> ServiceLease:
         entry = await (await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)).get(stage.instance)
         assert entry is not None
-        return msgspec.json.decode(entry.value, type=ServiceLease)
+        lease = read_lease(entry.value, entry.key)
+        assert lease is not None
+        return lease
 
 
 @pytest.fixture
@@ -149,9 +151,10 @@ async def test_stages_say_what_they_hold_to_all_and_to_those_who_come_later(worl
     assert first.cost[0].ms > 0
     assert first.layer_ms > 0
     lease = await world.lease(world.stages[0])
-    assert read_stage(lease.facts) is not None
-    assert msgspec.structs.replace(first, id="", cause="", source="", at_ms=0) == read_stage(lease.facts)
-    assert (lease.health, lease.facts["ring"]) == (Health.OK, "")
+    facts = lease.told(StageFacts)
+    assert facts is not None
+    assert msgspec.structs.replace(first, id="", cause="", source="", at_ms=0) == facts.slice
+    assert (lease.health, facts.ring) == (Health.OK, "")
 
 
 async def test_a_ring_wired_over_the_bus_speaks_and_is_measured(world: World) -> None:
@@ -165,7 +168,7 @@ async def test_a_ring_wired_over_the_bus_speaks_and_is_measured(world: World) ->
     assert [by_stage[index].rows for index in (0, 1)] == [len(PROMPT)] * 2
     assert (by_stage[0].kept, by_stage[1].kept) == (0, len(PROMPT))
     assert [hop.to for hop in by_stage[0].hops] == ["home", "next"]
-    assert world.stages[0].facts()["sessions"] == 1
+    assert world.stages[0].facts().sessions == 1
     home.close()
     assert home.join()
 

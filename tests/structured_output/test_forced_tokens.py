@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.engine.words import Words
@@ -173,7 +173,6 @@ def random_text(grammar: Grammar, length: int, dice: random.Random) -> list[int]
     return text
 
 
-@settings(deadline=None)
 @given(st.sampled_from(GRAMMARS), st.integers(0, 40), st.integers(0, 40), st.integers(0, 1 << 30))
 def test_what_is_proposed_fits_and_looking_beyond_is_going_there(
     grammar: Grammar, known: int, length: int, seed: int

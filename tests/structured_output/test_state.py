@@ -8,12 +8,13 @@ from types import FrameType
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from llama_cpp import llama_cpp as llama
 
 from tests.engine.llama_samplers import masked
 from tests.engine.words import Words
+from tests.properties import examples
 from twd.engine.model import LoadedGguf
 from twd.structured_output.compiled import CompiledGrammar
 from twd.structured_output.state import GrammarCache, GrammarState
@@ -242,7 +243,7 @@ def test_demanding_grammars_are_followed(name: str) -> None:
 
 
 @given(st.text(alphabet='root:= "ab\\x[]()^-*+?{1,2}|<>!#.\n', max_size=60))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_random_text_is_a_grammar_or_a_typed_failure(text: str) -> None:
     try:
         walk = GrammarState(gbnf("root ::= " + text))

@@ -24,6 +24,7 @@ from twd.supervisor.process_group import ProcessGroup
 from twd.supervisor.service import Wish
 from twd.wire.base import EventId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.node import MemoryFacts, ModelFile, node_key
 
@@ -376,13 +377,13 @@ async def test_how_a_model_comes_into_memory_can_be_said(
 
 async def test_a_model_with_jobs_is_waited_for(settings: Settings, memory: Callable[[MemoryRoom], None]) -> None:
     async with house(settings, "old") as here:
-        here.table.rows["speculator.old"].facts = {"sessions": 1, "waiting": 0}
+        here.table.rows["speculator.old"].facts = SpeculatorFacts(sessions=1)
         await here.life.begin(ModelUnwanted(id=EventId("c1"), node=DESK, model="old"))
         await until(lambda: bool(here.told), "it drains")
         here.life.news.set()
         await until(lambda: not here.life.news.is_set(), "it looks again")
         assert "-speculator.old" not in here.process_group.story
-        here.table.rows["speculator.old"].facts = {"sessions": 0, "waiting": 0}
+        here.table.rows["speculator.old"].facts = SpeculatorFacts()
         here.life.news.set()
         await until(lambda: here.told[-1].step is ChangeStep.DONE, "it is gone")
 

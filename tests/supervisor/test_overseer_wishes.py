@@ -11,6 +11,7 @@ from twd.supervisor.service import SupervisorService, Wish
 from twd.wire.base import EventId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.machine import SupervisorFacts
 from twd.wire.life import ChangeAnswered, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.routes import subject_of
 
@@ -96,13 +97,13 @@ async def test_without_somebody_who_changes_models_it_says_so() -> None:
     answer = await ask(broker, ModelUnwanted(id=EventId("w1"), node=DESK))
     assert answer.failure is not None
     assert answer.failure.code is FailureCode.UNSUPPORTED
-    assert supervisor_service.facts() == {}
+    assert supervisor_service.facts() == SupervisorFacts()
     await supervisor_service.stop()
 
 
 async def test_the_lease_tells_what_is_served_once_that_changed() -> None:
     life = Life()
     supervisor_service = SupervisorService(ctx(MemoryBroker(), 1), ProcessTable(), lambda: None, life)
-    assert supervisor_service.facts() == {}
+    assert supervisor_service.facts() == SupervisorFacts()
     life.changed = True
-    assert supervisor_service.facts() == {"models": ["old"], "default_model": "old"}
+    assert supervisor_service.facts() == SupervisorFacts(models=["old"], default_model="old")

@@ -7,6 +7,7 @@ from twd.bus.base import LeaseEntry
 from twd.coordinator.links import LinkTable
 from twd.supervisor.pool_registry import nodes_of, observed_of, without
 from twd.wire.base import InstanceId, ModelId
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import MemoryFacts, node_key
 from twd.wire.placement import PlacementDecided, Slice, placement_key
 from twd.wire.service import Health, ServiceLease
@@ -21,7 +22,7 @@ def registry() -> list[LeaseEntry]:
     desk = msgspec.structs.replace(machine(DESK), memory=MemoryFacts(total=8 * GIB, available=3 * GIB))
     lease = ServiceLease(
         instance=InstanceId("speculator.desk.x"), service="speculator", node=DESK, pid=2, version="1", started_ms=1,
-        renewed_ms=1, health=Health.OK, facts={"model": "held", "ready": True},
+        renewed_ms=1, health=Health.OK, facts=SpeculatorFacts(model=ModelId("held")),
     )  # fmt: skip
     decided = [
         PlacementDecided(

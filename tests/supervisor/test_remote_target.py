@@ -57,7 +57,7 @@ class Shop:
     async def with_drafter(self) -> None:
         """From now on it drafts."""
         await self.drafter.start()
-        await until(lambda: self.drafter.instance in str(self.speculator.facts().get("drafters")))
+        await until(lambda: self.drafter.instance in str(self.speculator.facts().drafters))
 
     async def write(self, asked: JobSubmitted) -> tuple[str, JobFinished | Failure]:
         """A job to its end, with the text of its tokens."""

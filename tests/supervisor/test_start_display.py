@@ -20,7 +20,7 @@ def picture(ready_ms: int = 0, note: str = "") -> StartSnapshot:
             stage=StartPhase.READY,
             pid=12346,
             note=LONG,
-            facts={"model": "smollm2-135m"},
+            model="smollm2-135m",
         ),
     ]
     addresses = {"bus": "nats://127.0.0.1:4222", "api": "http://127.0.0.1:8088"}

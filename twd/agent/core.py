@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from twd.wire.node import GpuFacts, MemoryFacts, NodeFacts
+from twd.wire.node import GpuFacts, MeasuredStep, MemoryFacts, NodeFacts
 
 NEWS_SHARE = 0.05
 """Publish a change of free memory at once only if it is more than this share of the total."""
@@ -97,7 +97,17 @@ def _joined(gpu: GpuFacts, own: GpuFacts | None) -> GpuFacts:
         return gpu
     if gpu.shared:
         return msgspec.structs.replace(gpu, driver=own.driver)
-    return msgspec.structs.replace(own, index=gpu.index, bandwidth=gpu.bandwidth, place=gpu.place)
+    return msgspec.structs.replace(
+        own, index=gpu.index, bandwidth=gpu.bandwidth, place=gpu.place, device=gpu.device, measured=gpu.measured
+    )
+
+
+def with_steps(gpus: Sequence[GpuFacts], steps: Sequence[MeasuredStep]) -> list[GpuFacts]:
+    """Return the devices, each with the steps that were measured on it."""
+    return [
+        msgspec.structs.replace(gpu, measured=[step for step in steps if step.device == gpu.device and gpu.device])
+        for gpu in gpus
+    ]
 
 
 def _kind(gpu: GpuFacts) -> tuple[str, str]:

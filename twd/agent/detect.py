@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 import twd
 from twd.agent.builds import find_builds
-from twd.agent.core import merge_gpus
+from twd.agent.core import merge_gpus, with_steps
 from twd.agent.environment import environment_here
 from twd.agent.model_scan import ModelScan
 from twd.agent.probes.cpu import cpu_facts, memory_facts
@@ -76,7 +76,7 @@ class MachineDetector:
             self._ask_vendors(notes), self._ask_engine(now, notes), self._find_programs(), self._scan_models(now)
         )
         self.notes = [note[:NOTE_MAX] for note in (*notes, *self.scan.notes)]
-        gpus = [] if self._on_processor else merge_gpus(vendors, self._engine_gpus)
+        gpus = [] if self._on_processor else with_steps(merge_gpus(vendors, self._engine_gpus), self._steps)
         return replace(self.glance(), gpus=gpus, notes=self.notes[:16], looking=False)
 
     def glance(self) -> NodeFacts:
@@ -91,7 +91,7 @@ class MachineDetector:
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
             version=twd.__version__,
-            cpu=replace(self._cpu or cpu_facts(), measured=self._steps),
+            cpu=replace(self._cpu or cpu_facts(), measured=[step for step in self._steps if not step.device]),
             memory=memory_facts(),
             disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
             models=self._models,

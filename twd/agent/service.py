@@ -24,6 +24,8 @@ from twd.process.supervisor import ProcessExit
 from twd.settings.model import Settings
 from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.machine import AgentFacts
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.names import subject_token
 from twd.wire.node import (
     READY,
@@ -40,9 +42,8 @@ from twd.wire.node import (
     node_key,
     read_node,
 )
-from twd.wire.placement import CERTIFICATE_FACT
 from twd.wire.routes import ROUTE_OF
-from twd.wire.service import ServiceExited, read_lease
+from twd.wire.service import ServiceExited, read_lease, told_by
 
 if TYPE_CHECKING:
     from twd.agent.rest.handlers import PeerApi
@@ -157,19 +158,19 @@ class AgentService(Service):
         await self._processes.stop_all()
         await self._leave_claim()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> AgentFacts:
         """What `twd status` shows."""
         seen = self._facts()
-        return {
-            "url": self._peer_url,
-            "cores": seen.cpu.cores,
-            "memory_bytes": seen.memory.total,
-            "available_bytes": seen.memory.available,
-            "gpus": [f"{gpu.name} ({gpu.backend}, {gpu.total} bytes)" for gpu in seen.gpus],
-            "models": len(seen.models),
-            "processes": [facts.process for facts in seen.processes],
-            **self._hung.facts(),
-        }
+        return AgentFacts(
+            url=self._peer_url,
+            cores=seen.cpu.cores,
+            memory_bytes=seen.memory.total,
+            available_bytes=seen.memory.available,
+            gpus=[f"{gpu.name} ({gpu.backend}, {gpu.total} bytes)" for gpu in seen.gpus],
+            models=len(seen.models),
+            processes=[facts.process for facts in seen.processes],
+            hung=self._hung.known,
+        )
 
     # -- the machine ---------------------------------------------------------------------------
 
@@ -212,8 +213,7 @@ class AgentService(Service):
             self.log.warning("the registry could not be read: %s", error)
             return
         told = (read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith("speculator."))
-        certificates = [str(lease.facts.get(CERTIFICATE_FACT, "")) for lease in told if lease is not None]
-        self._processes.admit([one for one in certificates if one])
+        self._processes.admit([facts.certificate for _, facts in told_by(told, SpeculatorFacts) if facts.certificate])
 
     async def _look(self) -> None:
         await self._saw(await self._detector.look(self.clock.now()))

@@ -1,6 +1,6 @@
 """Measures a mixture: prompts without and with drafts, what was in memory, and what was read."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,11 +10,11 @@ from twd.bench.product.http_client import Reply
 from twd.bench.prompts import BenchPrompt
 from twd.wire.base import ModelId
 from twd.wire.job import Speculation
+from twd.wire.leases.base import StreamedExperts
 
 _MIB = 2**20
 PLAIN, DRAFTED = "plain", "drafted"
 
-Facts = Mapping[str, object]
 Told = Callable[[str], None]
 
 
@@ -56,11 +56,11 @@ class MixtureBench:
 
 @dataclass(frozen=True, slots=True)
 class AskedMixture:
-    """A served model. `facts` gives what its speculator tells now, no older than the call."""
+    """A served model. `experts` gives what its speculator tells of them now, no older than the call."""
 
     client: BenchClient
     model: ModelId
-    facts: Callable[[], Awaitable[Facts]]
+    experts: Callable[[], Awaitable[StreamedExperts | None]]
 
 
 async def measure_mixture(served: AskedMixture, bench: MixtureBench, tell: Told) -> tuple[list[MixtureRun], bool]:
@@ -71,24 +71,26 @@ async def measure_mixture(served: AskedMixture, bench: MixtureBench, tell: Told)
         tell(f"warm-up {number + 1}/{bench.warmup}")
     runs, texts = [], []
     for way in (PLAIN, DRAFTED):
-        before = await served.facts()
+        before = await served.experts()
         answers = []
         for prompt in bench.prompts:
             how = BenchRequest(Speculation(enabled=way == DRAFTED), bench.max_tokens)
             answers.append(await served.client.answer(served.model, prompt, how))
             tell(f"{way} {len(answers)}/{len(bench.prompts)}: {answers[-1].rate:.1f} tok/s")
-        runs.append(run_of(way, answers, before, await served.facts()))
+        runs.append(run_of(way, answers, before, await served.experts()))
         texts.append([answer.tokens for answer in answers])
     return runs, texts[0] == texts[1]
 
 
-def run_of(way: str, answers: Sequence[MeasuredAnswer], before: Facts, after: Facts) -> MixtureRun:
+def run_of(
+    way: str, answers: Sequence[MeasuredAnswer], before: StreamedExperts | None, after: StreamedExperts | None
+) -> MixtureRun:
     """The figures of some answers, and of the experts that were read meanwhile. Pure."""
     tokens = sum(len(answer.tokens) for answer in answers)
     spent = sum(answer.stats.decode_ms for answer in answers)
     checked = sum(answer.stats.checked for answer in answers)
-    asked, hits, read = (_number(after, name) - _number(before, name) for name in ("asked", "hits", "read_bytes"))
-    told = "moe_asked" in after
+    then, told = before or StreamedExperts(), after or StreamedExperts()
+    asked, hits, read = told.asked - then.asked, told.hits - then.hits, told.read_bytes - then.read_bytes
     return MixtureRun(
         way=way,
         answers=len(answers),
@@ -96,8 +98,8 @@ def run_of(way: str, answers: Sequence[MeasuredAnswer], before: Facts, after: Fa
         first_ms=_middle([answer.first_s * 1000 for answer in answers]),
         tok_s=1000 * sum(max(0, len(answer.tokens) - 1) for answer in answers) / spent if spent else 0.0,
         acceptance=sum(answer.stats.taken for answer in answers) / checked if checked else None,
-        hits=hits / asked if told and asked else None,
-        read_mib=read / _MIB / tokens if told and tokens else None,
+        hits=hits / asked if asked else None,
+        read_mib=read / _MIB / tokens if after is not None and tokens else None,
     )
 
 
@@ -114,14 +116,9 @@ def run_of_replies(replies: Sequence[Reply]) -> MixtureRun:
     )
 
 
-def experts_mib(facts: Facts) -> int:
+def experts_mib(experts: StreamedExperts | None) -> int:
     """The memory of the experts that a speculator tells."""
-    return int(_number(facts, "memory_bytes")) // _MIB
-
-
-def _number(facts: Facts, name: str) -> float:
-    value = facts.get(f"moe_{name}", 0)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return experts.memory_bytes // _MIB if experts is not None else 0
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from twd.bench.client import BenchClient
-from twd.bench.mixture import AskedMixture, Facts, MixtureBench, MixtureReport, experts_mib, measure_mixture
+from twd.bench.mixture import AskedMixture, MixtureBench, MixtureReport, experts_mib, measure_mixture
 from twd.bench.prompts import BenchPrompt
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
@@ -18,6 +18,7 @@ from twd.settings.model import ModelConfig, Settings
 from twd.speculator.targets.native import native_speculator
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import TwdError
+from twd.wire.leases.base import StreamedExperts
 from twd.wire.service import Health
 
 
@@ -45,8 +46,8 @@ async def measure(held: HeldBench) -> MixtureReport:
     settings = Settings(models={held.name: held.model}, home=held.home)
     speculator = native_speculator(context("here"), settings, held.name)
 
-    async def facts() -> Facts:
-        return speculator.facts()
+    async def experts() -> StreamedExperts | None:
+        return speculator.facts().experts
 
     await client.start()
     await speculator.start()
@@ -55,14 +56,14 @@ async def measure(held: HeldBench) -> MixtureReport:
         if speculator.health is not Health.OK:
             raise SystemExit(speculator.note)
         bench = MixtureBench(held.prompts, held.max_tokens, held.warmup)
-        runs, equal = await measure_mixture(AskedMixture(client, ModelId(held.name), facts), bench, _tell)
+        runs, equal = await measure_mixture(AskedMixture(client, ModelId(held.name), experts), bench, _tell)
         return MixtureReport(
             model=held.name,
             at=f"in a process of its own with {held.memory_mib} MiB" if held.memory_mib else "in a process of its own",
             runs=runs,
             equal=equal,
             memory_mib=held.memory_mib,
-            experts_mib=experts_mib(speculator.facts()),
+            experts_mib=experts_mib(speculator.facts().experts),
         )
     finally:
         await client.stop("measured")

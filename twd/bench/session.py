@@ -11,10 +11,10 @@ from twd.bench.report import Ceiling, PlainDraftedPair, by_drafter, by_position,
 from twd.decoding.cost import CostCurve
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.wire.base import ModelId
-from twd.wire.draft import read_paces
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
-from twd.wire.model import CostPoint, read_costs
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.model import CostPoint
 from twd.wire.service import ServiceLease, read_lease
 
 OFF = Speculation(enabled=False)
@@ -36,7 +36,7 @@ class BenchResult:
     """All results of a run."""
 
     model: ModelId
-    facts: dict[str, Any]
+    facts: SpeculatorFacts
     pairs: list[PlainDraftedPair]
     cost: list[CostPoint]
     ceilings: list[Ceiling]
@@ -47,9 +47,9 @@ class BenchResult:
         lines = summarize(self.pairs)
         return {
             "model": self.model,
-            "file": self.facts.get("file"),
-            "exact": self.facts.get("exact"),
-            "settings": self.facts.get("settings"),
+            "file": self.facts.file,
+            "exact": self.facts.exact,
+            "settings": self.facts.settings,
             "equal": all(pair.equal for pair in self.pairs),
             "kinds": [asdict(line) for line in lines],
             "by_position": [{"checked": checked, "taken": taken} for checked, taken in by_position(self.pairs)],
@@ -65,21 +65,26 @@ async def find_speculator(client: BenchClient, model: str) -> ServiceLease:
     """The lease of the speculator that serves `model`, or of the first there is."""
     leases = await client.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     found = [lease for entry in await leases.entries() if (lease := read_lease(entry.value, entry.key)) is not None]
-    ready = [lease for lease in found if lease.service == "speculator" and lease.facts.get("ready")]
+    ready = [lease for lease in found if facts_of(lease).ready]
     if not ready:
         raise TwdError(FailureCode.NOBODY_HOME, "no model is loaded; start one, for example with `twd up --demo`")
     for lease in ready:
-        if model in ("", "default", lease.facts.get("model")):
+        if model in ("", "default", lease.model):
             return lease
-    known = ", ".join(sorted({str(lease.facts.get("model")) for lease in ready}))
+    known = ", ".join(sorted({lease.model for lease in ready}))
     raise TwdError(FailureCode.MODEL_NOT_FOUND, f"nobody serves {model!r}; there are: {known}")
+
+
+def facts_of(lease: ServiceLease) -> SpeculatorFacts:
+    """What a speculator tells; nothing if the lease is of another service."""
+    return lease.told(SpeculatorFacts) or SpeculatorFacts(ready=False)
 
 
 async def run_bench(
     client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, PlainDraftedPair], None]
 ) -> BenchResult:
     """Ask every prompt without and with drafts; the order alternates, since the speed of machines drifts."""
-    model = ModelId(str(lease.facts["model"]))
+    model = facts_of(lease).model
     plain = BenchRequest(OFF, plan.max_tokens, plan.sampling)
     drafted = BenchRequest(Speculation(window=plan.window), plan.max_tokens, plan.sampling)
     await client.answer(model, plan.prompts[0], BenchRequest(drafted.speculation, 32, plan.sampling))
@@ -97,16 +102,16 @@ async def run_bench(
 
 
 def _result(model: ModelId, lease: ServiceLease, pairs: list[PlainDraftedPair]) -> BenchResult:
-    cost = read_costs(lease.facts)
-    ms = _plain_scaled(cost, pairs)
+    facts = facts_of(lease)
+    ms = _plain_scaled(facts.cost, pairs)
     shares = by_drafter(pairs)
     ceilings = []
-    for pace in read_paces(lease.facts):
+    for pace in facts.drafters:
         checked, taken = shares.get(pace.drafter, (0, 0))
         if checked:
             lead = 0.0 if pace.beside else pace.lead_ms
-            ceilings.append(ceiling(pace.drafter, ms, pace.token_ms, lead, taken / checked, window_max(lease)))
-    return BenchResult(model, dict(lease.facts), pairs, cost, ceilings)
+            ceilings.append(ceiling(pace.drafter, ms, pace.token_ms, lead, taken / checked, facts.window_max))
+    return BenchResult(model, facts, pairs, facts.cost, ceilings)
 
 
 def _plain_scaled(cost: list[CostPoint], pairs: list[PlainDraftedPair]) -> Cost:
@@ -116,8 +121,3 @@ def _plain_scaled(cost: list[CostPoint], pairs: list[PlainDraftedPair]) -> Cost:
     tokens = sum(max(0, len(pair.plain.tokens) - 1) for pair in pairs)
     scale = spent / tokens / curve.ms(1) if tokens else 1.0
     return lambda rows: scale * curve.ms(rows)
-
-
-def window_max(lease: ServiceLease) -> int:
-    """Return the largest window of this speculator."""
-    return int(str(lease.facts.get("window_max", 32)))

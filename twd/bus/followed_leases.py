@@ -9,7 +9,6 @@ that is made once, with the admin's key.
 import asyncio
 import json
 import re
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +51,10 @@ class FollowedLeases:
         self._revisions: dict[str, int] = {}
         """The last revision of each claim that the broker reported."""
         self._own: dict[str, bytes] = {}
+        self._doubted: set[str] = set()
+        """Own claims that another process may have taken. They are not told: our own word proves nothing."""
         self._answers_calls = False
+        self._called_again = False
         self._retelling: asyncio.TimerHandle | None = None
         self._follows_since = -1
         """The number of reconnects at the last roll call; -1: there was none yet."""
@@ -83,16 +85,31 @@ class FollowedLeases:
         Anybody can let the broker send an acknowledgement to the claim's key, which changes its revision. The claim
         stays ours as long as no other holder is heard.
         """
-        ours = self._own.get(key)
         renewed = await self._write_after(key, value, revision)
         for _ in range(TRIES):
-            if renewed is not None or ours is None or not await self._is_ours(key, ours):
+            if renewed is not None:
                 return renewed
+            if not await self._is_ours(key):
+                self._own.pop(key, None)
+                return None
             renewed = await self._write_after(key, value, self._revisions[key])
         return renewed or await self._write_after(key, value, None)
 
-    async def _is_ours(self, key: str, value: bytes) -> bool:
-        await self._settle()
+    async def _is_ours(self, key: str) -> bool:
+        """Return whether this process claimed the key and no other process says now that it holds it."""
+        ours = self._own.get(key)
+        if ours is None:
+            return False
+        self._doubted.add(key)
+        try:
+            await self._settle()
+            if self._holder_is(key, ours):
+                await self._call_the_roll()
+            return self._holder_is(key, ours)
+        finally:
+            self._doubted.discard(key)
+
+    def _holder_is(self, key: str, value: bytes) -> bool:
         return self._seen.get(key, (value, 0.0))[0] == value
 
     async def delete(self, key: str) -> None:
@@ -111,7 +128,7 @@ class FollowedLeases:
     async def entries(self) -> list[LeaseEntry]:
         """Return all live keys."""
         await self._settle()
-        now = time.monotonic()
+        now = _now()
         self._seen = {key: seen for key, seen in self._seen.items() if now - seen[1] < self._ttl_s}
         return [
             LeaseEntry(key, value, self._revisions.get(key, 0), now - heard)
@@ -130,13 +147,21 @@ class FollowedLeases:
             await self._bus.subscribe(ROLL_CALL, self._called, limit=1)
 
     def _called(self, message: BusMessage) -> None:
-        if self._retelling is None:
-            self._retelling = asyncio.get_running_loop().call_later(RETELL_S, self._let_retell)
-            for key, value in self._own.items():
-                self._tell(key, value)
+        self._called_again = self._retelling is not None
+        if not self._called_again:
+            self._retell()
+
+    def _retell(self) -> None:
+        self._retelling = asyncio.get_running_loop().call_later(RETELL_S, self._let_retell)
+        for key in self._own.keys() - self._doubted:
+            self._tell(key, self._own[key])
 
     def _let_retell(self) -> None:
+        """Answer a roll call that came too early: its reader may have come after the last answer."""
         self._retelling = None
+        if self._called_again and self._bus.connected:
+            self._retell()
+        self._called_again = False
 
     def _hear(self, message: BusMessage) -> None:
         self._remember(message.subject[len(self._prefix) :], message.data)
@@ -147,7 +172,7 @@ class FollowedLeases:
         elif value.startswith(_ACKNOWLEDGEMENT):
             return
         elif len(value) <= LEASE_BYTES_MAX and (key in self._seen or self._has_room(key)):
-            self._seen[key] = (bytes(value), time.monotonic())
+            self._seen[key] = (bytes(value), _now())
 
     def _has_room(self, key: str) -> bool:
         return Counter(map(_holder, self._seen))[_holder(key)] < KEYS_MAX
@@ -162,19 +187,21 @@ class FollowedLeases:
             if self._follows_since < 0:
                 await self._bus.subscribe(f"{self._prefix}>", self._hear, when_full=WhenFull.DROP_OLDEST)
             self._follows_since = self._bus.stats.reconnects
-            self._bus.publish(ROLL_CALL, b"")
-            await asyncio.sleep(SETTLE_S)
+            await self._call_the_roll()
+
+    async def _call_the_roll(self) -> None:
+        self._bus.publish(ROLL_CALL, b"")
+        await asyncio.sleep(SETTLE_S)
 
     # -- claims ----------------------------------------------------------------------------------
 
     async def _is_held(self, key: str) -> bool:
         """Return whether a holder of this claim answers a roll call."""
-        give_up = time.monotonic() + SILENCE_S
+        give_up = _now() + SILENCE_S
         while await self.get(key) is None:
-            if time.monotonic() >= give_up:
+            if _now() >= give_up:
                 return False
-            self._bus.publish(ROLL_CALL, b"")
-            await asyncio.sleep(SETTLE_S)
+            await self._call_the_roll()
         return True
 
     async def _write_after(self, key: str, value: bytes, revision: int | None) -> int | None:
@@ -204,6 +231,10 @@ class FollowedLeases:
         except ValueError:
             raise BusError("the broker's registry answers in no language that we know") from None
         return reply
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _holder(key: str) -> str:

@@ -174,6 +174,7 @@ ROLES: Final[tuple[BusRole, ...]] = (
             *_MODELS,
             RingWired,
             FrameRefused,
+            ModeClosed,
         ),
         registry=RegistryAccess.READ,
         of_models=True,

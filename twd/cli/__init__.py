@@ -27,4 +27,4 @@ def _run(arguments: list[str]) -> None:
 
     from twd.cli.app import run
 
-    sys.exit(run(arguments))
+    sys.exit(run(arguments, own_process=True))

@@ -117,15 +117,18 @@ def app(ctx: click.Context, config: str | None) -> None:
     """One OpenAI-compatible endpoint out of unlike machines."""
     from twd.cli.common.context import CliContext
 
-    ctx.obj = CliContext(config)
+    ctx.obj = CliContext(config, own_process=bool(ctx.obj))
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line; whatever goes wrong becomes a line on stderr and an exit code."""
+def run(arguments: list[str], own_process: bool = False) -> int:
+    """Run one command line; whatever goes wrong becomes a line on stderr and an exit code.
+
+    `own_process`: the process is there for this alone, and may fork a guard.
+    """
     platform.hold_on_to_parent()
     _fill_streams()
     try:
-        return int(app.main(arguments, prog_name="twd", standalone_mode=False) or ExitCode.OK)
+        return int(app.main(arguments, prog_name="twd", standalone_mode=False, obj=own_process) or ExitCode.OK)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:

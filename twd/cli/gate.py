@@ -1,6 +1,7 @@
 """`twd gate`: start it, look at it, and calibrate it on one's own prompts."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from twd.gate.calibration.profile import Conditions
     from twd.gate.calibration.search import Calibrated, Observation
     from twd.gate.observing import Failed, Task
+    from twd.wire.leases.gate import AuditFacts, GateFacts
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -49,19 +51,44 @@ def status(command_context: CliContext, as_json: bool) -> ExitCode:
     if as_json:
         click.echo(msgspec.json.encode(facts))
         return ExitCode.OK
-    for name, told in facts.items():
-        click.echo(f"{name.removeprefix('stats_'):16} {', '.join(told) or '-' if isinstance(told, list) else told}")
+    for name, told in _rows(facts):
+        click.echo(f"{name:16} {told}")
     return ExitCode.OK
 
 
-async def _gate_facts(command_context: CliContext) -> dict[str, Any] | None:
+def _rows(facts: "GateFacts") -> Iterator[tuple[str, object]]:
+    """What a person reads of a gate, line by line."""
+    lists = {
+        "gates": facts.gates,
+        "agents": facts.agents,
+        "resting": facts.resting,
+        "useless": facts.useless,
+        "cannot_score": facts.cannot_score,
+        "wins": [f"{count} {name}" for name, count in facts.wins.items()],
+        "calibrated": [f"{pair.target} {pair.member}" for pair in facts.calibrated],
+        "stale": [f"{pair.target} {pair.member}: {pair.why}" for pair in facts.stale],
+        "audited": [_audited(one) for one in facts.audited],
+    }
+    yield from ((name, ", ".join(told) or "-") for name, told in lists.items())
+    plain = ("verifier", "requests", "ready", "target_s", "audit_s", "fleet_s", "saved_s", "kept_tokens")
+    yield from ((name, getattr(facts, name)) for name in plain)
+    yield from ((name, getattr(facts.stats, name)) for name in facts.stats.__struct_fields__)
+
+
+def _audited(audit: "AuditFacts") -> str:
+    held = f"{audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
+    return f"{audit.target} {audit.member}: {held}"
+
+
+async def _gate_facts(command_context: CliContext) -> "GateFacts | None":
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-    from twd.wire.service import read_lease
+    from twd.wire.leases.gate import GateFacts
+    from twd.wire.service import read_lease, told_by
 
     async with command_context.bus("admin") as bus:
         registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         leases = [read_lease(entry.value, entry.key) for entry in await registry.entries()]
-    return next((dict(lease.facts) for lease in leases if lease is not None and lease.service == "gate"), None)
+    return next((facts for _, facts in told_by(leases, GateFacts)), None)
 
 
 def _measured(command: Any) -> Any:
@@ -177,20 +204,23 @@ async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[T
     from twd.gate.members import members_of
     from twd.gate.observing import Task
     from twd.wire.job import Sampling
-    from twd.wire.model import single_step_ms
+    from twd.wire.leases.base import ServerFacts
+    from twd.wire.leases.speculator import SpeculatorFacts
+    from twd.wire.service import told_by
 
     settings = command_context.settings
     judge = how["judge"] or settings.gate.verifier or settings.default_model
     member = how["member"] or next(iter(members_of(settings)), "")
     if not member:
         raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
-    leases = {str(lease.facts["model"]): dict(lease.facts) for lease in await asker.leases() if "model" in lease.facts}
+    served = {str(facts.model): facts for _, facts in told_by(await asker.leases(), ServerFacts) if facts.model}
     for name in (judge, member):
-        if name not in leases:
+        if name not in served:
             raise CommandError(
-                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(leases) or 'none'}"
+                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(served) or 'none'}"
             )
-    if not leases[judge].get("judges"):
+    judges = served[judge]
+    if not judges.judges:
         raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
     sampling = Sampling(temperature=how["temperature"], seed=0)
     task = Task(
@@ -200,13 +230,13 @@ async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[T
         how["max_tokens"],
         how["error"],
         how["arbiter"],
-        single_step_ms(leases[judge]),
+        judges.single_step_ms if isinstance(judges, SpeculatorFacts) else 0.0,
     )
     conditions = profile.Conditions(
         judge=judge,
         member=member,
-        judge_is=profile.identity(leases[judge]),
-        member_is=profile.identity(leases[member]),
+        judge_is=profile.identity(judges),
+        member_is=profile.identity(served[member]),
         sampling=profile.sampling_hash(sampling),
         hold=str(settings.gate.hold),
     )

@@ -16,9 +16,14 @@ from twd.kit.exit_codes import ExitCode
 from twd.pools.state import PoolState, forecast
 from twd.pools.view import PoolsView
 from twd.process.process_table import WELL, StartPhase, shown_stage, stage_of
+from twd.wire.leases.reading import shown_facts
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.ring import HopFacts
 from twd.wire.service import ServiceLease
 
 NO_LEASE: Final = "its process runs or restarts, but it holds no lease"
+COUNTS: Final = ("sessions", "waiting")
+"""Facts that are shown even if they are 0."""
 STYLES: Final = {
     StartPhase.READY: "green",
     StartPhase.DEGRADED: "yellow",
@@ -118,7 +123,8 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
         "note": lease.note,
         "started_ms": lease.started_ms,
         "seen_s": round(age_s, 1),
-        "facts": lease.facts,
+        "facts": shown_facts(lease.facts),
+        **({"unread": lease.unread} if lease.unread else {}),
     }
 
 
@@ -143,9 +149,9 @@ def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], add
         for line in _pool(lease):
             console().print(line, highlight=False)
     for lease, _ in found:
-        if "rollback" in lease.facts:
-            told = f"{lease.facts.get('model')}: {lease.facts['rollback']}"
-            console().print(f"[dim]rollback[/] {escape(told)}", highlight=False)
+        told = lease.told(SpeculatorFacts)
+        if told is not None and told.rollback:
+            console().print(f"[dim]rollback[/] {escape(f'{told.model}: {told.rollback}')}", highlight=False)
     for line in shared_lines(lease for lease, _ in found):
         console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
     for line in expert_lines(lease for lease, _ in found):
@@ -157,22 +163,32 @@ def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], add
 def _details(lease: ServiceLease) -> str:
     from rich.markup import escape
 
-    shown = ("model", "quantization", "ctx_size", "url", "sessions", "waiting", "token_ms", "step_ms")
-    known = {key: lease.facts[key] for key in shown if key in lease.facts}
-    facts = [f"{value}" if key in ("model", "url") else f"{key} {value}" for key, value in known.items()]
-    return escape(", ".join([*facts, lease.note] if lease.note else facts))
+    names = ("model", "quantization", "ctx_size", "url", "sessions", "waiting", "token_ms", "step_ms")
+    told = shown_facts(lease.facts) if lease.facts.ready else {"model": lease.model}
+    known = {name: told[name] for name in names if told.get(name) or (name in COUNTS and name in told)}
+    facts = [f"{value}" if name in ("model", "url") else f"{name} {value}" for name, value in known.items()]
+    return escape(", ".join(filter(None, (*facts, lease.note, lease.unread))))
 
 
 def _pool(lease: ServiceLease) -> Iterator[str]:
     """Where a pooled model lies, and what its links carry."""
     from rich.markup import escape
 
-    pool, links = lease.facts.get("pool"), lease.facts.get("links")
-    if not isinstance(pool, list) or not pool:
+    told = lease.told(SpeculatorFacts)
+    if told is None or not told.pool:
         return
-    yield f"[dim]{escape(str(lease.facts.get('model')))} lies on a pool by {escape(str(lease.facts.get('engine')))}:[/]"
-    yield from (f"  {escape(part)}" for part in pool)
-    yield from (f"  [dim]link[/] {escape(link)}" for link in (links if isinstance(links, list) else ()))
+    yield f"[dim]{escape(told.model)} lies on a pool by {escape(told.engine)}:[/]"
+    yield from (f"  {escape(part)}" for part in told.pool)
+    yield from (f"  [dim]link[/] {escape(link_words(link, told.tokens))}" for link in told.links)
+
+
+def link_words(link: HopFacts, tokens: int) -> str:
+    """A link's round trip and what it carried: for each token, or in all where tokens are not counted."""
+    trip = f"{link.to} {link.rtt_ms:g} ms"
+    sent, received = link.sent_bytes, link.received_bytes
+    if tokens:
+        return f"{trip}, {sent // tokens} bytes there and {received // tokens} back a token"
+    return f"{trip}, {sent} bytes there, {received} back" if sent or received else trip
 
 
 def short_time(seconds: float) -> str:

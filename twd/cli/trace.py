@@ -70,8 +70,8 @@ async def _ask_story(ctx: CliContext, job: JobId) -> tuple[Event | Rejected, dic
         answer = await _answer(bus, TraceRequested(job=job))
         entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
     leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
-    drafters = [lease for lease in leases if lease.service == "drafter" and lease.facts.get("model")]
-    return answer, {lease.instance: f"{lease.facts['model']}@{lease.node}" for lease in drafters}
+    drafters = [lease for lease in leases if lease.service == "drafter" and lease.model]
+    return answer, {lease.instance: f"{lease.model}@{lease.node}" for lease in drafters}
 
 
 def _with_names(what: str, names: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ import click
 
 import twd
 from twd.cli.common.context import CliContext
+from twd.cli.common.head_option import head_option, head_words
 from twd.cli.common.numbers import SECONDS, NumberRange
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
@@ -24,7 +25,7 @@ from twd.process.process_table import Wait
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
 from twd.supervisor.in_clear import ways_in_clear
-from twd.supervisor.model_changes import skipping_version_check, with_served
+from twd.supervisor.model_changes import skipping_version_check, with_head, with_served
 from twd.supervisor.simulated_machines import SimulatedMachines
 from twd.supervisor.start_display import StartSnapshot, StartView, choose_view
 from twd.wire.failures import TwdError
@@ -39,6 +40,7 @@ READY_S: Final = 600.0
 @click.option("--memory", default=0, metavar="MIB", help="With --moe: memory for its weights. [default: 60 % of them]")
 @click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
+@head_option
 @click.option("--rpc", default=0, help="The models over so many RPC workers here, as if on other machines.")
 @click.option("--ring", default=0, help="The models over a ring of so many stages here.")
 @click.option("--bare", default=0, help="With --ring: so many of them have no copy of a model, and fetch their layers.")
@@ -64,6 +66,7 @@ def up(
     memory: int,
     models: tuple[str, ...],
     no_models: bool,
+    head: str,
     rpc: int,
     ring: int,
     bare: int,
@@ -80,7 +83,11 @@ def up(
     demo_of = DemoAsked.of(demo, moe, memory)
     home = ctx.home
     home.prepare()
+    if head:
+        ctx.settings = with_head(ctx.settings, head)
     if not report:
+        for word in head_words(ctx.settings) if head else ():
+            click.echo(word, err=True)
         for hint in ctx.loaded.hints:
             click.echo(f"hint: {hint}", err=True)
         for way in ways_in_clear(ctx.settings):
@@ -89,14 +96,15 @@ def up(
         from twd.cli.detach import start_detached
 
         more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
+        more += (f"--head={head}",) if head else ()
         more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
         more += (f"--wait={wait}", *(demo_of.options if demo_of else ()))
         return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
-    if report:
+    ctx.service_manager = NotifySocket.inherited()
+    if ctx.service_manager is None and ctx.own_process:
         from twd.supervisor.guard import guard
 
-        ctx.guard = guard(policy_of(ctx.settings.hang_s))
-    ctx.service_manager = NotifySocket.inherited()
+        ctx.guard = guard(policy_of(ctx.settings.hang_s), terminal=not report)
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
@@ -183,7 +191,13 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     born = platform.born(pid) or 0.0
     home.write_instance(
         RunningInstance(
-            pid=pid, born=born, started_ms=now_ms, version=twd.__version__, node=ctx.node, guard=ctx.guard.pid
+            pid=pid,
+            born=born,
+            started_ms=now_ms,
+            version=twd.__version__,
+            node=ctx.node,
+            guard=ctx.guard.pid,
+            in_terminal=ctx.guard.in_terminal,
         )
     )
     try:
@@ -289,8 +303,11 @@ def check_door(settings: Settings) -> None:
 
 def _check_port(settings: Settings) -> None:
     """Say who has the port, instead of letting the edge fail again and again."""
+    from twd.edge.http.handover import NEXT
+    from twd.net.handed_socket import is_offered
+
     host, port = settings.edge.host, settings.edge.port
-    if not port:
+    if not port or is_offered(StateFolder(settings.home_dir).run / NEXT):  # `twd upgrade` keeps it for the edge
         return
     if port == settings.bus.port and not settings.bus.url:
         text = f"edge.port and bus.port are both {port}: the API and the broker need a port each"

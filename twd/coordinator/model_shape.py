@@ -6,6 +6,7 @@ from pathlib import Path
 from twd.coordinator.core.pass_time import FORECAST_TOKENS
 from twd.coordinator.core.placement import ModelShape
 from twd.engine.experts.layout import expert_layout
+from twd.gguf_tools.head_file import apart_bytes, head_cache_bytes, head_weights, own_head_problem
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
 from twd.gguf_tools.step_reads import EMBEDDING, step_reads
@@ -17,13 +18,29 @@ _STATES = 9
 """How many states of a session a stage holds: the current one, and snapshots to go back to."""
 
 
-def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
-    """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it."""
-    path = path_of(model.path)
-    shape = shape_of(name, inspect(path), *model.cache_types)
+def read_shape(name: str, model: ModelConfig, engine: str, copy: Path | None = None) -> ModelShape:
+    """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it.
+
+    `copy`: where its header is, if not in its own file.
+    """
+    path = copy or path_of(model.path)
+    info = inspect(path)
+    shape = shape_of(name, info, *model.cache_types)
     if engine != "ring":
         return shape
-    return replace(shape, cuts=read_cuts(path), expert_layer_bytes=_expert_bytes(path, model, len(shape.layer_bytes)))
+    own = head_weights(info) if not own_head_problem(info) else 0
+    beside = (
+        apart_bytes(info) + head_cache_bytes(info, (model.ctx_size or info.context_length) * model.parallel)
+        if own
+        else 0
+    )
+    return replace(
+        shape,
+        cuts=read_cuts(path),
+        expert_layer_bytes=_expert_bytes(path, model, len(shape.layer_bytes)),
+        embedding_bytes=shape.embedding_bytes - own,
+        own_head_bytes=own + beside,
+    )
 
 
 def _expert_bytes(path: Path, model: ModelConfig, layers: int) -> tuple[int, ...]:

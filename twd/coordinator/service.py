@@ -10,17 +10,15 @@ import msgspec
 
 from twd.bus.base import BusError, LeaseEntry, Leases, NoResponders
 from twd.coordinator.agentless_watch import AgentlessWatch
-from twd.coordinator.core.drafters import WantedDrafter, process_name
 from twd.coordinator.core.fetching import pull_name, remarks
 from twd.coordinator.core.machines.agentless_hosts import WorkerKey, claims, losses
 from twd.coordinator.core.machines.computers import counted_once, told_once
 from twd.coordinator.core.memory_ledger import promised
 from twd.coordinator.core.observation import SETTLE_S, JoinTimes, take_in
-from twd.coordinator.core.placement import ModelShape
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.process_reconciler import idle_drafters
 from twd.coordinator.core.processes import WantedModel
-from twd.coordinator.core.readers import READS_FACT, able, better, unable
+from twd.coordinator.core.readers import able, better, unable
 from twd.coordinator.core.state import (
     Action,
     DecidePlacement,
@@ -33,19 +31,17 @@ from twd.coordinator.core.state import (
     WantedState,
 )
 from twd.coordinator.fetch_requests import ask_for_layers
+from twd.coordinator.header_copies import HeaderCopy, fetch_headers, listed
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import LinkTable
-from twd.coordinator.model_shape import read_shape
-from twd.gguf_tools.model_file import read_model
-from twd.kit.ids import node_id
+from twd.coordinator.wanted import wanted_drafters, wanted_models, wanted_replicas
 from twd.kit.lease_lock import LeaseLock
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
 from twd.kit.tasks import every, heard
-from twd.settings.model import DrafterConfig, ModelConfig, PoolConfig, Settings
-from twd.settings.paths import path_of
+from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import NodeId
 from twd.wire.codec import Rejected, encode
-from twd.wire.failures import TwdError
+from twd.wire.leases.others import CoordinatorFacts
 from twd.wire.node import (
     NodeChanged,
     NodeFacts,
@@ -56,7 +52,7 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
-from twd.wire.placement import PlacementDecided, place_of, placement_key, read_placement
+from twd.wire.placement import PlacementDecided, placement_key, read_placement
 from twd.wire.service import ServiceExited, ServiceStarted, read_lease
 from twd.wire.swarm import PullFailed, PullFinished, PullUnwanted, PullWanted
 
@@ -142,17 +138,13 @@ class CoordinatorService(Service):
         fetched = remarks(self._wanted, self._observed)
         return "; ".join([*fetched, *self._idle_drafters, *told_once(self._observed.nodes.values())])
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> CoordinatorFacts:
         """What `twd status` shows."""
         placed = [name for name, decision in self._observed.decided.items() if not decision.missing_bytes]
-        agentless_hosts = [
-            f"{known.node}: {one.note or one.state}"
-            for known in self._agentless_hosts.facts()
-            for one in known.processes
-        ]
-        told = {"guests": agentless_hosts} if agentless_hosts else {}
-        reads = able(self._wanted.models)
-        return {"active": self.active, "nodes": len(self._observed.nodes), "placed": placed, READS_FACT: reads, **told}
+        hosts = self._agentless_hosts.facts()
+        guests = [f"{known.node}: {one.note or one.state}" for known in hosts for one in known.processes]
+        nodes, reads = len(self._observed.nodes), able(self._wanted.models)
+        return CoordinatorFacts(active=self.active, nodes=nodes, placed=placed, reads=reads, guests=guests)
 
     # -- who decides ---------------------------------------------------------------------------
 
@@ -205,12 +197,25 @@ class CoordinatorService(Service):
         """Try again to read the model files that could not be read."""
         for name in unable(self._wanted.models):
             read = await asyncio.to_thread(wanted_replicas, self._settings, name)
+            copy = await self._headers_of(read[0]) if read[0].shape is None else None
+            if copy is not None:
+                read = await asyncio.to_thread(wanted_replicas, self._settings, name, copy)
             known = {model.name: model for model in read}
             models = tuple(known.get(model.name, model) for model in self._wanted.models)
             if models != self._wanted.models:
                 self._wanted = replace(self._wanted, models=models)
                 self._news.set()
                 await self.renew_lease()
+
+    async def _headers_of(self, model: WantedModel) -> HeaderCopy | None:
+        """Return the headers of a model that other machines have alone."""
+        try:
+            entries = await self._entries()
+        except BusError:
+            return None
+        file = listed(model, entries, self.ctx.node)
+        ask = partial(self.ask, timeout_s=ANSWER_S)
+        return await fetch_headers(ask, self.ctx.node, file, self.log) if file is not None else None
 
     async def _take(self, claim: LeaseLock) -> bool:
         return await claim.take(self._value(), self._is_silent) is None
@@ -420,76 +425,6 @@ class CoordinatorService(Service):
         """Start the next turn now."""
         self._news.set()
         return None
-
-
-def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
-    """Return the models that must run over the pool; blocks while it reads their headers."""
-    if not settings.pooled:
-        return ()
-    served = (name for name, model in settings.models.items() if model.serve)
-    return tuple(replica for name in served for replica in wanted_replicas(settings, name))
-
-
-def wanted_replicas(settings: Settings, name: str) -> tuple[WantedModel, ...]:
-    """Return all replicas of one model; blocks while it reads the file's header."""
-    wanted = wanted_model(settings, name)
-    return tuple(
-        replace(wanted, name=place_of(name, number), model=name, replica=number)
-        for number in range(1, settings.models[name].replicas + 1)
-    )
-
-
-def wanted_model(settings: Settings, name: str) -> WantedModel:
-    """Return one model with its sizes, or with the reason why they cannot be read."""
-    model = settings.models[name]
-    try:
-        shape = read_shape(name, model, settings.pool.engine)
-        return wanted_of(name, model, shape)
-    except (TwdError, OSError) as error:
-        seen = read_model(path_of(model.path))
-        listed_as = seen.name if seen.problem else ""  # else another copy would fail, too
-        return WantedModel(name, model.ctx_size, model.parallel, problem=str(error), listed_as=listed_as)
-
-
-def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
-    """Return a model as its settings describe it; blocks while it reads a part of its file."""
-    return WantedModel(
-        name,
-        model.ctx_size or shape.ctx_size,
-        model.parallel,
-        shape,
-        file=read_model(path_of(model.path)),
-        type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
-        type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
-        exact=bool(model.exact),
-        flash_attention=model.flash_attn != "off",
-        mmap=model.mmap != "off",
-        on_cpus=model.backend == "cpu" or model.gpu_layers == 0,
-    )
-
-
-def wanted_drafters(settings: Settings) -> tuple[WantedDrafter, ...]:
-    """Return the draft models that machines of the pool run; blocks while it reads their headers."""
-    if not settings.pooled:
-        return ()
-    resting = {name for name, model in settings.models.items() if not model.serve}
-    listed = enumerate(settings.drafters)
-    return tuple(_wanted_drafter(settings, n, one) for n, one in listed if one.path and one.for_model not in resting)
-
-
-def _wanted_drafter(settings: Settings, number: int, drafter: DrafterConfig) -> WantedDrafter:
-    path = path_of(drafter.path)
-    file, name = read_model(path), drafter.name or path.stem
-    return WantedDrafter(
-        process=process_name(name, file, number),
-        file=file,
-        node=node_id(drafter.node) if drafter.node else "",
-        name=name,
-        for_model=drafter.for_model,
-        ctx_size=max((model.ctx_size for model in settings.models.values()), default=0),
-        threads=0 if drafter.threads == "auto" else drafter.threads,
-        gpu_layers="" if drafter.gpu_layers == "auto" else str(drafter.gpu_layers),
-    )
 
 
 def _in_words(decision: PlacementDecided) -> str:

@@ -44,8 +44,8 @@ class BatchRules:
     """The limits of a context, in tokens of a pass.
 
     `capacity`: most tokens. `streams`: each sequence has its own KV buffer. `can_pad`: padding can be removed after a
-    pass. `rows_min`: fewest tokens. `rows_fixed` (0: none): every pass has one window and exactly this many tokens, so
-    that a device uses the same kernels for all passes.
+    pass. `rows_min`: fewest tokens. `rows_fixed` (0: none): every pass has exactly this many tokens of each of
+    `together` neighbouring slots, so that a device uses the same kernels for all passes.
     """
 
     capacity: int
@@ -53,6 +53,7 @@ class BatchRules:
     can_pad: bool = True
     rows_min: int = 1
     rows_fixed: int = 0
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,9 @@ class BatchPlanner:
         self.cost, self.padding = cost, padding or WidthPadding()
         self._plan = lru_cache(maxsize=512)(self._find)
 
-    def fix_rows(self, rows: int) -> None:
-        """From now on, every pass has this many tokens."""
-        self.rules = replace(self.rules, rows_fixed=rows)
+    def fix_rows(self, rows: int, together: int = 1) -> None:
+        """From now on, every pass has this many tokens of each of `together` slots, which divides their number."""
+        self.rules = replace(self.rules, rows_fixed=rows, together=together)
         self._plan = lru_cache(maxsize=512)(self._find)
 
     def missing(self, rows: int) -> int:
@@ -122,13 +123,19 @@ class BatchPlanner:
             return 0
         return (self.rules.rows_fixed or max(self.rules.rows_min, self.padding.rows(rows))) - rows
 
+    def alone(self, slot: int, rows: int) -> ForwardBatch:
+        """The pass that computes `rows` tokens of one slot and nothing else that counts."""
+        if self.rules.together > 1:
+            return self._blocks(((slot, rows),))[0]
+        return ForwardBatch((BatchPart(slot, rows, self.missing(rows)),))
+
     def plan(self, shape: Shape) -> list[ForwardBatch]:
         """The cheapest passes found for these windows. No window is split between passes."""
         return self._plan(shape)
 
     def _find(self, shape: Shape) -> list[ForwardBatch]:
         if self.rules.rows_fixed:
-            return [self._filled((item,)) for item in shape]
+            return self._blocks(shape)
         if not self.rules.streams:
             return [self._filled(group) for group in _fill(shape, self.rules.capacity)]
         plans = [self._intervals(shape)]
@@ -137,6 +144,19 @@ class BatchPlanner:
             wide = tuple(item for item in shape if item[1] > limit)
             plans.append(self._intervals(narrow) + self._intervals(wide))
         return min(plans, key=lambda passes: sum(self.cost(one.rows) for one in passes))
+
+    def _blocks(self, shape: Shape) -> list[ForwardBatch]:
+        """Passes of one width: each block of neighbouring slots has its own, in which slots without a window are
+        padded."""
+        rows_of, together = dict(shape), self.rules.together
+        blocks = sorted({slot // together for slot in rows_of})
+        return [
+            ForwardBatch(tuple(self._padded(slot, rows_of.get(slot, 0)) for slot in range(at, at + together)))
+            for at in (block * together for block in blocks)
+        ]
+
+    def _padded(self, slot: int, rows: int) -> BatchPart:
+        return BatchPart(slot, rows, self.rules.rows_fixed - rows)
 
     def _intervals(self, shape: Shape) -> list[ForwardBatch]:
         """The cheapest split of the windows into groups of neighbours. Each group is padded to its longest window."""

@@ -10,6 +10,7 @@ from twd.decoding.filters import Candidates, everything, filters_of, narrowed
 from twd.decoding.logprobs import token_logprob
 from twd.decoding.noise import Ids, Logits
 from twd.decoding.penalties import adjustments_of
+from twd.decoding.steps import PickRule
 from twd.structured_output.compiled import CompiledGrammar, GrammarVocabulary
 from twd.structured_output.forced_tokens import ForcedTokens, WritingVocabulary, remembered
 from twd.structured_output.state import GrammarCache, GrammarState
@@ -85,6 +86,10 @@ class TokenSampler:
         self._greedy = not self._filters and self._temperature <= 0.0
         self._walk = None if grammar is None else GrammarState(grammar)
         self._prompt_len = prompt_len
+        loops = sampling.dry_multiplier > 0.0 and sampling.repeat_last_n != 0
+        plain = grammar is None and not loops and sampling.typical_p >= 1.0
+        self.rule = PickRule(sampling, seed, tuple(self._banned)) if plain else None
+        """The rule by which native code can choose; None: only this sampler can."""
         self._able: Ids | None = None
         """The allowed tokens of the last choice, if the grammar refused the first pick; else None."""
 

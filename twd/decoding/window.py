@@ -57,10 +57,19 @@ class Window:
     """Score given tokens: all of them count as accepted, and the verify result has a `Score` for each."""
     goes_on: bool = False
     """With `scores`: also sample the token after the last one."""
+    drafts: int = 0
+    """With `goes_on`: this many of its last tokens are drafts, to be verified behind the given ones."""
     ends: bool = False
     """With `scores`: also score the end of the text after the last token."""
     guesses: int = 0
     """How many tokens the target's own head, if it has one, should guess behind the tokens that are picked."""
+    steps: int = 1
+    """Up to so many tokens may be picked one after the other, each computed from the one before, if the window has no
+    drafts and the target can do that. It may also pick fewer."""
+    least: float = 0.0
+    """With `steps`: stop where the product of the picks' chances falls below this."""
+    repeats: int = 0
+    """With `steps`: stop where so many last tokens stand earlier in the text, so that they can be copied; 0: never."""
 
 
 class Score(NamedTuple):
@@ -172,9 +181,22 @@ def verify_window(
 
     `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token.
     """
-    child_of = _children(window)
-    node: int | None = window.committed - 1
     verdict.path = list(range(window.committed))
+    _walk(window, verdict, logits_of, history, sampler, report, end_tokens)
+
+
+def _walk(
+    window: Window,
+    verdict: VerifyResult,
+    logits_of: Callable[[int], Logits],
+    history: list[int],
+    sampler: Sampler,
+    report: Report | None,
+    end_tokens: frozenset[int],
+) -> None:
+    """Sample after the last token of the path, and go on while a draft equals the sampled token."""
+    child_of = _children(window)
+    node: int | None = verdict.path[-1]
     while node is not None:
         logits = logits_of(node)
         token = sampler.pick(logits, history)
@@ -195,18 +217,19 @@ def score(
     sampler: Sampler,
     end_tokens: frozenset[int],
 ) -> None:
-    """Compare each token after the committed ones with the target's own choice there. Fills in `verdict`.
+    """Compare each given token after the committed ones with the target's own choice there. Fills in `verdict`.
 
-    `history` ends with the committed tokens; all others are appended to it.
+    `history` ends with the committed tokens; the given ones, and drafts that are accepted, are appended to it.
     """
-    verdict.path = list(range(len(window.tokens)))
-    for place in range(window.committed, len(window.tokens)):
+    given = len(window.tokens) - window.drafts
+    verdict.path = list(range(given))
+    for place in range(window.committed, given):
         token = window.tokens[place]
         verdict.scores.append(_score_of(logits_of(place - 1), sampler, history, (token,)))
         verdict.tokens.append(token)
         history.append(token)
     if window.goes_on:
-        verdict.tokens.append(sampler.pick(logits_of(len(window.tokens) - 1), history))
+        _walk(window, verdict, logits_of, history, sampler, None, end_tokens)
     if window.ends:
         logits = logits_of(len(window.tokens) - 1)
         verdict.scores.append(_score_of(logits, sampler, history, sorted(end_tokens)))

@@ -7,6 +7,7 @@ from twd.decoding.window import Window
 from twd.drafter.draft import FLOOR, FLOOR_BESIDE, DraftRules, DraftState, Guess
 from twd.drafter.trust import ConfidenceCalibration
 from twd.drafting.calibration import Calibration
+from twd.drafting.ngram import MIN_MATCH
 from twd.drafting.window_value import Cost, best_cut, held_in_a_row
 from twd.kit.jobs.liveness import JobLiveness
 from twd.wire.base import InstanceId, JobId, SessionId
@@ -168,7 +169,9 @@ class DrafterCore:
             chances = held_in_a_row(self._record.chance(draft.copied_sure), len(copies))
             cut, _ = best_cut(chances, cost, rows=rows, sure=float(len(steps)))
             rows += cut
-            wider.append((draft, replace(window, tokens=(*window.tokens, *copies[:cut]))))
+            wider.append(
+                (draft, replace(window, tokens=(*window.tokens, *copies[:cut]), repeats=0 if copies else MIN_MATCH))
+            )
         return wider
 
     def _copies(self, draft: DraftState, window: Window) -> tuple[list[int], float]:
@@ -186,21 +189,29 @@ class DrafterCore:
         start, end = draft.fed, draft.length
         tokens = draft.span(start, min(end, start + CHUNK))
         last = start + len(tokens) == end
-        return Window(draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens))
+        steps = max(1, min(draft.run(self._enough), self.ctx_size - end - 1))
+        return Window(
+            draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens), steps=steps, least=draft.least
+        )
+
+    @property
+    def _enough(self) -> int:
+        """How many drafts are worth a message of their own."""
+        return max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
 
     def computed(self, draft: DraftState, window: Window, guesses: Sequence[Guess], spent_ms: float) -> None:
-        """Take the results of a step; no event came in between. A chunk that does not end the prompt gives no draft; a
-        step with copies gives one more draft than copies were right."""
+        """Take the results of a step, or of several in one call; no event came in between. A chunk that does not end
+        the prompt gives no draft; a step with copies gives one more draft than copies were right."""
         del draft.kept[window.at :]
         right = max(0, len(guesses) - 1)
-        draft.kept += window.tokens[: window.committed + right]
+        draft.kept += (*window.tokens[: window.committed], *(guess.token for guess in guesses[:right]))
         if not guesses:
             return
         copies = len(window.tokens) - window.committed
         for place in range(min(right + 1, copies)):
             self._record.learn(draft.copied_sure, place < right)
         token_ms = spent_ms / len(guesses)
-        reads = window.committed > 1
+        reads = window.committed > max(1, len(guesses))
         if reads:  # reading the text is no measure of the drafting speed
             token_ms = min(token_ms, self.token_ms) if self._pace_known else 0.0
         for guess in guesses:
@@ -220,7 +231,7 @@ class DrafterCore:
         """Returns the drafts to send now. A drafter beside the target sends its whole run at once; one elsewhere sends
         as soon as a message is worth its delay."""
         messages = []
-        enough = max(1, round(_FLIGHT_MS / max(self.token_ms, 0.1)))
+        enough = self._enough
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
             resting = draft.resting and not draft.told_rest and not draft.waits

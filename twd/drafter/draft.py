@@ -17,6 +17,7 @@ FLOOR_BESIDE = 0.45
 BRANCHES = 3
 BRANCH_TOKENS = 4
 BRANCH_WORTH = 0.04
+_TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,21 @@ class DraftState:
         if self.waits or len(self.guesses) >= self.credit:
             return True
         return self.trust.chance(math.prod(guess.confidence for guess in self.guesses)) < self.floor
+
+    @property
+    def least(self) -> float:
+        """How small the product of the next confidences may get before the main line rests; 0 on a branch."""
+        if self.on_branch is not None:
+            return 0.0
+        return self.trust.least(self.floor) / max(_TINY, math.prod(guess.confidence for guess in self.guesses))
+
+    def run(self, enough: int) -> int:
+        """Returns how many drafts may follow in one go. `enough`: how many are sent in one message."""
+        branch = self.on_branch
+        if branch is not None:
+            return BRANCH_TOKENS - len(branch.guesses)
+        left = self.credit - len(self.guesses)
+        return left if self.beside else min(left, enough - (len(self.guesses) - self.sent))
 
     @property
     def fed(self) -> int:

@@ -3,9 +3,10 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from twd.decoding.cost import CostCurve
+from twd.decoding.steps import RunsSteps
 from twd.decoding.turns import Wait, WaitForPass, WaitForPost
 from twd.decoding.window import ConformingSampler, Logits, Target, UsesThreads, VerifyResult, Window
 from twd.drafter.core import DrafterCore
@@ -49,6 +50,8 @@ class DraftRunner:
         self._dropped = False
         """True: a command was dropped, so all sessions must be opened again."""
         self._stopping = False
+        self._halt = target.halt if isinstance(target, RunsSteps) else None
+        """Ends several steps in one call early: what is posted is read after the step that computes now."""
         self.under_way: float | None = None
         """When the current step began; None: no step runs."""
         self._thread = threading.Thread(target=self._main, name="draft-engine", daemon=True)
@@ -63,11 +66,15 @@ class DraftRunner:
             self._dropped = True
             return
         self._inbox.put(command)
+        if self._halt is not None:
+            self._halt.set()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Stop after the running step; returns whether the thread ended in time."""
         self._stopping = True
         self._inbox.put(lambda core: None)
+        if self._halt is not None:
+            self._halt.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -87,6 +94,8 @@ class DraftRunner:
     def turns(self) -> Iterator[Wait]:
         """Draft step by step until told to stop; yields what to wait for."""
         while not self._stopping:
+            if self._halt is not None:
+                self._halt.clear()  # what is posted from here on ends the next run
             self._read_inbox()
             if self._core.take_lost() or self._dropped:
                 self._dropped = False
@@ -111,16 +120,25 @@ class DraftRunner:
         verdicts = {verdict.slot: verdict for verdict in self._target.collect()}
         self.under_way = None
         spent_ms = (self._clock() - began) * 1000
-        if sum(len(window.tokens) for _, window in steps) == 1:
-            self._choose_threads(spent_ms)
-        if self._cost is not None and all(window.committed == 1 for _, window in steps):
-            self._cost.observe(sum(len(window.tokens) for _, window in steps), spent_ms)
+        self._learn_pace(steps, _passes(steps, verdicts), spent_ms)
         for draft, window in steps:
             verdict = verdicts.get(window.slot)
             if verdict is None or verdict.failure is not None:
                 self._core.close(draft.session)  # this session goes on without our drafts
                 continue
             self._core.computed(draft, window, _guesses(verdict), spent_ms)
+
+    def _learn_pace(self, steps: Sequence[tuple[DraftState, Window]], passes: int, spent_ms: float) -> None:
+        """Learn from the time of a pass, or of several. A pass that mostly read text shows nothing."""
+        rows = sum(len(window.tokens) for _, window in steps)
+        if rows > len(steps) * passes:  # with copies, or the first pass read more than one token
+            if self._cost is not None and all(window.committed == 1 for _, window in steps):
+                self._cost.observe(rows, spent_ms)
+            return
+        if len(steps) == 1:
+            self._choose_threads(spent_ms / passes)
+        if self._cost is not None:
+            self._cost.observe(len(steps), spent_ms / passes)
 
     def use_threads(self, choice: ThreadChoice) -> None:
         """Use the planned number of threads and then find the fastest; call it on the engine's thread."""
@@ -138,13 +156,7 @@ class DraftRunner:
 
     def _open(self, draft: DraftState) -> None:
         conformed = draft.sampler.conformed if isinstance(draft.sampler, ConformingSampler) else _as_they_are
-
-        def report(logits: Logits, token: int) -> TokenLogprob:
-            guess = self._judge(conformed(logits), token, not draft.beside)
-            other = TopToken(token=max(0, guess.other), text="", logprob=guess.other_confidence)
-            top = [other] if guess.other >= 0 else []
-            return TokenLogprob(token=token, text="", logprob=guess.confidence, top=top)
-
+        report = GuessReport(self._judge, conformed, with_other=not draft.beside)
         try:
             slot, cached = self._target.open(draft.accepted, draft.sampler, report)
         except TwdError:
@@ -164,6 +176,32 @@ class DraftRunner:
             except queue.Empty:
                 return
             command(self._core)
+
+
+class GuessReport:
+    """Reports how sure a draft model is of its picks, in the form of log probabilities: `logprob` is a chance here."""
+
+    def __init__(self, judge: Judge, conformed: Callable[[Logits], Logits], *, with_other: bool) -> None:
+        self.with_other = with_other
+        self._judge = judge
+        self._conformed = conformed
+
+    def __call__(self, logits: Logits, token: int) -> TokenLogprob:
+        """The report of a token picked from these logits."""
+        guess = self._judge(self._conformed(logits), token, self.with_other)
+        return self.of_chances(token, guess.confidence, guess.other, guess.other_confidence)
+
+    def of_chances(self, token: int, chance: float, other: int, other_chance: float) -> TokenLogprob:
+        """The report of a token whose chance is known."""
+        top = [TopToken(token=other, text="", logprob=other_chance)] if other >= 0 else []
+        return TokenLogprob(token=token, text="", logprob=chance, top=top)
+
+
+def _passes(steps: Sequence[tuple[DraftState, Window]], verdicts: Mapping[int, VerifyResult]) -> int:
+    """Returns how many passes one after the other gave these results."""
+    plain = (window for _, window in steps if len(window.tokens) == window.committed)
+    made = [len(verdicts[window.slot].tokens) for window in plain if window.slot in verdicts]
+    return max(1, *made) if made else 1
 
 
 def _as_they_are(logits: Logits) -> Logits:

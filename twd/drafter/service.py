@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
 from twd.drafter.core import DrafterCore
@@ -35,6 +37,8 @@ from twd.wire.draft import (
 )
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, TokensAccepted
+from twd.wire.leases.base import CoreFacts
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
 
 _READY = "ready"
@@ -210,29 +214,30 @@ class DrafterService(ModelService[DraftModel]):
             self._proposed += len(proposal.tokens)
             self.emit(self._models.of(proposal))
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> DrafterLeaseFacts:
         """Returns what `twd status` shows of this drafter."""
-        facts: dict[str, str | int | float | bool | list[str]] = {
-            "model": self.model,
-            "ready": self._core is not None,
-            "for_model": self.for_model,
-            "doubt": self._unprofitable.text,
-        }
-        if self._core is not None:
-            facts |= {
-                "sessions": len(self._core.drafts),
-                "token_ms": round(self._core.token_ms, 2),
-                "alone_ms": round(self._alone_ms, 2),
-                "proposed": self._proposed,
-            }
-        return facts | self._shared_facts()
+        facts = DrafterLeaseFacts(
+            model=self.model,
+            ready=self._core is not None,
+            for_model=self.for_model,
+            doubt=self._unprofitable.text,
+            core_share=self._core_share(),
+        )
+        if self._core is None:
+            return facts
+        return replace(
+            facts,
+            sessions=len(self._core.drafts),
+            token_ms=round(self._core.token_ms, 2),
+            alone_ms=round(self._alone_ms, 2),
+            proposed=self._proposed,
+        )
 
-    def _shared_facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Returns its share of the cores, and its current number of threads."""
-        if self._cores is None:
-            return {}
+    def _core_share(self) -> CoreFacts | None:
+        """Returns its share of the cores, with its current number of threads."""
+        share = self._cores.facts() if self._cores is not None else None
         choice = self._runner.choice if self._runner is not None else None
-        return self._cores.facts() | ({"threads": choice.now} if choice is not None else {})
+        return share if share is None or choice is None else replace(share, threads=choice.now)
 
     async def teardown(self) -> None:
         """Detach and free the model; sessions go on without these drafts."""

@@ -38,3 +38,7 @@ class ConfidenceCalibration:
     def chance(self, confidences: float) -> float:
         """Returns the chance that drafts are all accepted whose confidences multiply to this."""
         return math.pow(max(0.0, min(1.0, confidences)), self.exponent)
+
+    def least(self, chance: float) -> float:
+        """Returns the product of confidences at which `chance` falls to this."""
+        return math.pow(max(0.0, min(1.0, chance)), 1.0 / self.exponent)

@@ -109,9 +109,13 @@ def speculation_of(terms: RequestContext, prediction: str = "") -> Speculation:
     return Speculation(window=wish if isinstance(wish, int) else 0, prediction=prediction, consensus=consensus)
 
 
-def model_for(terms: RequestContext, prompt: Prompt, grammar: Grammar | None, logprobs: int | None) -> ModelId:
-    """The model name to submit a job to: that of a gate, unless the answer must be exact."""
-    exact = bool(prompt.tools) or grammar is not None or logprobs is not None
+def model_for(
+    terms: RequestContext, prompt: Prompt, grammar: Grammar | None, logprobs: int | None, prediction: str
+) -> ModelId:
+    """The model name to submit a job to: that of a gate, unless the answer must be exact or the client predicts it; the
+    model checks a prediction at less cost than a member's answer.
+    """
+    exact = bool(prompt.tools) or grammar is not None or logprobs is not None or prediction != ""
     return terms.model if terms.mode == "gate" and not exact else terms.base or terms.model
 
 
@@ -214,7 +218,7 @@ def jobs_for(
     return [
         JobSubmitted(
             job=terms.new_job(),
-            model=model_for(terms, prompt, grammar, logprobs),
+            model=model_for(terms, prompt, grammar, logprobs, prediction),
             owner=terms.owner,
             prompt=prompt,
             sampling=sampling_of(request, seed_for(request.seed, terms.fresh_seed, choice)),

@@ -10,11 +10,14 @@ from twd.edge.openai.answers import ModelCard, ModelList
 from twd.settings.model import DEFAULT_NAMES
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.base import ServerFacts
+from twd.wire.leases.gate import GateFacts
+from twd.wire.leases.machine import SupervisorFacts
+from twd.wire.leases.reading import shown_facts
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.service import Health, ServiceLease
 
-HELPERS = frozenset({"drafter", "stage"})
-"""Services that have a model but serve no jobs for it."""
 NO_RACER = "no racer counts the votes of drafters: `twd run racer`, or consensus.policy in the settings"
 SETTLE_S = 15.0
 """A server known only from an event is removed if it has no lease after this many seconds."""
@@ -129,31 +132,31 @@ class ModelDirectory:
             racers = racers or lease.service == "racer"
             if lease.service == "supervisor" and lease.node == self.node:
                 self._supervised(lease)
-            model = lease.facts.get("model")
-            if isinstance(model, str) and model and lease.service not in HELPERS and not model.endswith("@gate"):
-                self._lease(lease, ModelId(model), now)
+            told = lease.told(ServerFacts)
+            if told is not None and told.model and not told.model.endswith("@gate"):
+                self._lease(lease, told, now)
         for instance, server in list(self._servers.items()):
             if instance not in alive and now - server.heard > SETTLE_S:
                 del self._servers[instance]
         self._gates, self._racers = frozenset(gates), racers
 
     def _supervised(self, lease: ServiceLease) -> None:
-        models, default = lease.facts.get("models"), lease.facts.get("default_model")
-        if isinstance(models, list) and isinstance(default, str):
-            self.told(models, default, lease.renewed_ms)
+        told = lease.told(SupervisorFacts)
+        if told is not None and told.models is not None:
+            self.told(told.models, told.default_model, lease.renewed_ms)
 
-    def _lease(self, lease: ServiceLease, model: ModelId, now: float) -> None:
-        if lease.facts.get("ready") is False:
+    def _lease(self, lease: ServiceLease, facts: ServerFacts, now: float) -> None:
+        model = facts.model
+        if not facts.ready:
             self._servers.pop(lease.instance, None)
             coming = lease.health in (Health.STARTING, Health.OK)
             state = "is loading" if coming else f"is {lease.health.value} on {lease.node}"
             self._note(model, state)
             return
         self._notes.pop(model, None)
-        told = {name: value for name, value in lease.facts.items() if name != "model"}
-        exact = told.get("exact")
-        if isinstance(exact, bool):
-            self._exact[model] = exact
+        told = _on_card(facts)
+        if isinstance(facts, SpeculatorFacts) and facts.exact is not None:
+            self._exact[model] = facts.exact
         known = self._servers.get(lease.instance)
         if known is not None and known.model == model:
             known.facts.update(told)
@@ -208,7 +211,7 @@ class ModelDirectory:
     def tool_format(self, model: ModelId) -> ToolFormat:
         """The format in which the model writes tool calls, if its process reports it."""
         told = [server.facts.get("tool_format") for server in self._servers.values() if server.model == model]
-        known = [ToolFormat(name) for name in told if isinstance(name, str) and name in set(ToolFormat)]
+        known = [ToolFormat(name) for name in told if name in set(ToolFormat)]
         return known[0] if known else ToolFormat.BARE
 
     def resolve(self, name: str) -> ModelId:
@@ -245,7 +248,7 @@ class ModelDirectory:
         servers = [server for server in self._servers.values() if server.model == name]
         facts: Facts = {}
         for server in servers:
-            facts |= {name: value for name, value in server.facts.items() if name in SHOWN}
+            facts |= server.facts
         facts["ready"] = bool(servers)
         facts["replicas"] = len(servers)
         facts["default"] = name == self.default_model
@@ -284,6 +287,11 @@ class ModelDirectory:
         return ModelCard(id=full_name(ModelId(card.id), mode), created=card.created, twd=facts)
 
 
+def _on_card(facts: ServerFacts) -> Facts:
+    """What a model's card shows of its process; what that does not know is left out."""
+    return {name: value for name, value in shown_facts(facts).items() if name in SHOWN and (value or value is False)}
+
+
 def _gates_of(lease: ServiceLease) -> set[str]:
-    told = lease.facts.get("gates") if lease.service == "gate" else None
-    return set(told) if isinstance(told, list) else set()
+    told = lease.told(GateFacts)
+    return set(told.gates) if told is not None else set()

@@ -1,7 +1,8 @@
 """The edge as a service: an HTTP server in front of the bus."""
 
+import asyncio
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -11,6 +12,7 @@ from twd.edge.auth.keys import KeyRing, KeyStore
 from twd.edge.auth.middleware import AuthMiddleware
 from twd.edge.http.errors import unasked
 from twd.edge.http.generation_handlers import GenerationHandlers
+from twd.edge.http.handover import HandedDoor
 from twd.edge.http.pages import Pages
 from twd.edge.http.server import HttpServer
 from twd.edge.inflight_requests import JobEvent, RequestTracker
@@ -19,45 +21,43 @@ from twd.edge.monitoring.feed import EventFeed
 from twd.edge.monitoring.history import HistoryHandlers
 from twd.edge.monitoring.observe import StatusHandlers
 from twd.edge.openai.embeddings import EmbeddingHandlers
-from twd.kit.instance_tracker import InstanceTracker
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
 from twd.kit.tasks import every
 from twd.net.addresses import is_loopback
 from twd.settings.model import Settings
-from twd.wire.base import Event, ModelId
+from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import JobCancelled, JobFailed, JobQueued, JobSubmitted, TokensAccepted
 from twd.wire.judging import GATE
+from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
-from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped, read_lease
+from twd.wire.service import Health, read_lease
 from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
+READY_LOOK_S = 0.1
+WAITED_S = 60.0
+"""How long those wait at most who came while versions changed, until they are told what is missing."""
 
 
-class EdgeService(Service):
+class EdgeService(OwningService):
     """Clients meet twd here: OpenAI's APIs over HTTP, jobs over the bus."""
 
     name = "edge"
     reads = (
-        JobStarted,
-        TokensAccepted,
-        JobFinished,
-        JobFailed,
+        *OF_JOBS,
         ModelLoading,
         ModelReady,
         ModelMeasured,
         ModelFailed,
         ModelUnloaded,
-        ServiceStarted,
-        ServiceStopped,
-        ServiceFaulted,
-        ServiceExited,
+        *OF_WORKERS,
         ChangeTold,
         RingMeasured,
         FrameRefused,
@@ -67,11 +67,12 @@ class EdgeService(Service):
     )
     writes = (JobSubmitted, JobCancelled, EmbeddingRequested, TraceRequested, HistoryRequested, MetricsRequested)
 
-    def __init__(self, ctx: ServiceContext, settings: Settings) -> None:
+    def __init__(self, ctx: ServiceContext, settings: Settings, run: Path | None = None) -> None:
+        """`run`: the folder in which the port is handed over to the edge that takes this one's place."""
         super().__init__(ctx)
         self.settings = settings
         self.models = ModelDirectory(tuple(settings.served()), settings.default_model, ctx.node)
-        self.tracker = RequestTracker(self.clock, self._submit, self.emit, self._guarded, coming=self.models.coming)
+        self.tracker = RequestTracker(self.clock, self.submit_job, self.emit, self._guarded, coming=self.models.coming)
         self.front = GenerationHandlers(
             settings, self.tracker, self.models, self.clock, ctx.ids, self.instance, self._gate
         )
@@ -83,8 +84,8 @@ class EdgeService(Service):
         self.records = HistoryHandlers(
             EventFeed(self.bus), self.front.owned, self.ask, settings.edge.keepalive_s, settings.log.show_text
         )
-        self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log)
-        self._instances = InstanceTracker()
+        handover = HandedDoor(run, self.log) if run is not None else None
+        self.server = HttpServer(settings.edge, self.threshold, self.front.counters, self.log, handover)
         self._registry: Leases | None = None
 
     def _build_door(self) -> AuthMiddleware:
@@ -106,6 +107,20 @@ class EdgeService(Service):
         parts = (self.front, embeddings, self.watch, self.records, self.threshold, Pages())
         await self.server.open([route for part in parts for route in part.routes()])
         self.tasks.start("registry", every(REFRESH_S, self._refresh))
+        if self.server.waits:
+            self.tasks.start("door", self._begin_when_ready())
+
+    async def _begin_when_ready(self) -> None:
+        """Let those wait who came while versions changed, until a question can be answered; not forever."""
+        give_up = self.clock.now() + WAITED_S
+        while True:
+            if self._can_answer() or self.clock.now() >= give_up:
+                return await self.server.begin()
+            await asyncio.sleep(READY_LOOK_S)
+
+    def _can_answer(self) -> bool:
+        wanted = self.models.default_model
+        return self.health is Health.OK and (not wanted or self.models.resolve(wanted) in self.models.live)
 
     def _gate(self) -> None:
         """Refuse generation while the edge starts or drains."""
@@ -115,8 +130,9 @@ class EdgeService(Service):
             raise TwdError(FailureCode.NOBODY_HOME, "the edge is starting")
 
     async def quiesce(self) -> None:
-        """Finish the open streams; new requests get a 503."""
+        """Finish the open streams; new requests get a 503, or wait for the edge that has the port now."""
         self.records.feed.close()
+        await self.server.hand_over()
         await self.server.quiet()
 
     async def teardown(self) -> None:
@@ -130,24 +146,26 @@ class EdgeService(Service):
         """The URL for clients on this machine."""
         return self.server.url
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> EdgeFacts:
         """The facts in its lease."""
-        return {"url": self.url, "port": self.server.port, "jobs": len(self.tracker)}
+        return EdgeFacts(url=self.url, port=self.server.port, jobs=len(self.tracker))
 
     # -- jobs ----------------------------------------------------------------------------------
 
-    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        if job.attempt > 1:  # a gate was lost or refused: the model itself continues, exactly
-            job = replace(job, model=ModelId(job.model.removesuffix(GATE)))
-        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
+    def submit_job(self, job: JobSubmitted, timeout_s: float) -> None:
+        """Send a job to its model; after a gate was lost or refused, the model itself continues, exactly."""
+        super().submit_job(_exactly(job) if job.attempt > 1 else job, timeout_s)
 
-    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
-        if isinstance(answer, JobQueued | JobFailed):
-            self.tracker.answered(answer)
-        else:
-            self.tracker.unanswered(job, self._why_unanswered(job, answer))
+    def job_answered(self, answer: JobQueued | JobFailed) -> None:
+        """A job was taken or refused."""
+        self.tracker.answered(answer)
 
-    def _why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+    def job_unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """Nobody took a job."""
+        self.tracker.unanswered(job, failure)
+
+    def why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+        """Why nobody took a job."""
         if isinstance(answer, NoResponders):
             return Failure(code=FailureCode.NOBODY_HOME, message=self.models.why_nobody(job.model), field="model")
         if isinstance(answer, BusError):
@@ -162,28 +180,12 @@ class EdgeService(Service):
         except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
             self.fail(error, "timer")
 
-    def _job_event(self, event: JobEvent) -> Effects:
-        self.tracker.hear(event)
-        return None
-
-    def on_job_started(self, event: JobStarted) -> Effects:
-        """The prompt of a job is being read."""
-        return self._job_event(event)
-
-    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A job got more text."""
-        if event.source in self.watch.pools.speculators:
+    def job_event(self, event: Event) -> None:
+        """A job has started, got more text or ended."""
+        if isinstance(event, TokensAccepted) and event.source in self.watch.pools.speculators:
             self.watch.pools.hear(event, self.clock.now())
-        self.tracker.hear(event)
-        return None
-
-    def on_job_finished(self, event: JobFinished) -> Effects:
-        """A job has finished."""
-        return self._job_event(event)
-
-    def on_job_failed(self, event: JobFailed) -> Effects:
-        """A job has failed."""
-        return self._job_event(event)
+        if isinstance(event, JobEvent):
+            self.tracker.hear(event)
 
     # -- pools, models and services -------------------------------------------------------------------
 
@@ -268,25 +270,11 @@ class EdgeService(Service):
             self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
         return None
 
-    def _service_event(self, event: Event) -> Effects:
-        gone = self._instances.hear(event)
-        if gone is not None:
-            self.models.gone(gone)
-            self.tracker.gone(gone)
-        return None
+    def worker_gone(self, instance: InstanceId) -> None:
+        """A process has ended."""
+        self.models.gone(instance)
+        self.tracker.gone(instance)
 
-    def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process started."""
-        return self._service_event(event)
 
-    def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process stopped normally."""
-        return self._service_event(event)
-
-    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process stopped because of an error."""
-        return self._service_event(event)
-
-    def on_service_exited(self, event: ServiceExited) -> Effects:
-        """A supervisor saw a process end."""
-        return self._service_event(event)
+def _exactly(job: JobSubmitted) -> JobSubmitted:
+    return replace(job, model=ModelId(job.model.removesuffix(GATE)))

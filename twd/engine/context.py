@@ -218,7 +218,7 @@ class Context:
         with self.model.experts or nullcontext():
             code = llama.llama_decode(self.handle, self._batch.fill(rows, states, both=self._reads_both))
         if code:
-            raise _decode_error(code, len(rows))
+            raise decode_error(code, len(rows))
 
     def logits(self, row: int) -> Logits:
         """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
@@ -326,7 +326,8 @@ def _kv_bytes(model: LoadedGguf, settings: ContextSettings) -> int:
     return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells + states
 
 
-def _decode_error(code: int, rows: int) -> TwdError:
+def decode_error(code: int, rows: int) -> TwdError:
+    """The TwdError for what `llama_decode` returned."""
     if code == _NO_ROOM:
         return TwdError(FailureCode.CONTEXT_OVERFLOW, f"the KV cache has no room for {rows} more tokens")
     if code == _ABORTED:

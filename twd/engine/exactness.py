@@ -22,8 +22,11 @@ _RUN = 12
 _WIDTHS = (5, 1, 4, 2)
 _FEW = 4
 _FIXED_MIN, _FIXED_MAX = 8, 32
+_SHARED_MAX = 64
 _CHANCE = 0.8
 _ALIKE = 0.95
+_KEPT_ALONE = 0.7
+"""Sessions share passes of one width if a session alone keeps at least this share of its best speed."""
 
 _TEXT = "In a small town by the sea there lived 3 clockmakers; each had a shop, a cat, and a reason to be late. "
 
@@ -38,11 +41,12 @@ class ExactPlan:
     ours: bool = False
     """The plan relies on our kernels. If another build computes a part of the model, it may need another plan."""
 
-    def describe(self, rows_fixed: int = 0) -> str:
+    def describe(self, rows_fixed: int = 0, together: int = 1) -> str:
         """The settings in words, for status and logs."""
         one = self.settings
         attention = "flash attention" if one.flash_attention else "no flash attention"
-        rows = f"rows = {rows_fixed}" if rows_fixed else f"rows >= {self.rows_min}"
+        shared = f" of each of {together} sessions" if together > 1 else ""
+        rows = f"rows = {rows_fixed}{shared}" if rows_fixed else f"rows >= {self.rows_min}"
         return f"{attention}, K {one.type_k}, V {one.type_v}, {one.layout}, {rows}"
 
 
@@ -66,8 +70,8 @@ def exact_plan(
     - Each session has its own KV buffer, which keeps its cells in order.
 
     Other devices do not support every pair of K and V types; over RPC, an unsupported pair ends the worker. They also
-    use different kernels for many batch sizes. Passes agree there if all have one window and the same n_tokens, at
-    whatever place in the batch a token is. That is slow for many sessions and for single steps, so it is done only with
+    use different kernels for many batch sizes. Passes agree there if all have the same n_tokens of the same number of
+    sessions, at whatever place in the batch a token is. That is slow for single steps, so it is done only with
     `insist`. `on_cpus`: the layers that are computed elsewhere are computed on CPUs, too.
     """
     if not exact:
@@ -88,16 +92,30 @@ def exact_plan(
 
 
 def _on_devices(wanted: ContextSettings) -> ExactPlan:
-    settings = replace(wanted, flash_attention=True, layout=CacheLayout.STREAMS, ubatch=max(wanted.ubatch, _FIXED_MAX))
+    settings = replace(wanted, flash_attention=True, layout=CacheLayout.STREAMS, ubatch=max(wanted.ubatch, _SHARED_MAX))
     return ExactPlan(settings, fixed=True)
 
 
-def fixed_rows(points: Sequence[CostPoint]) -> int:
-    """The n_tokens for all passes: the smallest that, with usual drafts, gives nearly the best speed."""
-    fit = [point for point in points if _FIXED_MIN <= point.width <= _FIXED_MAX]
-    rates = {point.width: (1.0 - _CHANCE**point.width) / point.ms for point in fit}
+def fixed_rows(points: Sequence[CostPoint], together: int = 1) -> int:
+    """The tokens of each session in all passes: the fewest that, with usual drafts, give nearly the best speed."""
+    rates = _rates(points, together)
     best = max(rates.values(), default=0.0)
-    return min((width for width, rate in rates.items() if rate >= _ALIKE * best), default=_FIXED_MIN)
+    return min((rows for rows, rate in rates.items() if rate >= _ALIKE * best), default=_FIXED_MIN)
+
+
+def sessions_together(points: Sequence[CostPoint], sessions: int) -> int:
+    """How many of these sessions should share each pass, as far as costs tell. It divides their number."""
+    best = max(_rates(points, 1).values(), default=0.0)
+    shares = [together for together in range(2, sessions + 1) if sessions % together == 0]
+    fit = (one for one in shares if max(_rates(points, one).values(), default=0.0) >= _KEPT_ALONE * best)
+    return max(fit, default=1) if best else 1
+
+
+def _rates(points: Sequence[CostPoint], together: int) -> dict[int, float]:
+    """Tokens for each ms of one session, by its tokens in a pass that `together` sessions share."""
+    fit = [point for point in points if point.width % together == 0]
+    rows = {point.width // together: point.ms for point in fit if point.width <= _SHARED_MAX}
+    return {one: (1.0 - _CHANCE**one) / ms for one, ms in rows.items() if _FIXED_MIN <= one <= _FIXED_MAX}
 
 
 def _unlike_types(info: GgufInfo) -> tuple[str, str]:
@@ -114,7 +132,8 @@ def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exac
     seconds allows, at a late position.
 
     The windows end in wrong drafts, and share passes with another session if there are slots. So rollback and batching
-    are tested, too. The target must be idle. Its slots hold the test's text afterwards.
+    are tested, too. Where passes have one width for several sessions, an early step shares a pass with a late one. The
+    target must be idle. Its slots hold the test's text afterwards.
     """
     if not target.can_rollback:
         return Exactness(exact=True, settings=f"{settings}; no drafts, since this model cannot roll back")
@@ -127,6 +146,8 @@ def self_test(target: LocalTarget, settings: str, budget_s: float = 1.5) -> Exac
         if target.ctx_size > _LONG + 2 * _RUN and spent * _LONG / _SHORT < budget_s:
             probe.feed(_LONG)
             probe.compare(_LONG)
+            if target.planner.rules.together > 1:
+                probe.compare_beside_late()
     finally:
         probe.close()
     return probe.verdict(settings)
@@ -154,6 +175,7 @@ class _Probe:
         self._singles: dict[int, Logits] = {}
         self._in_company: dict[int, Logits] = {}
         self._windows: dict[int, Logits] = {}
+        self._beside_late: dict[int, Logits] = {}
         self._slots = [target.open(tokens[:1], self._sampler)[0]]
         if target.n_slots > 1:
             self._slots.append(target.open(tokens[:1], _Forced(tokens))[0])
@@ -174,9 +196,23 @@ class _Probe:
             self._run(Window(slot, 0, at, (*tokens[at : at + width], wrong, wrong)), beside=3)
             at += width
 
+    def compare_beside_late(self) -> None:
+        """Compute early single steps in another slot, in passes that they share with a late step."""
+        if len(self._slots) < 2:
+            return
+        late, early = self._slots
+        tokens, sampler = self._tokens, _Forced(self._tokens)
+        self._target.close(early)
+        self._slots[1] = early = self._target.open(tokens[:1], sampler)[0]
+        self._sampler.seen = {}
+        self._run(Window(early, 0, 0, tuple(tokens[:_SHORT]), picks=False))
+        for at in range(_SHORT, _SHORT + _FEW):
+            self._run_all([Window(early, 0, at, (tokens[at],)), Window(late, 0, _LONG, (tokens[_LONG],))])
+        self._beside_late = sampler.seen
+
     def verdict(self, settings: str) -> Exactness:
         """The result: whether the logits were equal, and how much they differed."""
-        ways = (self._windows, self._in_company)
+        ways = (self._windows, self._in_company, self._beside_late)
         pairs = [(self._singles[at], way[at]) for way in ways for at in self._singles.keys() & way.keys()]
         difference = max((float(np.abs(one - other).max()) for one, other in pairs), default=0.0)
         flipped = sum(int(one.argmax()) != int(other.argmax()) for one, other in pairs)
@@ -198,6 +234,9 @@ class _Probe:
         windows = [window]
         if beside:
             windows += [Window(slot, 0, 0, tuple(self._tokens[:beside])) for slot in self._slots[1:]]
+        self._run_all(windows)
+
+    def _run_all(self, windows: list[Window]) -> None:
         self._target.submit(windows)
         for verdict in self._target.collect():
             if verdict.failure is not None:

@@ -12,22 +12,25 @@ from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
 from twd.engine.embedding import Embedder
-from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test
-from twd.engine.heads.eagle import load_head, refuse_head
+from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.heads.head import GuessingHead, own_head
-from twd.engine.measuring.cost import measure_cost
+from twd.engine.heads.named import load_head, refuse_head
+from twd.engine.library import devices
+from twd.engine.measuring.cost import SHARED_WIDTHS, measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
 from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.rollback.find import FoundUndo, open_undoable
-from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, open_devices, tensor_split
+from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, layer_names, open_devices, tensor_split
 from twd.engine.target import LocalTarget
+from twd.gguf_tools.head_file import pool_problem
+from twd.gguf_tools.header import read_header
 from twd.gguf_tools.inspect import inspect
 from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
 from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
-from twd.wire.failures import TwdError
+from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import CostPoint, Exactness, ModelFacts
 
 _log = logging.getLogger("twd.engine")
@@ -162,14 +165,17 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
             head=plan.head,
             expert_bytes=plan.expert_bytes,
         )
+    info, head_here = inspect(plan.path), plan.pool.head_here and bool(plan.pool.away)
+    own_head = [layer_names(info.layers, info.layers + info.head_layers)] if info.head_layers else []
     return ModelLoadOptions(
         path=plan.path,
-        gpu_layers=gpu_layers(plan.pool),
+        gpu_layers=gpu_layers(plan.pool, info.head_layers),
         use_mmap=plan.use_mmap,
         use_extra_bufts=not plan.exact,
         devices=open_devices(plan.pool),
-        tensor_split=tensor_split(plan.pool),
-        host_tensors=(HEAD,) if plan.pool.head_here and plan.pool.away else (),
+        tensor_split=tensor_split(plan.pool, info.head_layers),
+        head=plan.head and (head_here or not plan.pool.away),
+        host_tensors=(HEAD, *own_head) if head_here else (),
     )
 
 
@@ -253,10 +259,23 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
 def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
     """The head of the plan, or the model's own. One that cannot be used is left aside, with the reason."""
     try:
+        _require_home(context, plan)
         return (load_head(context, plan.head_file) if plan.head_file is not None else own_head(context)), ""
     except TwdError as error:
         _log.warning("a head is left aside: %s", error)
         return None, f"without a head: {error}"
+
+
+def _require_home(context: Context, plan: LoadPlan) -> None:
+    """Raise TwdError if a head would have to cross the network for each guess."""
+    has_own = plan.head and context.model.info.head_layers > 0
+    if not plan.away or not (has_own or plan.head_file is not None):
+        return
+    if plan.head_file is not None:
+        raise TwdError(FailureCode.UNSUPPORTED, pool_problem(read_header(plan.head_file), "rpc"))
+    if plan.pool is not None and not plan.pool.head_here:
+        why = "the output head lies on another machine, so each guess would be a trip there"
+        raise TwdError(FailureCode.UNSUPPORTED, f"the model's own head does not guess over RPC: {why}")
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
@@ -280,7 +299,7 @@ def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Pr
         found = _measured(plan, exact, target, progress)
     else:
         found = Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
-    return found.exactness, _use_cost(plan, exact, target, found.cost)
+    return found.exactness, _use_cost(plan, exact, target, found.cost, found.together)
 
 
 def _untested(exact: ExactPlan) -> Exactness:
@@ -305,16 +324,29 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
-    if not where and not plan.gpu_layers:  # otherwise GPUs, other machines or a disk took part
-        keep_step(plan.memory, plan.path, found.cost)
+    alone = _only_device(plan, target) if not where else None  # otherwise other machines or a disk took part
+    if alone is not None:
+        keep_step(plan.memory, plan.path, found.cost, alone)
     return found
 
 
-def _use_cost(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint]) -> CostCurve:
+def _only_device(plan: LoadPlan, target: LocalTarget) -> str | None:
+    """llama.cpp's name of the only GPU, if it computes all layers; empty: the CPU computes all; None: several do."""
+    model = target.context.model
+    if not model.offloads:
+        return ""
+    cards = [device.name for device in devices() if device.is_gpu]
+    return cards[0] if len(cards) == 1 and plan.gpu_layers > model.info.layers else None
+
+
+def _use_cost(
+    plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint], together: int = 1
+) -> CostCurve:
     """Let the planner use the measured cost of passes. Returns the cost curve of passes planned like that."""
     if exact.fixed:
-        rows = fixed_rows(points)
-        target.fix_rows(rows)
+        each = fixed_rows(points, together)
+        target.fix_rows(each, together)
+        rows = each * together
         ms = CostCurve(points).ms(rows)
         return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
     padding = WidthPadding(tuple(points), target.window_max if plan.away else 0)
@@ -328,9 +360,26 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     if not plan.test:
         return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
     reads = plan.expert_bytes > 0
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads)
+    more = SHARED_WIDTHS if exact.fixed else ()
+    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
+    together = sessions_together(points, target.n_slots) if exact.fixed else 1
+    found = _tested(plan, exact, target, points, together, progress)
+    if together > 1 and not found.exact:
+        _log.info("sessions that share a pass change each other's texts on this device, so none do")
+        together, found = 1, _tested(plan, exact, target, points, 1, progress)
+    return Measurement(exactness=found, cost=points, together=together)
+
+
+def _tested(
+    plan: LoadPlan,
+    exact: ExactPlan,
+    target: LocalTarget,
+    points: Sequence[CostPoint],
+    together: int,
+    progress: Progress,
+) -> Exactness:
     if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
-        _use_cost(plan, exact, target, points)
+        _use_cost(plan, exact, target, points, together)
     progress(0.95, "comparing windows with single steps")
-    told = exact.describe(target.planner.rules.rows_fixed)
-    return Measurement(exactness=self_test(target, told), cost=points)
+    rules = target.planner.rules
+    return self_test(target, exact.describe(rules.rows_fixed, rules.together))

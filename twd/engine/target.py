@@ -1,7 +1,6 @@
 """The target in this process: it takes the windows of all sessions, computes them and returns the verify results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
 from twd.decoding.slots import Slots, worth_copying
@@ -10,43 +9,12 @@ from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, c
 from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.engine.heads.seat import GuessingHead, HeadSeat
 from twd.engine.rollback.undo import CellUndo, Undo
+from twd.engine.slices.abort import AbortFlag
+from twd.engine.steps.binding import steps_available
+from twd.engine.steps.seat import StepSeat
+from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, feed_batch, want_rows
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
-
-_PADDING_TOKEN = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    sampler: Sampler
-    report: Report | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A window and the tokens to compute for it: first older tokens that are not in the KV cache, then its own.
-
-    `at` is the position of the first token of `feed`.
-    """
-
-    window: Window
-    at: int
-    feed: list[int]
-
-    @property
-    def before(self) -> int:
-        """The index in `feed` of the window's first token; negative if a part of the window is computed already."""
-        return len(self.feed) - len(self.window.tokens)
-
-    @property
-    def drafts(self) -> int:
-        """How many tokens of `feed` are drafts, which may have to be rolled back."""
-        return len(self.window.tokens) - self.window.committed if self.window.picks else 0
-
-    @property
-    def output_from(self) -> int:
-        """The index in `feed` of the first token whose logits are needed; the length of `feed` if none are."""
-        return self.before + self.window.committed - 1 if self.window.picks else len(self.feed)
 
 
 class LocalTarget:
@@ -86,15 +54,20 @@ class LocalTarget:
             self.n_slots, copy_from, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)
         )
         self._stops: list[list[int]] = [[] for _ in range(self.n_slots)]
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, SlotSession] = {}
         self._pending: list[Window] = []
         self._end_tokens = context.model.vocab.end_tokens
         self.head = None if self.trees or not can_rollback else HeadSeat.of(head)
+        self.halt = AbortFlag()
+        able = steps_available() and not self.trees and self.head is None
+        self._steps = StepSeat(context, self.planner, self._undo, self._slots, self._fed, self.halt) if able else None
+        self.runs_steps = self._steps is not None
 
-    def fix_rows(self, rows: int) -> None:
-        """From now on, compute `rows` tokens in every pass. If any token of a pass needs logits, all get them."""
+    def fix_rows(self, rows: int, together: int = 1) -> None:
+        """From now on, compute `rows` tokens of each of `together` slots in every pass. If any token of a pass needs
+        logits, all get them."""
         self.window_max = rows
-        self.planner.fix_rows(rows)
+        self.planner.fix_rows(rows, together)
 
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from the next pass on."""
@@ -116,7 +89,9 @@ class LocalTarget:
         if place.source is not None:
             fed = self._fed[place.source]
             self._fed[place.slot] = self._undo.copy(place.source, place.slot, fed, place.common)
-        self._sessions[place.slot] = _Session(sampler, report)
+            if self.head is not None:
+                self.head.forget(place.slot)
+        self._sessions[place.slot] = SlotSession.of(sampler, report, steps=self.runs_steps)
         self._rewind(place.slot, place.common)
         self._stops[place.slot] = self._undo.stops(tokens, self._fed[place.slot], place.alike)
         return place.slot, self._fed[place.slot]
@@ -144,7 +119,12 @@ class LocalTarget:
                 verdicts += [self._run_tree(job) for job in jobs.values()]
                 continue
             shape = tuple((slot, len(jobs[slot].feed)) for slot in sorted(jobs))
-            for one in self.planner.plan(shape) if shape else ():
+            passes = self.planner.plan(shape) if shape else []
+            stepped = self._steps.run(passes, jobs, self._sessions) if self._steps is not None else None
+            if stepped is not None:
+                verdicts += stepped
+                continue
+            for one in passes:
                 verdicts += self._run(one, jobs)
         return verdicts
 
@@ -153,14 +133,18 @@ class LocalTarget:
         self._sessions.clear()
         if self.head is not None:
             self.head.close()
+        if self._steps is not None:
+            self._steps.close()
         self.context.close()
 
-    def _prepare(self, windows: list[Window], verdicts: list[VerifyResult]) -> tuple[dict[int, _Job], list[Window]]:
+    def _prepare(
+        self, windows: list[Window], verdicts: list[VerifyResult]
+    ) -> tuple[dict[int, WindowJob], list[Window]]:
         """One job for each slot, and the windows left for the next round (second windows of a slot).
 
         Failed windows are added to `verdicts`.
         """
-        jobs: dict[int, _Job] = {}
+        jobs: dict[int, WindowJob] = {}
         later: list[Window] = []
         for window in windows:
             if window.slot in jobs:
@@ -169,10 +153,10 @@ class LocalTarget:
                 try:
                     jobs[window.slot] = self._job(window)
                 except TwdError as error:
-                    verdicts.append(_failed(window, error))
+                    verdicts.append(failed(window, error))
         return jobs, later
 
-    def _job(self, window: Window) -> _Job:
+    def _job(self, window: Window) -> WindowJob:
         check(window, vocabulary=self.context.model.vocab.size, ctx_size=self.ctx_size, trees=self.trees)
         tokens = self._slots[window.slot].tokens
         if window.at > len(tokens):
@@ -195,7 +179,7 @@ class LocalTarget:
                 at, feed = at + count, feed[count:]
             if stops and stops[0] == at:
                 self._undo.keep(window.slot, stops.pop(0))
-        return _Job(window, at, feed)
+        return WindowJob(window, at, feed)
 
     def _stops_until(self, slot: int, at: int, end: int) -> list[int]:
         """The positions from `at` to `end` at which to save the state. Later positions are kept for later windows."""
@@ -208,30 +192,33 @@ class LocalTarget:
     def _rewind(self, slot: int, position: int) -> None:
         """Go back to `position` in a slot. If the cache cannot stop exactly there, older tokens are computed again."""
         del self._slots[slot].tokens[position:]
+        if self._steps is not None:
+            self._steps.forget(slot, position)
         if self._fed[slot] > position:
             self._fed[slot] = position
             self._settle(slot)
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
         """Compute tokens of one slot without logits, only to fill the KV cache."""
-        rows = BatchTokens()
-        padding = [_PADDING_TOKEN] * self.planner.missing(len(tokens))
-        self._undo.before(slot, at, len(tokens) + len(padding), 0)
-        rows.add(slot, at, [*tokens, *padding], output_from=len(tokens) + len(padding))
+        one = self.planner.alone(slot, len(tokens))
+        rows = feed_batch(one, slot, tokens, self._fed)
+        self._undo.before(slot, at, len(rows), 0)
         try:
             self._decode(rows)
         except TwdError:
-            self._fed[slot] = self._undo.repair(slot, at)
+            for part in one.parts:
+                self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             raise
         if self.head is not None:
-            self.head.read(slot, at, tokens, len(rows), 0)
+            self.head.read(slot, at, tokens, len(rows), rows.sequences.index(slot))
         self._fed[slot] = at + len(tokens)
-        if padding:
-            self._settle(slot)
+        for part in one.parts:
+            if part.padding:
+                self._settle(part.slot)
 
-    def _run(self, one: ForwardBatch, jobs: dict[int, _Job]) -> list[VerifyResult]:
+    def _run(self, one: ForwardBatch, jobs: dict[int, WindowJob]) -> list[VerifyResult]:
         """Compute one forward pass over some slots and return the verify results of their windows."""
-        rows, starts, ends = self._rows(one, jobs)
+        rows, starts, ends = batch_of(one, jobs, self._fed)
         active = [jobs[part.slot] for part in one.parts if part.rows]
         for job in active:
             self._undo.before(job.window.slot, self._fed[job.window.slot], len(job.feed), job.drafts)
@@ -240,7 +227,7 @@ class LocalTarget:
         except TwdError as error:
             for part in one.parts:
                 self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
-            return [_failed(job.window, error) for job in active]
+            return [failed(job.window, error) for job in active]
         began = {job.window.slot: self._fed[job.window.slot] for job in active}
         verdicts = [self._judge(job, starts[job.window.slot] + job.before) for job in active]
         if self.head is not None:
@@ -269,30 +256,11 @@ class LocalTarget:
         text = [*self._slots[verdict.slot].tokens, verdict.tokens[-1]]
         head.guess(verdict, text, window.guesses, self._sessions[verdict.slot].sampler)
 
-    def _rows(self, one: ForwardBatch, jobs: dict[int, _Job]) -> tuple[BatchTokens, dict[int, int], dict[int, int]]:
-        """The batch of a pass; for each slot the index of its first token in the batch; for each slot its end position,
-        padding included."""
-        rows, starts, ends = BatchTokens(), {}, {}
-        for part in one.parts:
-            slot, at = part.slot, self._fed[part.slot]
-            starts[slot] = len(rows)
-            if part.rows:
-                rows.add(slot, at, jobs[slot].feed, jobs[slot].output_from)
-                at += part.rows
-            if part.padding:
-                rows.add(slot, at, [_PADDING_TOKEN] * part.padding, part.padding)
-            ends[slot] = at + part.padding
-        return rows, starts, ends
-
     def _decode(self, rows: BatchTokens) -> None:
-        rules = self.planner.rules
-        if rules.rows_fixed and any(rows.outputs):
-            rows.outputs = [True] * len(rows)
-        elif rules.rows_min > 1 and len(rows) > 1 and sum(rows.outputs) == 1:
-            rows.outputs[rows.outputs.index(False)] = True
+        want_rows(rows, self.planner.rules)
         self.context.decode(rows)
 
-    def _judge(self, job: _Job, first_row: int) -> VerifyResult:
+    def _judge(self, job: WindowJob, first_row: int) -> VerifyResult:
         """Verify a computed window. The caller removes rejected tokens from the KV cache afterwards."""
         return self._verdict(job.window, lambda node: self.context.logits(first_row + node))
 
@@ -309,11 +277,11 @@ class LocalTarget:
                 verdict.path = list(range(len(window.tokens)))
         except TwdError as error:
             del tokens[window.at :]
-            verdict = _failed(window, error)
+            verdict = failed(window, error)
         self._fed[window.slot] = len(tokens)
         return verdict
 
-    def _run_tree(self, job: _Job) -> VerifyResult:
+    def _run_tree(self, job: WindowJob) -> VerifyResult:
         """Compute and verify a draft tree in one pass.
 
         Only the likeliest branch keeps its KV cells. Cells of other branches lie at other places than they would
@@ -332,13 +300,13 @@ class LocalTarget:
                     self.context.clear(branch)
         except TwdError as error:
             self._settle(window.slot)
-            return _failed(window, error)
+            return failed(window, error)
         verdict = self._verdict(window, lambda node: self.context.logits(row_of[node]))
         self._fed[window.slot] -= len(verdict.path) - common_prefix(verdict.path, layout.main)
         self._settle(window.slot)
         return verdict
 
-    def _tree_rows(self, job: _Job, layout: TreeLayout) -> tuple[BatchTokens, dict[int, int]]:
+    def _tree_rows(self, job: WindowJob, layout: TreeLayout) -> tuple[BatchTokens, dict[int, int]]:
         """The batch of a draft tree in decode order, and the batch index of each token of the window."""
         rows, row_of, window = BatchTokens(), {}, job.window
         for index in range(job.before):
@@ -349,14 +317,10 @@ class LocalTarget:
             row_of[node.index] = len(rows)
             output = window.picks and node.index >= window.committed - 1
             rows.add_shared(node.branches, window.at + node.depth, window.tokens[node.index], output=output)
-        padding = [_PADDING_TOKEN] * self.planner.missing(len(rows))
+        padding = [PADDING_TOKEN] * self.planner.missing(len(rows))
         rows.add(window.slot, window.at + len(layout.main), padding, len(padding))
         return rows, row_of
 
     def _settle(self, slot: int) -> None:
         """Remove rejected tokens from the KV cache. If more is removed, it is computed again later."""
         self._fed[slot] = self._undo.back(slot, self._fed[slot])
-
-
-def _failed(window: Window, error: TwdError) -> VerifyResult:
-    return VerifyResult(window.slot, window.epoch, window.at, failure=error.failure)

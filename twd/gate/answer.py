@@ -42,9 +42,9 @@ class Answer:
         self.heard = now if event.text else self.heard
 
     def end(self, event: JobFinished, now: float) -> None:
-        """The member has finished. A stop string that ended its text is judged with the text."""
+        """The member has finished. Text that it held back, or a stop string that ended it, is judged with the rest."""
         self.finished, self.heard = event, now
-        self.text += event.stop
+        self.text += event.tail + event.stop
 
     @property
     def empty(self) -> bool:

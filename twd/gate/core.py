@@ -140,8 +140,7 @@ class GateJob:
         if self.ended:
             return []
         if number in self._answers:
-            self._answers[number].hear(event, now)
-            return self._judge_next(now)
+            return self._hear(self._answers[number], event, now)
         if number == self._writer:
             return self._passed_on(event)
         if number == self._judge and self._judging is not None:
@@ -151,6 +150,13 @@ class GateJob:
             else:
                 self._judging.scored(event)
         return []
+
+    def _hear(self, answer: Answer, event: TokensAccepted, now: float) -> list[Action]:
+        answer.hear(event, now)
+        if not answer.endless or answer.failed:
+            return self._judge_next(now)
+        answer.failed = True
+        return [Stop(answer.number), *self._give_up(answer, "it does not end", now)]
 
     def finished(self, number: int, event: JobFinished, now: float) -> list[Action]:
         """A part has finished."""
@@ -197,21 +203,21 @@ class GateJob:
         spent.judge_ms += ms if number == self._judge else 0.0
         spent.prefill_ms += stats.prefill_ms
         spent.decode_ms += stats.decode_ms
-        spent.prompt_tokens = spent.prompt_tokens or stats.prompt_tokens
+        if not spent.prompt_tokens:
+            spent.prompt_tokens, spent.cached_tokens = stats.prompt_tokens, stats.cached_tokens
 
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float, late_s: float) -> list[Action]:
-        """Ask one more member if all that were asked are late; give up members that are silent or never end."""
+        """Ask one more member if all that were asked are late; give up members that are silent."""
         if self.ended or self._writer or self._judge:
             return []
         actions: list[Action] = []
         waiting = [one for one in self._answers.values() if not one.failed and one.finished is None]
         for answer in waiting:
-            if now - answer.heard >= self.terms.patience_s or answer.endless:
-                why = "it does not end" if answer.endless else "it says nothing"
+            if now - answer.heard >= self.terms.patience_s:
                 answer.failed = True
-                actions += [Stop(answer.number), *self._give_up(answer, why, now)]
+                actions += [Stop(answer.number), *self._give_up(answer, "it says nothing", now)]
         late = [one for one in waiting if not one.failed and now - one.began >= late_s]
         if late and len(late) == len(waiting) and self._left and not self._said and not self.ended:
             actions += self._ask(now)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from twd.gate.core import GateJob
 from twd.wire.job import AnswerVerdict, JobFinished
+from twd.wire.leases.gate import GateFigures
 
 
 @dataclass
@@ -40,15 +41,10 @@ class GateCounts:
             self.exact_ms += exact_ms
             self.compared_ms += target_ms
 
-    def saved(self) -> dict[str, float]:
-        """Seconds of the target: spent and saved. Audits are subtracted; a loss is negative."""
-        return {
-            "target_s": round(self.target_ms / 1000, 2),
-            "audit_s": round(self.audit_ms / 1000, 2),
-            "fleet_s": round(self.agent_ms / 1000, 2),
-            "saved_s": round((self.exact_ms - self.compared_ms - self.audit_ms) / 1000, 2),
-            "kept_tokens": self.kept,
-        }
+    @property
+    def saved_ms(self) -> float:
+        """The target's time that was saved beside exact speculation. Audits are subtracted; a loss is negative."""
+        return self.exact_ms - self.compared_ms - self.audit_ms
 
     def ended(self, core: GateJob, finished: JobFinished | None) -> None:
         """Count one request that ended."""
@@ -72,19 +68,19 @@ class GateCounts:
         self.verify_ms += core.spent.judge_ms
         self.used_target += finished.judged.verdict not in (AnswerVerdict.APPROVE, AnswerVerdict.UNJUDGED)
 
-    def told(self, now: float) -> dict[str, int | float]:
+    def told(self, now: float) -> GateFigures:
         """The figures of `/v1/twd/status`."""
         asked, total = max(1, self.asked), max(1, self.total_requests)
-        return {
-            "total_requests": self.total_requests,
-            "approved": self.approved,
-            "corrected": self.corrected,
-            "rejected": self.rejected,
-            "errors": self.errors,
-            "approve_rate": round(self.approved / asked, 4),
-            "gpu_usage_rate": round(self.used_target / total, 4),
-            "cache_hits": self.cache_hits,
-            "avg_agent_ms": round(self.agent_ms / asked, 2),
-            "avg_verify_ms": round(self.verify_ms / asked, 2),
-            "uptime_seconds": round(now - self.began, 1),
-        }
+        return GateFigures(
+            total_requests=self.total_requests,
+            approved=self.approved,
+            corrected=self.corrected,
+            rejected=self.rejected,
+            errors=self.errors,
+            approve_rate=round(self.approved / asked, 4),
+            gpu_usage_rate=round(self.used_target / total, 4),
+            cache_hits=self.cache_hits,
+            avg_agent_ms=round(self.agent_ms / asked, 2),
+            avg_verify_ms=round(self.verify_ms / asked, 2),
+            uptime_seconds=round(now - self.began, 1),
+        )

@@ -5,7 +5,7 @@ are in core.py.
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -23,8 +23,8 @@ from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.request import GateRequest
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
-from twd.kit.instance_tracker import InstanceTracker
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import every
 from twd.settings.model import Settings
 from twd.wire.base import Event, InstanceId, JobId, ModelId
@@ -41,16 +41,15 @@ from twd.wire.job import (
     TokensAccepted,
 )
 from twd.wire.judging import GATE, AnswerAudited, AnswerJudged, GateCost, ModeClosed
+from twd.wire.leases.base import ServerFacts
+from twd.wire.leases.gate import GateFacts, MemberPair
 from twd.wire.model import ModelReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import (
     Health,
-    ServiceExited,
-    ServiceFaulted,
     ServiceLease,
-    ServiceStarted,
-    ServiceStopped,
     read_lease,
+    told_by,
 )
 
 JOBS_MAX = 256
@@ -59,22 +58,16 @@ SETTLE = 3
 """An owner counts as gone when it is missing from this many registry reads in a row."""
 
 
-class Gate(Service):
+class Gate(OwningService):
     """Serves NAME+gate for every model that may judge."""
 
     name = "gate"
     reads = (
         JobSubmitted,
         JobCancelled,
-        JobStarted,
-        TokensAccepted,
-        JobFinished,
-        JobFailed,
+        *OF_JOBS,
         ModelReady,
-        ServiceStarted,
-        ServiceStopped,
-        ServiceFaulted,
-        ServiceExited,
+        *OF_WORKERS,
     )
     reads_later: ClassVar[tuple[type[Event], ...]] = (JobSubmitted,)
     writes = (
@@ -97,7 +90,7 @@ class Gate(Service):
         self.instruction = settings.gate.verification_prompt
         self.fleet = Fleet(members_of(settings), settings.gate.routing)
         self.targets = [ModelId(name) for name in targets_of(settings)]
-        self.parts = Parts(self.clock.now, self._submit, self.emit)
+        self.parts = Parts(self.clock.now, self.submit_job, self.emit)
         self.economy: dict[ModelId, Economy] = {}
         self.cache = Cache()
         self.counts = GateCounts(self.clock.now())
@@ -105,7 +98,6 @@ class Gate(Service):
         self._auditing: AuditRun | None = None
         self._dice = dice
         self._requests: dict[JobId, GateRequest] = {}
-        self._instances = InstanceTracker()
         self._registry: Leases | None = None
         self._seen: list[ServiceLease] = []
         self._missed: dict[InstanceId, int] = {}
@@ -149,8 +141,8 @@ class Gate(Service):
 
     async def _take_new_targets(self) -> None:
         """Subscribe to the jobs of models that appeared in the registry after the start."""
-        served = (lease.facts.get("model") for lease in self._seen if lease.service in ("speculator", "relay"))
-        names = {ModelId(name) for name in served if isinstance(name, str) and not name.endswith(BEHIND)}
+        served = {facts.model for _, facts in told_by(self._seen, ServerFacts)}
+        names = {name for name in served if name and not name.endswith(BEHIND)}
         new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
         if self._listens and new:
             self.targets += new
@@ -166,26 +158,30 @@ class Gate(Service):
                 self._owner_gone(owner)
         self._missed = {owner: count for owner, count in self._missed.items() if owner in owners}
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> GateFacts:
         """What `twd status` and the edge read about this gate."""
         self.counts.cache_hits = self.cache.hits
-        told = self.counts.told(self.clock.now())
-        return {
-            "gates": [str(name) for name in self.targets],
-            "agents": list(self.fleet.members),
-            "resting": [one.name for one in self.fleet.members.values() if one.resting],
-            "verifier": self.settings.gate.verifier or self.settings.default_model,
-            "requests": len(self._requests),
-            "wins": [f"{one.approved} {one.name}" for one in self.fleet.members.values()],
-            "useless": [one.name for one in self.fleet.members.values() if one.useless],
-            "cannot_score": [str(name) for name in self.targets if self._scores(name) is False],
-            "calibrated": [f"{target} {member}" for target, member in self.trust.standing],
-            "stale": [f"{target} {member}: {why}" for (target, member), why in self.trust.stale.items()],
-            "ready": self.health is Health.OK,
-            "audited": self.trust.told,
-            **self.counts.saved(),
-            **{f"stats_{name}": value for name, value in told.items()},
-        }
+        counts, members, trust = self.counts, self.fleet.members.values(), self.trust
+        return GateFacts(
+            ready=self.health is Health.OK,
+            gates=[str(name) for name in self.targets],
+            agents=list(self.fleet.members),
+            resting=[one.name for one in members if one.resting],
+            verifier=self.settings.gate.verifier or self.settings.default_model,
+            requests=len(self._requests),
+            wins={one.name: one.approved for one in members},
+            useless=[one.name for one in members if one.useless],
+            cannot_score=[str(name) for name in self.targets if self._scores(name) is False],
+            calibrated=[MemberPair(target=target, member=member) for target, member in trust.standing],
+            stale=[MemberPair(target=pair[0], member=pair[1], why=why) for pair, why in trust.stale.items()],
+            audited=trust.told,
+            target_s=round(counts.target_ms / 1000, 2),
+            audit_s=round(counts.audit_ms / 1000, 2),
+            fleet_s=round(counts.agent_ms / 1000, 2),
+            saved_s=round(counts.saved_ms / 1000, 2),
+            kept_tokens=counts.kept,
+            stats=counts.told(self.clock.now()),
+        )
 
     async def quiesce(self) -> None:
         """Take no new jobs. When the gate stops, owners submit the running jobs elsewhere, with the text
@@ -263,13 +259,15 @@ class Gate(Service):
         judge = self.settings.gate.judge
         return judge == "prompt" or (judge == "auto" and self._scores(target) is False)
 
-    def _facts_of(self, model: str) -> dict[str, Any] | None:
-        return next((lease.facts for lease in self._seen if lease.facts.get("model") == model), None)
+    def _servers(self, model: str) -> list[ServerFacts]:
+        return [facts for _, facts in told_by(self._seen, ServerFacts) if facts.model == model]
+
+    def _facts_of(self, model: str) -> ServerFacts | None:
+        return next(iter(self._servers(model)), None)
 
     def _scores(self, target: ModelId) -> bool | None:
         """Whether a model can score given tokens; None if no loaded worker serves it now."""
-        facts = [lease.facts for lease in self._seen if lease.facts.get("model") == target]
-        told = [one.get("judges", False) for one in facts if one.get("ready") is not False]
+        told = [facts.judges for facts in self._servers(target) if facts.ready]
         return any(told) if told else None
 
     def _steps_aside(self, job: JobSubmitted, target: ModelId) -> bool:
@@ -311,7 +309,7 @@ class Gate(Service):
         """The cache key of a verdict; empty if verdicts are not cached."""
         if not self.settings.gate.cache_identical:
             return b""
-        return key_of(job, target, profile.identity(self._facts_of(target) or {}))
+        return key_of(job, target, profile.identity(self._facts_of(target)))
 
     def found(self, request: GateRequest, found: FoundAnswer) -> None:
         """Add a verdict to the record of the member."""
@@ -398,64 +396,33 @@ class Gate(Service):
 
     # -- events --------------------------------------------------------------------------------
 
-    def _submit(self, job: JobSubmitted, timeout_s: float) -> None:
-        self.ask_then(job, partial(self._answered, job), timeout_s=timeout_s)
+    def job_event(self, event: Event) -> None:
+        """A part has started, sent text or ended."""
+        self.parts.hear(event)
 
-    def _answered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> None:
-        if isinstance(answer, JobQueued | JobFailed):
-            self.parts.hear(answer)
-            return
+    def job_answered(self, answer: JobQueued | JobFailed) -> None:
+        """A part was taken or refused."""
+        self.parts.answered(answer)
+
+    def job_unanswered(self, job: JobSubmitted, failure: Failure) -> None:
+        """Nobody took a part."""
+        self.parts.unanswered(job, failure)
+
+    def why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
+        """Why nobody took a part."""
         code = FailureCode.NOBODY_HOME if isinstance(answer, NoResponders) else FailureCode.WORKER_LOST
         text = f"nobody serves {job.model} now" if isinstance(answer, NoResponders) else f"no answer: {answer}"
-        self.parts.unanswered(job, Failure(code=code, message=text[:4096]))
+        return Failure(code=code, message=text[:4096])
 
-    def _hear(self, event: Event) -> Effects:
-        self.parts.hear(event)
-        return None
-
-    def on_job_started(self, event: JobStarted) -> Effects:
-        """A part has started."""
-        return self._hear(event)
-
-    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """A part sent text."""
-        return self._hear(event)
-
-    def on_job_finished(self, event: JobFinished) -> Effects:
-        """A part has finished."""
-        return self._hear(event)
-
-    def on_job_failed(self, event: JobFailed) -> Effects:
-        """A part has failed."""
-        return self._hear(event)
+    def worker_gone(self, instance: InstanceId) -> None:
+        """A process has ended: a worker of parts, or the owner of requests."""
+        self.parts.gone(instance)
+        self._owner_gone(instance)
 
     def on_model_ready(self, event: ModelReady) -> Effects:
         """A model is ready, so parts that wait for it may be submitted."""
         self.parts.came(event.facts.model)
         return None
-
-    def _service_event(self, event: Event) -> Effects:
-        gone = self._instances.hear(event)
-        if gone is not None:
-            self.parts.gone(gone)
-            self._owner_gone(gone)
-        return None
-
-    def on_service_started(self, event: ServiceStarted) -> Effects:
-        """A process started."""
-        return self._service_event(event)
-
-    def on_service_stopped(self, event: ServiceStopped) -> Effects:
-        """A process stopped normally."""
-        return self._service_event(event)
-
-    def on_service_faulted(self, event: ServiceFaulted) -> Effects:
-        """A process stopped because of an error."""
-        return self._service_event(event)
-
-    def on_service_exited(self, event: ServiceExited) -> Effects:
-        """A supervisor saw a process end."""
-        return self._service_event(event)
 
     def tick(self, now: float) -> Effects:
         """Check the deadlines of parts, start an audit, look for late members and send keep-alives."""

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -14,11 +14,13 @@ from twd.gate.calibration import audit_file, profile
 from twd.gate.calibration.profile import Conditions, Profile
 from twd.gate.verdict import Rule
 from twd.wire.job import JobSubmitted
+from twd.wire.leases.base import ServerFacts
+from twd.wire.leases.gate import AuditFacts
 
 FIRST: Final = 100
 """With a new profile, this many passed answers are all audited."""
 WAITING_MAX: Final = 256
-Facts = Callable[[str], dict[str, Any] | None]
+Facts = Callable[[str], ServerFacts | None]
 """Returns the facts of a model's lease; None if no worker serves it."""
 
 
@@ -97,8 +99,8 @@ class Trust:
         return Conditions(
             judge=target,
             member=member,
-            judge_is=profile.identity(facts(target) or {}),
-            member_is=profile.identity(facts(member) or {}),
+            judge_is=profile.identity(facts(target)),
+            member_is=profile.identity(facts(member)),
             sampling=profile.sampling_hash(job.sampling),
             hold=self.hold,
         )
@@ -113,11 +115,19 @@ class Trust:
             self.waiting.append(AuditTask(job, target, member, text, standing.profile.error))
 
     @property
-    def told(self) -> list[str]:
-        """The results of the audits, as text."""
+    def told(self) -> list[AuditFacts]:
+        """The results of the audits."""
+        audits = ((pair, one.audit) for pair, one in self.standing.items())
         return [
-            f"{target} {member}: {audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
-            for (target, member), audit in ((pair, one.audit) for pair, one in self.standing.items())
+            AuditFacts(
+                target=target,
+                member=member,
+                errors=audit.errors,
+                audits=audit.audits,
+                low=round(audit.low, 4),
+                high=round(audit.high, 4),
+            )
+            for (target, member), audit in audits
         ]
 
     def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:

@@ -58,8 +58,13 @@ class SliceRule:
     """llama.cpp computes models with these counts of layers in another way."""
     alive: tuple[str, ...] = ()
     """Tensors that are not zeroed in a layer of zeros, because llama.cpp divides by values made from them."""
+    sectioned: bool = False
+    """llama.cpp takes states only if the file tells how positions are divided for pictures (time, height, width). A
+    slice tells something, because in text these positions are equal."""
     unless: tuple[str, ...] = ()
     """Metadata fields that must be absent or zero."""
+    needs: tuple[str, ...] = ()
+    """Metadata fields that must be there, because llama.cpp takes no states otherwise."""
     unless_zero: tuple[str, ...] = ()
     """Metadata fields that must not be zero."""
 

@@ -1,9 +1,12 @@
 """Trained heads: which architectures have one in their own file, and what files hold one for another model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from twd.gguf_tools.header import GgufHeader
-from twd.gguf_tools.inspect import GgufInfo
+from twd.gguf_tools.header import ArrayField, GgufHeader, TensorInfo
+from twd.gguf_tools.inspect import GgufInfo, layer_of
+from twd.gguf_tools.slice_kinds import HEAD_EMBEDDING, HEAD_PROJECTION, SECTIONS
 from twd.gguf_tools.slice_table import RULES
 
 OWN_HEADS: Final = frozenset(
@@ -13,36 +16,132 @@ OWN_HEADS: Final = frozenset(
         "deepseek2",
         "deepseek32",
         "glm-dsa",
+        "glm4moe",
         "hy_v3",
+        "mimo2",
         "qwen35",
         "qwen35moe",
         "qwen3next",
     }
 )
 """Architectures whose head (multi-token prediction) was tried. llama.cpp ends the process where it cannot run one."""
-EAGLE: Final = "eagle3"
-HEAD_FILES: Final = frozenset({EAGLE, "dflash", "gemma4-assistant"})
-"""Architectures of such files. Only EAGLE-3 is used so far."""
+CHAINED: Final = frozenset({"hy_v3", "mimo2"})
+"""Of these, a file may have several heads: the first guesses the next token, the second the one after it, and so on."""
+EAGLE, BLOCK = "eagle3", "dflash"
+HEAD_FILES: Final = frozenset({EAGLE, BLOCK, "gemma4-assistant"})
+"""Architectures of such files."""
 _LAYERS: Final = 3
+_BLOCK_SIZE: Final = 16
+_WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
+_ODD_BLOCKS: Final = {"markov_w1.weight": "DSpark", "selector_hidden.weight": "DFlash 2", "hc_head_fn.weight": "DSpark"}
+_FUSED: Final = frozenset({"mimo2"})
+FLAT: Final = frozenset({"glm4moe"})
+"""Of these, the head cannot be where states come in: there llama.cpp needs sections of positions, which its head does
+not take."""
+_OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
+
+
+def own_head_problem(info: GgufInfo) -> str:
+    """Why the head in a model's own file is not used; empty if it is. llama.cpp would end the process."""
+    architecture, count = info.architecture, info.head_layers
+    if architecture not in OWN_HEADS:
+        return f"heads of {architecture} models were not tried"
+    if count > 1 and architecture not in CHAINED:
+        return f"llama.cpp computes one head of {architecture} models, and this file has {count}"
+    if architecture in FLAT and isinstance(info.metadata.get(f"{architecture}.{SECTIONS}"), ArrayField):
+        return f"llama.cpp computes no head of {architecture} models whose positions have sections"
+    names, layers = {tensor.name for tensor in info.tensors}, range(info.layers, info.layers + count)
+    if any(f"blk.{layer}.{HEAD_PROJECTION}" not in names for layer in layers):
+        return "the file tells of a head, but holds none: its tensors are in a file of their own"
+    fused = architecture not in _FUSED or all(f"blk.{layer}.attn_qkv.weight" in names for layer in layers)
+    return "" if fused else f"llama.cpp computes heads of {architecture} models only with one matrix for Q, K and V"
+
+
+def head_weights(info: GgufInfo) -> int:
+    """The bytes of the layers of a model's own head."""
+    return sum(tensor.size_bytes for tensor in _head_tensors(info))
+
+
+def apart_bytes(info: GgufInfo) -> int:
+    """The bytes of the embedding, if the head would need it a second time on a machine without the first layers."""
+    sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}
+    tied = _OUTPUT not in sizes
+    has_its_own = any(tensor.name.endswith(HEAD_EMBEDDING) for tensor in _head_tensors(info))
+    return 0 if tied or has_its_own else sizes.get(_EMBEDDING, 0)
+
+
+def head_cache_bytes(info: GgufInfo, tokens: int) -> int:
+    """The bytes of the KV cells of a model's own head for so many tokens."""
+    return info.kv_bytes_per_token() // max(info.kv_layers, 1) * info.head_layers * tokens
+
+
+def _head_tensors(info: GgufInfo) -> list[TensorInfo]:
+    layers = ((layer_of(tensor.name), tensor) for tensor in info.tensors)
+    return [tensor for layer, tensor in layers if layer is not None and layer >= info.layers]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFacts:
+    """A head that guesses a block at once: the layers whose inputs it reads, the size of a block with the last token
+    before it, and the token that stands for those to guess."""
+
+    layers: list[int]
+    size: int
+    mask: int
+
+
+def block_facts(header: GgufHeader) -> BlockFacts | None:
+    """The facts of a DFlash head; None for any other file."""
+    if header.text("general.architecture") != BLOCK:
+        return None
+    size = header.number(f"{BLOCK}.block_size", _BLOCK_SIZE)
+    return BlockFacts(layers_read(header), size, header.number("tokenizer.ggml.mask_token_id", -1))
 
 
 def layers_read(header: GgufHeader) -> list[int]:
-    """The layers of the target whose inputs an EAGLE-3 head reads."""
-    return [int(one) for one in header.array(f"{EAGLE}.target_layers")]
+    """The layers of the target whose inputs a head reads."""
+    return [int(one) for one in header.array(f"{header.text('general.architecture')}.target_layers")]
+
+
+def pool_problem(header: GgufHeader, engine: str) -> str:
+    """Why a trained head does not guess for a model that lies on several machines."""
+    *some, last = map(str, layers_read(header) or [0])
+    reads = f"{header.path.name} reads the inputs of layers {', '.join(some)} and {last}"
+    if engine == "ring":
+        cost = f"would make what travels with each token up to {len(some) + 2} times as large"
+        return f"{reads}; on a ring they lie on other machines than the output, and to take them along {cost}"
+    return f"{reads}; over RPC each of them would be a round trip more for every pass"
 
 
 def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     """Why this file is no head for a model; empty if it fits. llama.cpp would end the process if it did not."""
     architecture, name = header.text("general.architecture"), header.path.name
-    if architecture != EAGLE:
-        return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 head"
-    layers, width = layers_read(header), header.number(f"{EAGLE}.target_hidden_size")
+    if architecture not in (EAGLE, BLOCK):
+        return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 or DFlash head"
+    layers, width = layers_read(header), header.number(f"{architecture}.{_WIDTHS[architecture]}")
     foreign = f"{name} is a head of another model"
     if width != target.embedding:
         return f"{foreign}: that has a width of {width}, this one of {target.embedding}"
     rule = RULES.get(target.architecture)
     if rule is None or not rule.layer_inputs:
         return f"llama.cpp gives out no layer inputs of {target.architecture} models, which {name} would read"
-    if len(layers) != _LAYERS or not all(0 <= one <= target.layers for one in layers):
+    if not layers or (architecture == EAGLE and len(layers) != _LAYERS) or not _among(layers, target, architecture):
         return f"{foreign}: it reads layers {layers}, and this one has {target.layers}"
-    return ""
+    return _block_problem(header, target)
+
+
+def _among(layers: Sequence[int], target: GgufInfo, architecture: str) -> bool:
+    last = target.layers if architecture == EAGLE else target.layers - 1
+    return all(0 <= one <= last for one in layers)
+
+
+def _block_problem(header: GgufHeader, target: GgufInfo) -> str:
+    facts, name = block_facts(header), header.path.name
+    if facts is None:
+        return ""
+    odd = [kind for tensor, kind in _ODD_BLOCKS.items() if any(one.name == tensor for one in header.tensors)]
+    if odd:
+        return f"{name} is a {odd[0]} head; of those that guess a block, plain DFlash heads are used"
+    if not 0 <= facts.mask < target.vocabulary:
+        return f"{name} names no mask token of this model"
+    return "" if facts.size > 1 else f"{name} tells of a block of {facts.size} tokens"

@@ -131,11 +131,11 @@ def shards_of(path: Path) -> list[Path]:
     """All files of a model, in order; raises BrokenGguf if one is missing or the path is not the first."""
     match = _SHARD.match(path.name)
     count = int(match["count"]) if match is not None else 0
-    if match is None or not count:
-        return [path]
     if count > SHARDS_MAX:
         raise BrokenGguf(path, f"claims to be one of {count} parts, more than {SHARDS_MAX}; rename it")
-    names = [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]
+    names = shard_names(path.name)
+    if not names:
+        return [path]
     if path.name != names[0]:
         raise BrokenGguf(path, f"is a later part of a model in {count} parts; name the first one, {names[0]}")
     shards = [path.with_name(name) for name in names]
@@ -143,6 +143,13 @@ def shards_of(path: Path) -> list[Path]:
     if missing:
         raise BrokenGguf(path, f"parts of this model are missing: {', '.join(missing[:4])}; fetch them")
     return shards
+
+
+def shard_names(name: str) -> list[str]:
+    """The names of all files of a split model, in order, from that of one of them; empty for a model in one file."""
+    match = _SHARD.match(name)
+    count = min(int(match["count"]), SHARDS_MAX) if match is not None else 0
+    return [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)] if match else []
 
 
 def quantization(header: GgufHeader, tensors: list[TensorInfo]) -> str:

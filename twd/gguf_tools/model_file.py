@@ -1,6 +1,7 @@
 """Describes a GGUF file for other machines: its facts, and a quick hash that identifies the model."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,11 @@ def read_model(path: Path) -> ModelFile:
 
 def file_hash(path: Path) -> str:
     """A quick hash over all files of a model: the same on every machine that has the same model."""
-    hashes = [quick_hash(shard) for shard in shards_of(path)]
+    return hash_of_files([quick_hash(shard) for shard in shards_of(path)])
+
+
+def hash_of_files(hashes: Sequence[str]) -> str:
+    """The quick hash of a model, from those of its files in order."""
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()[:32]
 
 

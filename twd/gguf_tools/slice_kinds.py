@@ -11,7 +11,14 @@ from twd.gguf_tools.header import GgufHeader
 from twd.gguf_tools.slice_table import RULES
 
 HEAD_LAYERS: Final = "nextn_predict_layers"
-"""The field with the number of layers of the model's own head. They follow the other layers, and no slice has them."""
+"""The field with the number of layers of the model's own head. They follow the other layers, and the slice with the
+output head has them."""
+HEAD_EMBEDDING: Final = "nextn.embed_tokens.weight"
+"""The matrix of a layer of such a head that replaces the model's embedding."""
+HEAD_PROJECTION: Final = "nextn.eh_proj.weight"
+"""The matrix that each layer of such a head has."""
+WINDOWS: Final = "attention.sliding_window_pattern"
+SECTIONS: Final = "rope.dimension_sections"
 INDEXERS: Final = "attention.indexer.types"
 _USUAL_PERIOD: Final = 4
 _SHARED_BY_DEFAULT: Final = 1 << 20
@@ -27,7 +34,7 @@ def layers_of(header: GgufHeader) -> int:
 def window_layers(header: GgufHeader) -> list[bool]:
     """For each layer, whether it uses sliding-window attention."""
     architecture, count = header.text("general.architecture"), layers_of(header)
-    key = f"{architecture}.attention.sliding_window_pattern"
+    key = f"{architecture}.{WINDOWS}"
     one_by_one, rule = header.array(key), RULES[architecture]
     if one_by_one:
         return [bool(one) for one in one_by_one[:count]]

@@ -4,6 +4,9 @@ A slice keeps layers `first` to `end` (not included) and numbers them from 0. Th
 slice with the head keeps the output matrix, and both keep the tokenizer. Other slices get a vocabulary of
 a few rows of zeros instead. A layer of zeros returns its input unchanged. A slice with the head and without layers
 needs one before the head. At the end of a slice with a small last layer, it makes llama.cpp give out its input state.
+
+A model's own head (multi-token prediction) goes with the output head. It reads tokens, so that slice has the embedding,
+too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +19,16 @@ import numpy as np
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from twd.gguf_tools.cut_points import INSTEAD, SliceRule
 from twd.gguf_tools.encode import encode_field
+from twd.gguf_tools.head_file import FLAT, OWN_HEADS
 from twd.gguf_tools.header import ArrayField, GgufHeader, Scalar, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, block_kinds, floats, layer_of
 from twd.gguf_tools.slice_kinds import (
+    HEAD_EMBEDDING,
     HEAD_LAYERS,
+    HEAD_PROJECTION,
     INDEXERS,
+    SECTIONS,
+    WINDOWS,
     indexers_of,
     layers_of,
     recurrent_layers,
@@ -60,7 +68,7 @@ class SliceFacts:
     """The facts in a slice's metadata: layers `first` to `end` of a model of `layers` layers. `model` is its file hash.
 
     `tail`: the last layer is a layer of zeros. `floats`: the model has float matrices. `blocks`: the types of the
-    model's quantized matrices, as `block_kinds` gives them.
+    model's quantized matrices, as `block_kinds` gives them. `own_head`: it has the layers of the model's own head, too.
     """
 
     model: str
@@ -71,6 +79,7 @@ class SliceFacts:
     tail: bool
     floats: bool
     blocks: str
+    own_head: bool = False
 
     @property
     def whole(self) -> bool:
@@ -112,9 +121,10 @@ class SliceLayout:
     fields: list[bytes | FileRange] = field(default_factory=list)
     tensors: list[SliceTensor] = field(default_factory=list)
 
-    def ranges(self) -> list[tuple[int, int]]:
-        """The [begin, end) of the source file that hold the slice's tensors; neighbours are joined."""
-        places = sorted((one.source.offset, one.source.offset + one.source.size) for one in self.tensors if one.source)
+    def ranges(self, path: Path) -> list[tuple[int, int]]:
+        """The [begin, end) of one source file that hold tensors of the slice; neighbours are joined."""
+        sources = (one.source for one in self.tensors if one.source is not None and one.source.path == path)
+        places = sorted((one.offset, one.offset + one.size) for one in sources)
         joined: list[tuple[int, int]] = []
         for begin, end in places:
             if joined and begin <= joined[-1][1] + _APART:
@@ -138,6 +148,7 @@ def lay_out(shards: Sequence[GgufHeader], model: str, first: int, end: int, *, h
         tail=bool(_tail(shards, first, end, head)),
         floats=bool(floats(_all(shards))),
         blocks=block_kinds(_all(shards)),
+        own_head=head and bool(head_layers(shards)),
     )
     return _Layout(shards, facts).build()
 
@@ -160,6 +171,7 @@ def require_sliceable(shards: Sequence[GgufHeader]) -> None:
 def read_facts(metadata: dict[str, Scalar | ArrayField]) -> SliceFacts | None:
     """The slice facts in a file's metadata; None for a whole model."""
     values = {name: metadata.get(_PREFIX + name) for name in SliceFacts.__dataclass_fields__}
+    values["own_head"] = metadata.get(f"{_PREFIX}own_head", False)
     if metadata.get(_PREFIX + "format") != FORMAT or any(isinstance(x, ArrayField | None) for x in values.values()):
         return None
     return SliceFacts(**values)  # type: ignore[arg-type]
@@ -176,7 +188,17 @@ def facts_of(info: GgufInfo) -> SliceFacts:
         tail=False,
         floats=bool(floats(info.tensors)),
         blocks=block_kinds(info.tensors),
+        own_head=info.head_layers > 0,
     )
+
+
+def head_layers(shards: Sequence[GgufHeader]) -> list[int]:
+    """The layers of the model's own head, if such heads are used and the file holds them; usually none."""
+    header, names = shards[0], {tensor.name for tensor in _all(shards)}
+    architecture, count = header.text("general.architecture"), layers_of(header)
+    own = header.number(f"{architecture}.{HEAD_LAYERS}") if architecture in OWN_HEADS - FLAT else 0
+    layers = list(range(count, count + own))
+    return layers if all(f"blk.{layer}.{HEAD_PROJECTION}" in names for layer in layers) else []
 
 
 def _require_range(layers: int, first: int, end: int, head: bool) -> None:
@@ -219,6 +241,7 @@ class _Layout:
         self._architecture = header.text("general.architecture")
         self._rule: SliceRule = RULES[self._architecture]
         self._like = [*range(facts.first, facts.end), *_tail(shards, facts.first, facts.end, facts.head)]
+        self._own = head_layers(shards) if facts.own_head else []
         self._sources = {
             tensor.name: (tensor, FileRange(shard.path, shard.data_offset + tensor.offset, tensor.size_bytes))
             for shard in shards
@@ -241,6 +264,8 @@ class _Layout:
         self._add_vocabulary()
         for number, layer in enumerate(self._like):
             self._add_layer(number, layer, empty=number >= self._facts.end - self._facts.first)
+        for number, layer in enumerate(self._own, len(self._like)):
+            self._add_layer(number, layer, empty=False)
         return self._layout
 
     def _add_fields(self, gone: frozenset[str]) -> None:
@@ -256,38 +281,45 @@ class _Layout:
         number, yes_no, text = GGUFValueType.UINT32, GGUFValueType.BOOL, GGUFValueType.STRING
         facts, prefix = self._facts, f"{self._architecture}."
         written: _Fields = {
-            prefix + "block_count": (number, len(self._like)),
+            prefix + "block_count": (number, len(self._like) + len(self._own)),
             prefix + "vocab_size": (number, self._vocabulary if facts.ends else _STAND_IN_ROWS),
             _PREFIX + "format": (number, FORMAT),
             _PREFIX + "model": (text, facts.model),
             _PREFIX + "blocks": (text, facts.blocks),
         }
         written |= {_PREFIX + name: (number, getattr(facts, name)) for name in ("first", "end", "layers")}
-        written |= {_PREFIX + name: (yes_no, getattr(facts, name)) for name in ("head", "tail", "floats")}
+        written |= {_PREFIX + name: (yes_no, getattr(facts, name)) for name in ("head", "tail", "floats", "own_head")}
         if prefix + HEAD_LAYERS in self._header.metadata:
-            written[prefix + HEAD_LAYERS] = (number, 0)
+            written[prefix + HEAD_LAYERS] = (number, len(self._own))
         if not facts.ends:
             written["tokenizer.ggml.model"] = (text, "no_vocab")
         for name in PER_LAYER:
             values = self._header.array(prefix + name)
             if values:
                 kind = self._header.metadata[prefix + name].kind  # type: ignore[union-attr]
-                written[prefix + name] = (kind, [values[layer] for layer in self._like])
+                written[prefix + name] = (kind, self._each(values))
         return written | self._by_rule()
+
+    def _each(self, values: Sequence[Scalar], head: Scalar | None = None) -> list[Scalar]:
+        """The values of the slice's layers. `head`: the value of the layers of the model's own head if `values` has
+        none; without it, they get none."""
+        told = [values[layer] for layer in self._own if layer < len(values)]
+        if head is not None:
+            told = told or [head] * len(self._own)
+        return [*(values[layer] for layer in self._like), *told]
 
     def _by_rule(self) -> _Fields:
         rule, prefix = self._rule, f"{self._architecture}."
         extra: _Fields = {}
         windows, recurrent = window_layers(self._header), recurrent_layers(self._header)
         if any(windows):
-            pattern: list[Scalar] = [int(windows[layer]) for layer in self._like]
-            extra[prefix + "attention.sliding_window_pattern"] = (GGUFValueType.UINT32, pattern)
+            told = self._header.array(prefix + WINDOWS) or windows
+            extra[prefix + WINDOWS] = (GGUFValueType.UINT32, self._each([int(one) for one in told], 0))
         if rule.recurrent == "period":
-            kinds: list[Scalar] = [recurrent[layer] for layer in self._like]
-            extra[prefix + "attention.recurrent_layers"] = (GGUFValueType.BOOL, kinds)
+            extra[prefix + "attention.recurrent_layers"] = (GGUFValueType.BOOL, self._each(recurrent, False))
         indexers = indexers_of(self._header)
         if indexers:
-            extra[prefix + INDEXERS] = (GGUFValueType.UINT32, [indexers[layer] for layer in self._like])
+            extra[prefix + INDEXERS] = (GGUFValueType.UINT32, self._each(indexers))
         scaled = rule.default_scale or prefix + _SCALE in self._header.metadata
         if scaled and self._facts.first > 0:
             extra[prefix + _SCALE] = (GGUFValueType.FLOAT32, 1.0)
@@ -298,9 +330,18 @@ class _Layout:
         if rule.residual_depth and prefix + _RESIDUAL not in self._header.metadata:
             depth = np.float32(rule.residual_depth) / np.sqrt(np.float32(self._facts.layers))
             extra[prefix + _RESIDUAL] = (GGUFValueType.FLOAT32, float(depth))
+        if rule.sectioned and self._facts.first > 0 and prefix + SECTIONS not in self._header.metadata:
+            half = self._rotated() // 2
+            extra[prefix + SECTIONS] = (GGUFValueType.INT32, [half - half // 2, half // 2, 0, 0])
         if prefix + _DEEPSTACK in self._header.metadata:
             extra[prefix + _DEEPSTACK] = (GGUFValueType.UINT32, 0)
         return extra
+
+    def _rotated(self) -> int:
+        """How many numbers of each head are rotated by their position."""
+        number, prefix = self._header.number, f"{self._architecture}."
+        whole = number(prefix + "attention.key_length") or self._width // number(prefix + "attention.head_count", 1)
+        return number(prefix + "rope.dimension_count") or whole
 
     def _gone(self) -> frozenset[str]:
         """The tensors and metadata fields that this slice must not have."""
@@ -319,7 +360,7 @@ class _Layout:
             self._zeros("token_embd.weight", _STAND_IN_ROWS)
             self._stand_in(_STAND_IN_ROWS)
             return
-        if facts.first == 0 or tied:
+        if facts.first == 0 or tied or self._head_reads_embedding():
             self._keep("token_embd.weight", *self._sources["token_embd.weight"])
         else:
             self._zeros("token_embd.weight", self._vocabulary)
@@ -329,6 +370,9 @@ class _Layout:
                     self._keep(name, tensor, source)
         else:
             self._stand_in(self._vocabulary)
+
+    def _head_reads_embedding(self) -> bool:
+        return any(f"blk.{layer}.{HEAD_EMBEDDING}" not in self._sources for layer in self._own)
 
     def _stand_in(self, rows: int) -> None:
         """Add zeros in place of the output matrix, and of its bias."""

@@ -94,6 +94,9 @@ def _obstacles(header: GgufHeader, architecture: str, rule: SliceRule) -> Iterat
     for name in (*_NEVER, *rule.unless):
         if header.metadata.get(f"{architecture}.{name}", 0) not in _UNSET:
             yield f"its field {architecture}.{name} is not proven to survive a cut; {INSTEAD}"
+    for name in rule.needs:
+        if f"{architecture}.{name}" not in header.metadata:
+            yield f"it has no field {architecture}.{name}, without which llama.cpp takes no states; {INSTEAD}"
     for name in rule.unless_zero:
         if header.metadata.get(f"{architecture}.{name}", 1) == 0:
             yield f"its field {architecture}.{name} is 0, which is not proven to survive a cut; {INSTEAD}"

@@ -46,8 +46,8 @@ RULES: Final[dict[str, SliceRule]] = {
         unless=("embedding_length_per_layer_input", "attention.shared_kv_layers"),
     ),
     "glm-dsa": SliceRule(shared_indexers=True),
-    "glm4": _EACH,
-    "glm4moe": _EACH,
+    "glm4": SliceRule(needs=("rope.dimension_sections",)),
+    "glm4moe": SliceRule(sectioned=True),
     "glm5-next": SliceRule(
         restored="hc_init", streams=True, lone_head=False, shared_indexers=True, recurrent="no heads"
     ),

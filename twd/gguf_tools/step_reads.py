@@ -4,9 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from twd.gguf_tools.inspect import GgufInfo
+from twd.gguf_tools.inspect import GgufInfo, layer_of
 
-_LAYER: Final = re.compile(r"^blk\.\d+\.")
 _HEAD: Final = re.compile(r"^(output|output_norm)\.")
 _EXPERTS: Final = "_exps."
 _OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
@@ -27,7 +26,8 @@ def step_reads(info: GgufInfo) -> StepReads:
     """What one token reads of this model. Of the experts it reads only those that are used for it."""
     used, read, whole = _share_of_experts(info), dict[str, float](), max(1, sum(info.layer_bytes))
     for tensor in info.tensors:
-        if _LAYER.match(tensor.name):
+        layer = layer_of(tensor.name)
+        if layer is not None and layer < info.layers:
             share = used if _EXPERTS in tensor.name else 1.0
             read[tensor.kind.name] = read.get(tensor.kind.name, 0.0) + share * tensor.size_bytes
     kinds = tuple((kind, min(1.0, size / whole)) for kind, size in sorted(read.items()))

@@ -29,6 +29,7 @@ from twd.kit.tasks import TaskGroup, every
 from twd.wire.base import Event, EventId, ModelId, NodeId
 from twd.wire.codec import Rejected, encode
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.base import LeaseFacts
 from twd.wire.routes import ROUTE_OF, Delivery, Route
 from twd.wire.service import (
     Health,
@@ -119,9 +120,9 @@ class Service:
         """Called every `tick_s` seconds, and at the times that a WakeAt effect asked for; returns effects."""
         return None
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> LeaseFacts:
         """Return the facts that this service publishes in its lease."""
-        return {}
+        return LeaseFacts()
 
     def under_way(self) -> Hashable | None:
         """Return a name of what a thread of this service computes now, unique for each piece of work; None: nothing.

@@ -34,12 +34,17 @@ REACH_S: Final = 10.0
 ANSWER_S: Final = 30.0
 LET_IN_S: Final = 20.0
 AGAIN_S: Final = 0.2
+REFUSED_S: Final = 3.0
+
+
+class TokenRefused(CommandError):
+    """The broker does not know the token."""
 
 
 async def join(token: JoinToken, home: Path, node: NodeId) -> Identity:
     """Join under the name `node`, and keep the identity in `home`. Raises CommandError, whose message says why not."""
     with _seed_file(token, home) as file:
-        bus, url = await _reach(token, file)
+        bus, url = await _reach_soon(token, file)
     try:
         answer = await _ask(bus, _request(token, home, node))
     finally:
@@ -93,6 +98,19 @@ def member_address(home: Path, identity: Identity) -> BusAddress:
 # -- the broker --------------------------------------------------------------------------------------
 
 
+async def _reach_soon(token: JoinToken, seed_file: Path) -> tuple[NatsBus, str]:
+    """Try again for a moment where the token is refused: the broker may be reading its list of users just now."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + REFUSED_S
+    while True:
+        try:
+            return await _reach(token, seed_file)
+        except TokenRefused:
+            if loop.time() >= give_up:
+                raise
+        await asyncio.sleep(AGAIN_S)
+
+
 async def _reach(token: JoinToken, seed_file: Path) -> tuple[NatsBus, str]:
     """Connect to the first address where the token's installation answers; all are tried at the same time."""
     urls = [f"tls://{address}" for address in token.addresses]
@@ -129,7 +147,7 @@ def _unreachable(errors: Sequence[BaseException]) -> BaseException:
         text = (
             "the installation does not know this token: it was revoked, ended days ago, or is of another installation"
         )
-        return CommandError(ExitCode.CONFIG, f"{text}; `twd token add` on the broker's machine makes another one")
+        return TokenRefused(ExitCode.CONFIG, f"{text}; `twd token add` on the broker's machine makes another one")
     code = ExitCode.CONFIG if any(one.code is FailureCode.UNAUTHENTICATED for one in told) else ExitCode.BUS_DOWN
     return CommandError(code, "\n".join(dict.fromkeys(map(str, told))))
 

@@ -18,6 +18,7 @@ from twd.metrics.job_log import JobLog
 from twd.settings.model import Settings
 from twd.wire.codec import Rejected, encode
 from twd.wire.job import CALIBRATION, JobFailed, JobFinished
+from twd.wire.leases.others import MetricsFacts
 from twd.wire.routes import BROADCASTS
 from twd.wire.service import Health, read_lease
 from twd.wire.trace import (
@@ -129,9 +130,10 @@ class MetricsService(Service):
         self.counting.sweep(now)
         return None
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> MetricsFacts:
         """How many entries are kept."""
-        return {**self.memory.sizes, "unread": int(self.counting.figures.value(UNREAD))}
+        sizes, unread = self.memory.sizes, int(self.counting.figures.value(UNREAD))
+        return MetricsFacts(stories=sizes["stories"], bytes=sizes["bytes"], ended=sizes["ended"], unread=unread)
 
     def on_trace_requested(self, event: TraceRequested, reply: Reply) -> Effects:
         """Return the events of one job."""

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from twd.gguf_tools.head_report import OwnHeadFacts, head_file_words, own_head_facts
 from twd.gguf_tools.header import GgufHeader, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo
 from twd.gguf_tools.slice_layout import require_sliceable
@@ -82,6 +83,9 @@ class ModelReport(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     chat_template: str
     experts: ExpertFacts | None
+    own_head: OwnHeadFacts | None = None
+    head_file: str = ""
+    """What it holds if it is the file of a trained head."""
     cut: CutFacts
     types: list[TypeShare]
     tensors: list[TensorRole]
@@ -112,6 +116,8 @@ def report_of(info: GgufInfo, shards: Sequence[GgufHeader]) -> ModelReport:
         tokenizer=info.tokenizer,
         chat_template=info.chat_template,
         experts=_experts(info),
+        own_head=own_head_facts(info),
+        head_file=head_file_words(shards[0]),
         cut=_cut(shards),
         types=type_shares(info.tensors),
         tensors=tensor_roles(info.tensors),

@@ -34,18 +34,24 @@ def listening_below(pids: Iterable[int]) -> list[int]:
     return [child.pid for child in below if _listening(child)]
 
 
-def listening_socket() -> socket.socket | None:
-    """Return a duplicate of the socket on which this process listens; None if there is none."""
+def listening_socket(port: int = 0) -> socket.socket | None:
+    """Return a duplicate of the socket on which this process listens, at this port if one is given; None if there is
+    none."""
     for name in os.listdir("/dev/fd"):
         try:
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 one = socket.socket(fileno=os.dup(int(name)))
-                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and port in (0, _port_of(one)):
                     return one
                 one.close()
         except OSError:  # closed meanwhile
             continue
     return None
+
+
+def _port_of(listening: socket.socket) -> int:
+    name = listening.getsockname()
+    return int(name[1]) if isinstance(name, tuple) else -1  # one of this machine alone has a path
 
 
 def listens_on(pid: int, port: int) -> bool:

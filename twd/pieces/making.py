@@ -2,11 +2,9 @@
 
 import contextlib
 import datetime
-import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,49 +12,16 @@ import msgspec
 
 from twd.gguf_tools.header import BrokenGguf, GgufHeader, read_header
 from twd.gguf_tools.inspect import inspect, shards_of
-from twd.gguf_tools.model_file import quick_hash
+from twd.gguf_tools.model_file import hash_of_files, quick_hash
 from twd.kit.progress import Share, unheard
+from twd.pieces.hashing import FileHashes, Place
 from twd.pieces.manifest import Manifest, Piece, Shard, TensorPlace, load_manifest, write_manifest
 from twd.pieces.names import check_name, manifest_of, old_manifest_of
-from twd.pieces.page_care import let_go, warm_units
-from twd.pieces.tree import UNIT, root_of, unit_hash
+from twd.pieces.page_care import warm_units
+from twd.pieces.tree import UNIT, root_of
 from twd.wire.failures import FailureCode, TwdError
 
-BATCH: Final = 16 * UNIT
 PIECE_BYTES: Final = 64 * UNIT
-
-
-class _Stretches:
-    """Computes the SHA-256 of consecutive ranges, with or without gaps between them."""
-
-    def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
-        self._left = [(begin, begin + size) for begin, size in stretches][::-1]
-        self._hash = hashlib.sha256()
-        self.digests: list[str] = []
-
-    def update(self, at: int, data: memoryview) -> None:
-        """Add the next bytes of the file; `at` is their offset."""
-        end = at + len(data)
-        while self._left and self._left[-1][0] < end:
-            begin, stop = self._left[-1]
-            self._hash.update(data[max(begin, at) - at : min(stop, end) - at])
-            if stop > end:
-                return
-            self.digests.append(self._hash.hexdigest())
-            self._hash = hashlib.sha256()
-            self._left.pop()
-
-
-class _Units:
-    """Computes the hashes of the units: a layer of the tree."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self.layer: list[bytes] = []
-
-    def update(self, at: int, data: memoryview) -> None:
-        """Add whole units; only the last one may be shorter."""
-        self.layer += [unit_hash(data[begin : begin + UNIT], self._size) for begin in range(0, len(data), UNIT)]
 
 
 def make_manifest(
@@ -70,60 +35,38 @@ def make_manifest(
         size = before.st_size
         if not size:
             raise TwdError(FailureCode.BAD_REQUEST, f"{path} is empty; there is nothing to share")
-        places = _tensor_places(header)
-        starts = range(0, size, piece_bytes)
-        pieces = _Stretches((begin, min(piece_bytes, size - begin)) for begin in starts)
-        tensors, units, whole = _Stretches(place[1:] for place in places), _Units(size), _Stretches([(0, size)])
-        _read(file.fileno(), size, (whole, units, pieces, tensors), progress)
+        hashes = FileHashes(size, piece_bytes, tensor_places(header))
+        hashes.read(file.fileno(), size, warm=warm_units(file.fileno(), size), progress=progress)
         after = os.fstat(file.fileno())
     if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
         raise TwdError(FailureCode.BAD_REQUEST, f"{path} changed while it was read; try again when nobody writes to it")
-    told = [
-        Piece(i, b, min(piece_bytes, size - b), d) for i, (b, d) in enumerate(zip(starts, pieces.digests, strict=True))
+    return manifest_from(path, path.name, hashes, header, hashes.layer)
+
+
+def manifest_from(
+    path: Path, name: str, hashes: FileHashes, header: GgufHeader | None, layer: Sequence[bytes]
+) -> Manifest:
+    """Return the manifest of a file whose bytes were all read; `layer` has the hash of each MiB."""
+    size, piece_bytes = hashes.size, hashes.piece_bytes
+    pieces = [
+        Piece(number, number * piece_bytes, min(piece_bytes, size - number * piece_bytes), digest)
+        for number, digest in enumerate(hashes.pieces)
     ]
     return Manifest(
-        filename=path.name,
+        filename=name,
         model=header.text("general.name") if header else "",
         total_size=size,
         piece_size=piece_bytes,
-        pieces=told,
+        pieces=pieces,
         metadata=_metadata(path, header),
         created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        root=root_of(units.layer).hex(),
-        layer=b"".join(units.layer).hex(),
-        sha256=whole.digests[0],
+        root=root_of(layer).hex(),
+        layer=b"".join(layer).hex(),
+        sha256=hashes.whole,
         quick_hash=quick_hash(path),
         data_offset=header.data_offset if header else 0,
-        tensors=[TensorPlace(*place, digest) for place, digest in zip(places, tensors.digests, strict=True)],
+        tensors=[TensorPlace(*place, digest) for place, digest in zip(hashes.places, hashes.tensors, strict=True)],
     )
-
-
-def _read(descriptor: int, size: int, hashes: Sequence[Any], progress: Share) -> None:
-    """Read the file once; the hashes of a batch are computed in parallel, while the next batch is read."""
-    warm = warm_units(descriptor, size)
-    buffers = [memoryview(bytearray(min(BATCH, size))) for _ in range(2)]
-    with ThreadPoolExecutor(len(hashes), "hash") as pool:
-        waiting: list[Any] = []
-        for number, at in enumerate(range(0, size, BATCH)):
-            view = buffers[number % 2][: min(BATCH, size - at)]
-            _fill(descriptor, view, at)
-            if at // UNIT not in warm:
-                let_go(descriptor, at, len(view))
-            for one in waiting:
-                one.result()
-            waiting = [pool.submit(one.update, at, view) for one in hashes]
-            progress(at / size)
-        for one in waiting:
-            one.result()
-    progress(1.0)
-
-
-def _fill(descriptor: int, view: memoryview, at: int) -> None:
-    while view:
-        count = os.preadv(descriptor, [view], at)
-        if not count:
-            raise TwdError(FailureCode.BAD_REQUEST, "the file became shorter while it was read; try again")
-        view, at = view[count:], at + count
 
 
 def open_model(path: Path) -> Any:
@@ -143,10 +86,13 @@ def _header(path: Path) -> GgufHeader | None:
         return None
 
 
-def _tensor_places(header: GgufHeader | None) -> list[tuple[str, int, int]]:
+def tensor_places(header: GgufHeader | None) -> list[Place]:
+    """Return where the tensors of a file lie, in order; none where they overlap."""
     if header is None:
         return []
-    places = [(one.name, header.data_offset + one.offset, one.size_bytes) for one in header.tensors if one.size_bytes]
+    places = [
+        Place(one.name, header.data_offset + one.offset, one.size_bytes) for one in header.tensors if one.size_bytes
+    ]
     places.sort(key=lambda place: place[1])
     apart = all(one[1] + one[2] <= two[1] for one, two in itertools.pairwise(places))
     return places if apart else []
@@ -202,12 +148,36 @@ def manifest_for(path: Path, piece_bytes: int = PIECE_BYTES, *, progress: Share 
     return made
 
 
-def together(paths: Sequence[Path], manifests: Sequence[Manifest]) -> list[Manifest]:
-    """Return the manifests of the files of one split model, each with the names of all files."""
-    if len(paths) < 2:
+def together(manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Return the manifests of the files of one model, each with the names of all; the first tells their hash, too."""
+    if len(manifests) < 2:
         return list(manifests)
     shards = [Shard(one.filename, one.total_size, one.root) for one in manifests]
-    return [msgspec.structs.replace(one, shards=shards) for one in manifests]
+    first, *others = (msgspec.structs.replace(one, shards=shards) for one in manifests)
+    return [msgspec.structs.replace(first, model_hash=hash_of_files([one.quick_hash for one in manifests])), *others]
+
+
+def known_manifests(path: Path) -> list[Manifest] | None:
+    """Return the stored manifests of all files of the model that begins with this one; None if one is missing."""
+    known = [manifest for part in files_of(path) if (manifest := known_manifest(part)) is not None]
+    return together(known) if len(known) == len(files_of(path)) else None
+
+
+def _of_part(progress: Share, at: int, count: int) -> Share:
+    return lambda share: progress((at + share) / count)
+
+
+def manifests_for(path: Path, piece_bytes: int = PIECE_BYTES, *, progress: Share = unheard) -> list[Manifest]:
+    """Return the manifests of all files of a model: those that are stored, else new ones, which are stored."""
+    parts = files_of(path)
+    made = together(
+        [manifest_for(part, piece_bytes, progress=_of_part(progress, at, len(parts))) for at, part in enumerate(parts)]
+    )
+    for part, manifest in zip(parts, made, strict=True) if len(parts) > 1 else ():
+        if known_manifest(part) != manifest:
+            with contextlib.suppress(OSError):
+                write_manifest(manifest_of(part), manifest)
+    return made
 
 
 def files_of(path: Path) -> list[Path]:

@@ -75,6 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tensors: list[TensorPlace] = []
     data_offset: Size = 0
     shards: list[Shard] = []
+    model_hash: Annotated[str, Meta(max_length=64)] = ""
+    """In the manifest of a split model's first file: the quick hash of all files together."""
     signer: Annotated[str, Meta(max_length=128)] = ""
     signature: Annotated[str, Meta(max_length=256)] = ""
 
@@ -82,6 +84,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def name(self) -> str:
         """The file's name in the swarm: its root, or a hash of its pieces where there is no tree."""
         return self.root or _name_of_pieces(self)
+
+    @property
+    def hash(self) -> str:
+        """The quick hash by which machines ask for the model that begins with this file."""
+        return self.model_hash or self.quick_hash
+
+    @property
+    def model_bytes(self) -> int:
+        """The size of the model that begins with this file."""
+        return sum(one.size for one in self.shards) if self.model_hash else self.total_size
 
     def layer_hashes(self) -> list[bytes]:
         """Return the hash of each MiB."""

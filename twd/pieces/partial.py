@@ -171,11 +171,6 @@ class PartialFile:
         """Yield the missing units."""
         return (index for index in range(len(self.checks)) if index not in self.have)
 
-    def missing_bytes(self, ranges: Iterable[tuple[int, int]]) -> int:
-        """Return how many bytes must come so that these ranges are there."""
-        wanted = {index for begin, end in ranges for index in self.checks.of_range(begin, end)}
-        return sum(self.checks.place(index)[1] for index in wanted if index not in self.have)
-
     # -- on the disk -----------------------------------------------------------------------------
 
     def sync(self) -> None:
@@ -257,6 +252,14 @@ def look(target: Path) -> Found | None:
         return None
     head, bitmap = read
     return Found(bitmap.count, bitmap.length, head.name, head.some)
+
+
+def missing_bytes(target: Path, checks: Checks, ranges: Iterable[tuple[int, int]]) -> int:
+    """Return how many bytes must come so that these ranges of a file are there."""
+    read = _read(target)
+    have = read[1] if read is not None else Bitmap(len(checks))
+    wanted = {index for begin, end in ranges for index in checks.of_range(begin, end)}
+    return sum(checks.place(index)[1] for index in wanted if index not in have)
 
 
 def closed_units(target: Path) -> Bitmap | None:

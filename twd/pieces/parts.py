@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -51,11 +51,15 @@ class PartFolder:
         size = 0 if isinstance(disk_gib, str) else max(1, round(disk_gib * GIB))
         return cls(cache / "parts", size)
 
+    def place(self, manifest: Manifest) -> Path:
+        """Return where a file belongs."""
+        return self.folder / manifest.name[:_NAME] / manifest.filename
+
     def target(self, manifest: Manifest) -> Path:
         """Return where a file belongs, and make its folder."""
-        folder = self.folder / manifest.name[:_NAME]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder / manifest.filename
+        place = self.place(manifest)
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return place
 
     def contents(self) -> list[KeptPart]:
         """Return all partial files, the longest unused first."""
@@ -79,19 +83,19 @@ class PartFolder:
         free = shutil.disk_usage(_existing(self.folder)).free - ROOM_LEFT
         return max(0, min(self.budget, free + held))
 
-    def make_room(self, needed: int, keep: Path) -> None:
-        """Remove the longest unused files, until so many more bytes fit; raises TwdError if they cannot. `keep` is the
-        target of a file that stays."""
+    def make_room(self, needed: int, keep: Sequence[Path]) -> None:
+        """Remove the longest unused files, until so many more bytes fit; raises TwdError if they cannot. `keep`: the
+        targets of files that stay."""
         held = self.contents()
         total = sum(one.disk_bytes for one in held)
         for one in held:
             if total + needed <= self.budget and self._free() >= needed:
                 return
-            if one.target != keep and remove(one.target):
+            if one.target not in keep and remove(one.target):
                 total -= one.disk_bytes
         if total + needed > self.budget or self._free() < needed:
             more = max(0, min(self.budget - total, self._free()))
-            what = f"{needed / GIB:.2f} GiB of {keep.name} are needed"
+            what = f"{needed / GIB:.2f} GiB of {keep[0].name} are needed"
             text = f"{what}, and {self.folder} may take {more / GIB:.2f} GiB more; make room, or raise swarm.disk_gib"
             raise NoRoomForFile(text)
 

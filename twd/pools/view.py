@@ -1,6 +1,5 @@
 """Collects the leases, placements and events of pools into one state for each pool. No I/O."""
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,11 @@ from twd.pools.state import PoolState, StageState, with_warnings
 from twd.process.process_table import stage_of
 from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.job import TokensAccepted
-from twd.wire.model import single_step_ms
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import StageFacts
 from twd.wire.node import READY, NodeFacts, read_node
-from twd.wire.placement import PLACE_FACT, PlacementDecided, Slice, read_placement
-from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady, read_stage
+from twd.wire.placement import PlacementDecided, Slice, read_placement
+from twd.wire.ring import FrameRefused, HopFacts, RingMeasured, StageReady
 from twd.wire.service import ServiceLease, read_lease
 
 SPAN_S: Final = 10.0
@@ -25,7 +25,6 @@ SPAN_S: Final = 10.0
 REFUSALS_KEPT: Final = 1024
 """The most refusals that are kept for each stage, because a stage may report any number."""
 ENGINES: Final = ("ring", "rpc", "llama-server")
-_LINK: Final = re.compile(r"(\S+) ([0-9.]+) ms(?:, (\d+) bytes there and (\d+) back a token)?")
 
 
 @dataclass(slots=True)
@@ -50,9 +49,9 @@ class PoolsView:
     """Reads leases and events; `states` returns the state of all pools."""
 
     def __init__(self) -> None:
-        self.speculators: dict[InstanceId, ServiceLease] = {}
+        self.speculators: dict[InstanceId, tuple[ServiceLease, SpeculatorFacts]] = {}
         """Speculators whose models run on a pool."""
-        self._stages: dict[InstanceId, tuple[ServiceLease, StageReady]] = {}
+        self._stages: dict[InstanceId, tuple[ServiceLease, StageFacts, StageReady]] = {}
         self._placements: dict[str, PlacementDecided] = {}
         self._nodes: dict[NodeId, NodeFacts] = {}
         self._told: dict[InstanceId, _Told] = {}
@@ -85,10 +84,11 @@ class PoolsView:
         lease = read_lease(value, key)
         if lease is None:
             return  # another kind of key, or one of a later version
-        if lease.service == "speculator" and "model" in lease.facts and lease.facts.get("engine") in ENGINES:
-            self.speculators[lease.instance] = lease
-        elif lease.service == "stage" and (ready := read_stage(lease.facts)) is not None:
-            self._stages[lease.instance] = lease, ready
+        match lease.facts:
+            case SpeculatorFacts() as facts if facts.model and facts.engine in ENGINES:
+                self.speculators[lease.instance] = lease, facts
+            case StageFacts(slice=StageReady() as ready) as facts:
+                self._stages[lease.instance] = lease, facts, ready
 
     def hear(self, event: Event, now: float) -> None:
         """Handle one event; events that do not concern pools are ignored."""
@@ -110,9 +110,9 @@ class PoolsView:
         for told in self._told.values():
             told.forget(now)
         pooled = self.speculators.values()
-        served = {_place(lease) for lease in pooled}
+        served = {facts.served for _, facts in pooled}
         waiting = [placement for place, placement in self._placements.items() if place not in served]
-        found = [self._served(lease, now) for lease in pooled] + [self._waiting(one) for one in waiting]
+        found = [self._served(lease, facts, now) for lease, facts in pooled] + [self._waiting(one) for one in waiting]
         return sorted(found, key=lambda pool: (pool.model, pool.home))
 
     def _waiting(self, placement: PlacementDecided) -> PoolState:
@@ -129,25 +129,23 @@ class PoolsView:
         )
         return with_warnings(pool, [*placement.notes, *placement.helps] if placement.missing_bytes else [])
 
-    def _served(self, lease: ServiceLease, now: float) -> PoolState:
-        facts = lease.facts
-        model, engine = str(facts["model"]), str(facts["engine"])
-        placement = self._placements.get(_place(lease))
-        stages = self._ring(lease, placement, now) if engine == "ring" else self._workers(lease, placement)
-        exact = facts.get("exact")
+    def _served(self, lease: ServiceLease, facts: SpeculatorFacts, now: float) -> PoolState:
+        placement = self._placements.get(facts.served)
+        in_ring = facts.engine == "ring"
+        stages = self._ring(lease, placement, now) if in_ring else self._workers(facts, placement)
         pool = PoolState(
-            model=model,
-            engine=engine,
+            model=facts.model,
+            engine=facts.engine,
             home=lease.node,
             state=str(stage_of(lease)),
-            exact=exact if isinstance(exact, bool) else None,
+            exact=facts.exact,
             stages=stages,
-            sessions=int(_number(facts, "sessions")),
-            waiting=int(_number(facts, "waiting")),
+            sessions=facts.sessions,
+            waiting=facts.waiting,
             tok_s=self._tok_s(lease.instance, now),
-            waste=_mean([stage.waste for stage in stages if stage.waste]) or _number(facts, "waste"),
+            waste=_mean([stage.waste for stage in stages if stage.waste]) or facts.waste,
             predicted_ms=_ms_of(placement) if placement is not None else 0.0,
-            token_ms=_number(facts, "trip_ms") or single_step_ms(facts),
+            token_ms=facts.trip_ms or facts.single_step_ms,
             notes=placement.notes if placement is not None else [],
         )
         return with_warnings(pool, [lease.note] if lease.note and pool.state != READY else [])
@@ -162,13 +160,13 @@ class PoolsView:
     # -- a ring's stages ---------------------------------------------------------------------------
 
     def _ring(self, lease: ServiceLease, placement: PlacementDecided | None, now: float) -> list[StageState]:
-        wired = [(one, ready) for one, ready in self._stages.values() if one.facts.get("home") == lease.instance]
-        wired.sort(key=lambda pair: (pair[1].first, pair[1].end))
-        kept = sum(event.kept for one, _ in wired for _, event in self._events(one.instance))
+        wired = [stage for stage in self._stages.values() if stage[1].home == lease.instance]
+        wired.sort(key=lambda stage: (stage[2].first, stage[2].end))
+        kept = sum(event.kept for one, *_ in wired for _, event in self._events(one.instance))
         pieces = {(piece.node, piece.first, piece.end): piece for piece in (placement.slices if placement else [])}
         spares = {(piece.node, piece.first, piece.end): piece for piece in (placement.spares if placement else [])}
         shown = []
-        for one, ready in wired:
+        for one, facts, ready in wired:
             key = (one.node, ready.first, ready.end)
             piece = pieces.pop(key, None)
             if piece is None and (piece := spares.get(key)) is not None:  # it replaces the original
@@ -181,7 +179,7 @@ class PoolsView:
                 state=str(stage_of(one)),
                 process=piece.process if piece else "",
                 predicted_ms=piece.ms if piece else 0.0,
-                sessions=int(_number(one.facts, "sessions")),
+                sessions=facts.sessions,
             )
             shown.append(self._measured(stage, one.instance, kept, now))
         missing = [self._planned(piece, "is not in the ring") for piece in pieces.values()]
@@ -216,15 +214,15 @@ class PoolsView:
 
     # -- what is known of others -------------------------------------------------------------------
 
-    def _workers(self, lease: ServiceLease, placement: PlacementDecided | None) -> list[StageState]:
-        links = lease.facts.get("links", [])
-        found = {one[1]: one for text in (links if isinstance(links, list) else []) if (one := _LINK.match(text))}
+    def _workers(self, facts: SpeculatorFacts, placement: PlacementDecided | None) -> list[StageState]:
+        found = {link.to: link for link in facts.links}
         shown = []
         for piece in placement.slices if placement else []:
             stage, link = self._planned(piece), found.get(piece.node)
             if link is not None:
-                carried = float(link[3] or 0) + float(link[4] or 0)
-                stage = msgspec.structs.replace(stage, to="home", rtt_ms=float(link[2]), bytes_per_token=carried)
+                tokens = max(1, facts.tokens)
+                carried = float(link.sent_bytes // tokens + link.received_bytes // tokens)
+                stage = msgspec.structs.replace(stage, to="home", rtt_ms=link.rtt_ms, bytes_per_token=carried)
             shown.append(stage)
         return shown
 
@@ -245,10 +243,6 @@ class PoolsView:
             process=piece.process,
             predicted_ms=piece.ms,
         )
-
-
-def _place(lease: ServiceLease) -> str:
-    return str(lease.facts.get(PLACE_FACT) or lease.facts["model"])
 
 
 def _ms_of(placement: PlacementDecided) -> float:
@@ -280,8 +274,3 @@ def _weighted(events: Sequence[RingMeasured], name: str) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 2) if values else 0.0
-
-
-def _number(facts: dict[str, str | int | float | bool | list[str]], name: str) -> float:
-    value = facts.get(name, 0)
-    return float(value) if isinstance(value, int | float) else 0.0

@@ -16,6 +16,7 @@ import msgspec
 from twd.process import platform
 from twd.process.core_plan import CoreShare, Engine, EngineRole, plan_cores
 from twd.process.cores import usable_cores
+from twd.wire.leases.base import CoreFacts
 
 ENTRIES_MAX: Final = 256
 ENTRY_BYTES_MAX: Final = 65_536
@@ -158,9 +159,9 @@ class OwnCores:
         self._board.leave()
         self.share = None
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Return the facts for the lease."""
+    def facts(self) -> CoreFacts | None:
+        """Return the share as the lease tells it; None if there is none."""
         share = self.share
         if share is None:
-            return {}
-        return {"threads": share.threads, "cores_with": list(share.beside[:SHOWN_MAX]), "yields": share.yields}
+            return None
+        return CoreFacts(threads=share.threads, beside=list(share.beside[:SHOWN_MAX]), yields=share.yields)

@@ -40,6 +40,8 @@ class RunningInstance(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     guard: int = 0
     """The pid of the process that restarts a killed supervisor; 0: none."""
+    in_terminal: bool = False
+    """It was started without -d, and not by a service manager."""
     bus_url: str = ""
     bus_token: str = ""
     bus_fingerprint: str = ""

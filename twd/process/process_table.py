@@ -11,9 +11,8 @@ from typing import Final
 import msgspec
 
 from twd.kit.exit_codes import ExitCode
+from twd.wire.leases.base import LeaseFacts
 from twd.wire.service import Health, ServiceLease
-
-Facts = dict[str, str | int | float | bool | list[str]]
 
 
 class StartPhase(enum.StrEnum):
@@ -73,7 +72,10 @@ class ProcessRow(msgspec.Struct, kw_only=True):
     need: Need = Need.ALWAYS
     exit_code: int = 0
     """The exit code of its last run."""
-    facts: Facts = {}
+    model: str = ""
+    """The model that it has; empty: none, or it has no lease yet."""
+    facts: LeaseFacts = LeaseFacts()
+    """Known in this process only: another process that reads a row gets none."""
 
 
 @dataclass
@@ -88,7 +90,8 @@ class ProcessTable:
     def started(self, name: str, pid: int) -> None:
         """Note that a process was started; it has no lease yet."""
         row = self.rows.setdefault(name, ProcessRow(name=name))
-        row.pid, row.stage, row.facts, row.note = pid, StartPhase.STARTING, {}, ""
+        row.pid, row.stage, row.note = pid, StartPhase.STARTING, ""
+        row.model, row.facts = "", LeaseFacts()
 
     def works(self, name: str, now_ms: int) -> None:
         """Note that a process without a lease works, such as the broker."""
@@ -129,12 +132,12 @@ class ProcessTable:
             stage = StartPhase.MISSING
         if stage in DONE and not row.ready_ms:
             row.ready_ms = max(1, now_ms - self.began_ms)
-        row.stage, row.note, row.facts = stage, lease.note, lease.facts
+        row.stage, row.note, row.model, row.facts = stage, lease.note, lease.model, lease.facts
 
     def loading(self, model: str, progress: float, stage: str) -> None:
         """Note the progress (0 to 1) of a model that loads."""
         for row in self.rows.values():
-            if row.facts.get("model") == model and row.stage is StartPhase.LOADING:
+            if row.model == model and row.stage is StartPhase.LOADING:
                 row.note = f"{stage} {progress:.0%}"
 
     @property
@@ -176,7 +179,7 @@ def _is_hopeless(row: ProcessRow) -> bool:
 
 def stage_of(lease: ServiceLease) -> StartPhase:
     """Return the stage of a service from its lease."""
-    works = lease.facts.get("ready", True)
+    works = lease.facts.ready
     match lease.health:
         case Health.STARTING:
             return StartPhase.LOADING

@@ -7,6 +7,7 @@ from twd.wire.base import Event
 from twd.wire.draft import DraftProposed, SessionClosed, SessionOpened
 from twd.wire.job import TokensAccepted
 from twd.wire.judging import RACERS, TokensAgreed
+from twd.wire.leases.others import RacerFacts
 from twd.wire.routes import ROUTE_OF
 
 
@@ -27,9 +28,9 @@ class Racer(Service):
         route = ROUTE_OF[event_type]
         return route.pattern_for(to=RACERS) if route.to else route.pattern
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> RacerFacts:
         """What `twd status` reads about it."""
-        return {"sessions": len(self.core.races), "agreed": self.agreed, "ready": True}
+        return RacerFacts(sessions=len(self.core.races), agreed=self.agreed)
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
         """A session was opened."""

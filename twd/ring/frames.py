@@ -141,6 +141,12 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """All tokens are kept, and the outcome tells how well each fits."""
     ends: bool = False
     """With `scores`: the end of text behind the tokens is scored, too."""
+    guesses: Rows = 0
+    """How many tokens the model's own head should guess behind the tokens that are picked."""
+    goes_on: bool = False
+    """With `scores`: the token behind the last one is sampled, too."""
+    drafts: Rows = 0
+    """With `goes_on`: this many of its last tokens are drafts."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):
@@ -162,13 +168,19 @@ class ItemOutcome(RingMessage, frozen=True, array_like=True):
     logprobs: list[TokenLogprob] = []
     failure: Failure | None = None
     scores: list[TokenFit] = []
+    guesses: list[Token] = []
+    """What the model's own head guesses behind `tokens`."""
+    sure: list[float] = []
+    """How sure it is of each guess."""
 
 
 class StageTiming(RingMessage, frozen=True, array_like=True):
-    """Microseconds that a pass waited at a stage, and that its computation took there."""
+    """Microseconds that a pass waited at a stage, that its computation took there, and that the model's own head took
+    behind it."""
 
     queue_us: Annotated[int, Meta(ge=0)]
     compute_us: Annotated[int, Meta(ge=0)]
+    head_us: Annotated[int, Meta(ge=0)] = 0
 
 
 class PassFrame(RingMessage, frozen=True, array_like=True):

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import msgspec
 
@@ -241,7 +242,7 @@ class RingTarget:
         return len(told.trail) == self.home.stages and judged == len(flight.windows)
 
     def _learn(self, flight: _Flight, trail: Sequence[StageTiming], at: float) -> None:
-        queued_ms = sum(mark.queue_us for mark in trail) / 1000
+        queued_ms = sum(mark.queue_us + mark.head_us for mark in trail) / 1000
         computed_ms = [mark.compute_us / 1000 for mark in trail]
         self.pipe.observe(flight.rows, (at - flight.sent_at) * 1000, queued_ms, computed_ms)
 
@@ -262,10 +263,11 @@ class RingTarget:
         if outcome.failure is not None or not self._goes_on(outcome, window, line):
             self._void(slot, line)
         path = list(range(outcome.standing))
-        scores = [Score(fit.gap, fit.logprob, fit.entropy) for fit in outcome.scores]
-        return VerifyResult(
-            slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure, scores
-        )
+        verdict = VerifyResult(slot, epoch, outcome.at, list(outcome.tokens), path, outcome.logprobs, outcome.failure)
+        verdict.scores = [Score(fit.gap, fit.logprob, fit.entropy) for fit in outcome.scores]
+        verdict.guesses = list(takewhile(lambda token: token < self._vocabulary, outcome.guesses))
+        verdict.sure = outcome.sure[: len(verdict.guesses)]
+        return verdict
 
     def _goes_on(self, outcome: ItemOutcome, window: Window, line: _Line) -> bool:
         """Whether the next window in flight begins with the token that was picked."""
@@ -288,5 +290,15 @@ class RingTarget:
 def _item(window: Window) -> WindowItem:
     tokens = list(window.tokens)
     return WindowItem(
-        window.slot, window.epoch, window.at, tokens, window.committed, window.picks, window.scores, window.ends
+        window.slot,
+        window.epoch,
+        window.at,
+        tokens,
+        window.committed,
+        window.picks,
+        window.scores,
+        window.ends,
+        window.guesses,
+        window.goes_on,
+        window.drafts,
     )

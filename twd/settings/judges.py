@@ -41,6 +41,10 @@ class ConsensusConfig(SettingSection, frozen=True):
         Annotated[float, Meta(gt=0.0, lt=1.0)],
         about("Where more of the agreed tokens than this are shown to be wrong, texts are exact again."),
     ] = 0.05
+    audit: Annotated[
+        Annotated[float, Meta(ge=0.0, le=1.0)],
+        about("Share of the texts of which the target reads the last tokens, too, where drafters agreed on these."),
+    ] = 0.05
 
 
 class GateRoute(SettingSection, frozen=True):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from twd.decoding.cost import CostCurve
 from twd.decoding.pipeline import PipelinedTarget
+from twd.decoding.steps import RunsSteps
 from twd.decoding.turns import Wait, WaitForPass, WaitForPost
 from twd.decoding.window import ReportsPasses, Target, VerifyResult, Window
 from twd.kit.effects import Effect
@@ -60,6 +61,8 @@ class Runner:
         """The rows of that work."""
         self.pace = PassTimes()
         """The times of passes, to detect a device that hangs."""
+        self._halt = target.halt if isinstance(target, RunsSteps) else None
+        """Ends a call for several tokens early."""
         self._tells_passes = isinstance(target, ReportsPasses)
         if isinstance(target, ReportsPasses):
             target.tell_passes(lambda rows: self.pace.begins(rows, self._clock()))
@@ -80,6 +83,8 @@ class Runner:
         """Put a command with the current time: it may be read only after the pass, but arrival times count from
         here."""
         self._inbox.put((command, self._clock()))
+        if self._halt is not None:
+            self._halt.set()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Stop after the running pass; returns whether the thread ended in time."""
@@ -147,6 +152,8 @@ class Runner:
 
     def _pass_turns(self) -> Iterator[Wait]:
         while not self._stopping:
+            if self._halt is not None:
+                self._halt.clear()  # what is posted from here on ends the next call after one step
             self._read_inbox()
             now = self._clock()
             for session in self._core.admit(now):
@@ -198,7 +205,8 @@ class Runner:
         window, began = self._timed
         if any((one.slot, one.epoch, one.at) == (window.slot, window.epoch, window.at) for one in verdicts):
             aside_ms = sum(one.aside_ms for one in verdicts)
-            self._cost.observe(len(window.tokens), (now - began) * 1000 - aside_ms)
+            passes = max(len(one.tokens) for one in verdicts) if window.steps > 1 else 1
+            self._cost.observe(len(window.tokens), ((now - began) * 1000 - aside_ms) / max(1, passes))
             self._timed = None
 
     def _close_slots(self) -> None:

@@ -3,19 +3,16 @@ runner.py."""
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar
 
 import msgspec
 
 from twd.bus.base import BusError
 from twd.decoding.pipeline import PipelinedTarget
-from twd.engine.experts.facts import expert_facts
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import soon
 from twd.process.compute import crowding, effort
-from twd.process.core_registry import OwnCores
 from twd.speculator.admission.job_dedup import JobDedup
 from twd.speculator.admission.job_ownership import JobOwnership
 from twd.speculator.admission.tokenize_queue import TokenizeQueue
@@ -23,39 +20,41 @@ from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
 from twd.speculator.drafters.calibration import DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
-from twd.speculator.drafters.registry import DrafterRegistry, pace_of, refusal, taken_for
+from twd.speculator.drafters.registry import DrafterRegistry, refusal, taken_for
+from twd.speculator.events import READS, READS_LATER, WORK, WRITES
+from twd.speculator.lease_facts import facts_of
 from twd.speculator.runner import Runner
-from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay, patience_s
+from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay
 from twd.speculator.targets.embeddings import EmbeddingQueue
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
+from twd.speculator.targets.source import TargetSource
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.draft import (
     DeviceKind,
     DrafterAttached,
     DrafterChecked,
     DrafterDetached,
-    DraftGranted,
     DraftProposed,
-    SessionClosed,
-    SessionOpened,
     share_device,
 )
-from twd.wire.embedding import EmbeddingMade, EmbeddingRequested
+from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import (
     JobCancelled,
     JobFailed,
     JobFinished,
     JobQueued,
-    JobStarted,
     JobSubmitted,
     TokensAccepted,
 )
 from twd.wire.judging import TokensAgreed
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
-from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded, told_costs
-from twd.wire.ring import FrameRefused, RingWired
+from twd.wire.model import ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
+from twd.wire.node import NodeChanged
+from twd.wire.placement import PlacementDecided
+from twd.wire.ring import StageGone, StageReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceStopped
 
@@ -67,53 +66,15 @@ class SpeculatorService(ModelService[LoadedModel]):
     """Serves one model: it takes jobs from the queue group, verifies drafts and publishes accepted tokens."""
 
     name = "speculator"
-    reads: ClassVar[tuple[type[Event], ...]] = (
-        JobSubmitted,
-        JobCancelled,
-        EmbeddingRequested,
-        DraftProposed,
-        DrafterAttached,
-        DrafterDetached,
-        TokensAgreed,
-        ReclaimWanted,
-        ServiceStopped,
-    )
-    reads_later = (JobSubmitted, EmbeddingRequested)
-    writes = (
-        JobQueued,
-        JobStarted,
-        TokensAccepted,
-        JobFinished,
-        JobFailed,
-        EmbeddingMade,
-        MemoryReclaimed,
-        SessionOpened,
-        SessionClosed,
-        DraftGranted,
-        DrafterChecked,
-        ModelLoading,
-        ModelReady,
-        ModelMeasured,
-        ModelFailed,
-        ModelUnloaded,
-        RingWired,
-        FrameRefused,
-    )
+    reads = READS
+    reads_later = READS_LATER
+    writes = WRITES
     tick_s = 1.0
 
-    def __init__(
-        self,
-        ctx: ServiceContext,
-        model: ModelId,
-        load: Load,
-        reclaim: Callable[[], ReclaimedMemory] | None = None,
-        cores: OwnCores | None = None,
-    ) -> None:
-        """`cores`: this process in the core registry of the computer; None: this process computes nothing itself."""
+    def __init__(self, ctx: ServiceContext, model: ModelId, source: TargetSource) -> None:
         super().__init__(ctx, model)
-        self._cores = cores
-        self._load = load
-        self._reclaim = reclaim
+        self._source = source
+        self._cores = source.cores
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
@@ -137,9 +98,52 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     # -- life ----------------------------------------------------------------------------------
 
+    async def setup(self) -> None:
+        """Prepare the source of the target."""
+        await self._source.open(self)
+
+    async def start(self) -> None:
+        """Start the service, and watch the parts of the target."""
+        await super().start()
+        if not self.ended.is_set():
+            await self.listen(self._source.hears)
+            self.tasks.start("watch", self._source.watch())
+
     async def loader(self) -> Load:
         """Returns the function that loads the model, when everything that it needs is there."""
-        return self._load
+        return await self._source.acquire()
+
+    def cannot_load(self, error: TwdError, new: bool) -> None:
+        """Report that a try failed."""
+        self._source.failed()
+        super().cannot_load(error, new)
+
+    def tell_progress(self, share: float, stage: str) -> None:
+        """Publish which share of the model is loaded."""
+        self._source.progressed()
+        super().tell_progress(share, stage)
+
+    def tell_waiting(self, note: str) -> None:
+        """Publish what the model waits for."""
+        if note != self.note:
+            self.note = note
+            self.log.info("%s: %s", self.model, note)
+            self.tasks.start("tell", self.renew_lease())
+
+    @property
+    def engine(self) -> Runner | None:
+        """The thread that computes; None until the model is loaded."""
+        return self._runner
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs are in hand."""
+        return len(self._owners)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the service ends."""
+        return self._stopping
 
     def told_progress(self, share: float, stage: str) -> None:
         """Publish which share of the model is loaded."""
@@ -175,48 +179,20 @@ class SpeculatorService(ModelService[LoadedModel]):
         self.emit(
             ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())
         )
-        await self.listen(self.reads_later)
+        await self.listen(WORK)
         await self.renew_lease()
         facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
         self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
+        self._source.serves(loaded)
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SpeculatorFacts:
         """Returns what `twd status` and the edge read of this speculator."""
+        share = self._cores.facts() if self._cores is not None else None
         if self.loaded is None or self._core is None:
-            return {"model": self.model, "ready": False}
-        facts, records = self.loaded.facts, self._core.drafter_pool.calibrations
-        shares = self._cores.facts() if self._cores is not None else {}
-        return shares | {
-            "model": self.model,
-            "ready": self.health is Health.OK,
-            "file": facts.file,
-            "architecture": facts.architecture,
-            "quantization": facts.quantization,
-            "parameters": facts.parameters,
-            "ctx_size": facts.ctx_size,
-            "rollback": facts.note or "rejected drafts: their cells are removed",
-            "parallel": facts.parallel,
-            "vocab": facts.vocab.hash,
-            "exact": self.loaded.exactness.exact,
-            "settings": self.loaded.exactness.settings,
-            "fingerprint": fingerprint_of(facts, self.loaded.exactness.settings),
-            "sessions": len(self._core.sessions),
-            "waiting": len(self._core.queue),
-            "kv_tokens": sum(len(session.tokens) for session in list(self._core.sessions.values())),
-            "kv_tokens_max": facts.ctx_size * facts.parallel,
-            "drafters": [
-                pace_of(one, records.get(one.name)) for one in list(self._core.drafter_pool.drafters.values())
-            ],
-            "cost_ms": told_costs(self.loaded.cost.points()),
-            "tool_format": self.loaded.tool_format,
-            "in_flight": self.loaded.limits.in_flight,
-            "window_max": self.loaded.limits.max_window,
-            "consensus_accepted": self._core.consensus.accepted,
-            "consensus_fallback": self._core.consensus.fallback,
-            "template": facts.vocab.template_hash,
-            "judges": self.loaded.limits.score_rows > 0,
-            **expert_facts(self.loaded),
-        }
+            facts = SpeculatorFacts(model=self.model, ready=False)
+        else:
+            facts = facts_of(self._core, self.loaded, share, ready=self.health is Health.OK)
+        return self._source.facts(facts)
 
     async def quiesce(self) -> None:
         """Take no more jobs, and wait until those in hand have ended."""
@@ -342,6 +318,8 @@ class SpeculatorService(ModelService[LoadedModel]):
                 self._ended(effect.event.job, effect.event.attempt)
             elif isinstance(effect, Publish) and isinstance(effect.event, DrafterChecked):
                 self._trials.spare(effect.event.drafter)
+            elif isinstance(effect, Publish) and isinstance(effect.event, TokensAccepted):
+                self._source.accepted(len(effect.event.tokens))
         self.run_effects(effects)
         self.bus.push()
         self._look_idle()
@@ -354,6 +332,8 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     def _look_idle(self) -> None:
         """If there is no other job, start the next trial of a drafter, one after the other."""
+        if not self._owners:
+            self._source.rests()
         if self._core is None or not self._core.idle or self._job_dedup or self._posted:
             return
         if self._trials.due(self.clock.now()) and not (self._core.draining or self._stopping):
@@ -367,7 +347,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         """Free memory that is not needed, and publish how much that was."""
         if event.node != self.ctx.node or event.model not in ("", self.model):
             return None
-        reclaim = self._reclaim
+        reclaim = self._source.reclaim
         told = MemoryReclaimed(
             node=self.ctx.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
         )
@@ -389,8 +369,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         if event.for_model not in ("", self.model):
             return None
         facts = self.loaded.facts
-        refused = refusal(event, facts)
-        if refused is not None:
+        if (refused := refusal(event, facts)) is not None:
             return [Publish(refused)]
         beside = share_device(self.ctx.node, self.loaded.limits.device, event)
         drafter = taken_for(event, facts, beside=beside, step_ms=self.loaded.cost.ms(1))
@@ -441,16 +420,40 @@ class SpeculatorService(ModelService[LoadedModel]):
         for job in self._owners.jobs_of(instance):
             self._cancel(job, "its owner is gone")
 
+    # -- parts of the target -------------------------------------------------------------------
+
+    def on_stage_ready(self, event: StageReady) -> Effects:
+        """A slice is loaded somewhere."""
+        self._source.hear(event)
+        return None
+
+    def on_stage_gone(self, event: StageGone) -> Effects:
+        """A stage left."""
+        self._source.hear(event)
+        return None
+
+    def on_placement_decided(self, event: PlacementDecided) -> Effects:
+        """The coordinator decided about a model."""
+        self._source.hear(event)
+        return None
+
+    def on_node_changed(self, event: NodeChanged) -> Effects:
+        """A machine or its processes changed."""
+        self._source.hear(event)
+        return None
+
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
         """Send signs of life, and check whether the device hangs and whether owners and drafters are alive."""
+        self._source.tick()
         if self._runner is None or self.loaded is None:
             return None
         if self._cores is not None:
             self._cores.look()
         self._runner.post(lambda core, at: core.tick(at), droppable=True)
-        self._look_whether_hung(self._runner, self.loaded, now)
+        loaded, pace = self.loaded, self._runner.pace
+        self._watch.check(pace, loaded.cost, loaded.limits.device, now, effort(), crowding())
         self._look_idle()
         since = self._runner.busy_since
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
@@ -464,22 +467,11 @@ class SpeculatorService(ModelService[LoadedModel]):
     def under_way(self) -> PassUnderWay | None:
         """Returns the pass that the CPU of this machine computes now; None for other devices, which are watched by
         their usual pass times."""
-        if self._runner is None or self.loaded is None or self.loaded.limits.device is not DeviceKind.CPU:
+        if self._source.watched or self._runner is None or self.loaded is None:
+            return None
+        if self.loaded.limits.device is not DeviceKind.CPU:
             return None
         return self._runner.pace.now
-
-    def _look_whether_hung(self, runner: Runner, loaded: LoadedModel, now: float) -> None:
-        """Raise TwdError when a pass takes so long that its device must hang."""
-        under_way, device = runner.pace.now, loaded.limits.device
-        waited_s = self._watch.look(under_way, now, effort(), device)
-        if under_way is None:
-            return
-        expected_ms = runner.pace.expected_ms(under_way.rows, loaded.cost)
-        familiar = device is DeviceKind.GPU and runner.pace.familiar(under_way.rows)
-        limit_s = patience_s(expected_ms, familiar=familiar, crowding=crowding())
-        if waited_s > limit_s:
-            usual = f"{expected_ms / 1000:.3g} s were expected of its {under_way.rows} rows"
-            raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {waited_s:.0f} s, {usual}; it hangs")
 
     async def _check_leases(self) -> None:
         """Forget owners and drafters whose lease is gone: they were killed and could not say so. A drafter that was

@@ -165,6 +165,8 @@ class StageCore:
             raise RefusedItem(f"{rows} rows; a pass takes {bounds.rows_max}", FrameFault.TOO_LONG)
         if item.picks and not 1 <= item.committed <= rows:
             raise RefusedItem(f"{item.committed} of {rows} tokens are decided", FrameFault.OUT_OF_RANGE)
+        if item.drafts > (rows - item.committed if item.scores and item.goes_on else 0):
+            raise RefusedItem(f"{item.drafts} of {rows} tokens are drafts", FrameFault.OUT_OF_RANGE)
         if bounds.vocabulary and max(item.tokens) >= bounds.vocabulary:
             raise RefusedItem(f"token {max(item.tokens)} of {bounds.vocabulary}", FrameFault.OUT_OF_RANGE)
 
@@ -215,6 +217,16 @@ class OutputStage:
         """Return how many tokens of a slot's text are kept."""
         return len(self._lines[slot].history)
 
+    def text(self, slot: int) -> list[int]:
+        """Return the tokens of a slot that are kept."""
+        return self._lines[slot].history
+
+    def guessed(self, item: WindowItem, outcome: ItemOutcome) -> Sampler | None:
+        """Return the sampler with which to guess what follows a window; None where nothing is to be guessed."""
+        line = self._lines[item.slot]
+        wanted = item.guesses > 0 and bool(outcome.tokens) and not item.scores
+        return line.sampler if wanted and outcome.tokens[-1] not in self._ends(line) else None
+
     def goes_on(self, item: WindowItem) -> bool:
         """Whether a window continues the kept text: always in a new epoch; else it must begin where the last window
         ended, with the sampled token."""
@@ -234,7 +246,7 @@ class OutputStage:
             return ItemOutcome(item.slot, item.epoch, item.at, standing=len(item.tokens))
         try:
             if item.scores:
-                return self._scored(line, window, logits_of)
+                return self._scored(line, window, logits_of, epochs)
             verdict = self._walk(line, window, logits_of)
         except TwdError as error:
             del line.history[item.at :]
@@ -245,15 +257,21 @@ class OutputStage:
             epochs.invalidate(item.slot, item.epoch + 1)
         return ItemOutcome(item.slot, item.epoch, item.at, verdict.tokens, len(verdict.path), verdict.logprobs)
 
-    def _scored(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> ItemOutcome:
-        """Return how well given tokens fit; all of them are kept."""
+    def _scored(
+        self, line: _Line, window: Window, logits_of: Callable[[int], Logits], epochs: SlotEpochs
+    ) -> ItemOutcome:
+        """Return how well given tokens fit; all of them are kept, and drafts behind them that are right."""
         verdict = VerifyResult(window.slot, window.epoch, window.at)
         if line.sampler is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
         line.history += window.tokens[: window.committed]
         score(window, verdict, logits_of, line.history, line.sampler, self._ends(line))
         fits = [TokenFit(one.gap, one.logprob, one.entropy) for one in verdict.scores]
-        standing = len(window.tokens)
+        standing = len(verdict.path)
+        if window.goes_on:
+            line.pick = verdict.tokens[-1]
+            if standing < len(window.tokens) or line.pick in self._ends(line):
+                epochs.invalidate(window.slot, window.epoch + 1)
         return ItemOutcome(window.slot, window.epoch, window.at, verdict.tokens, standing, scores=fits)
 
     def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
@@ -278,6 +296,8 @@ def _window(item: WindowItem) -> Window:
         committed=item.committed,
         scores=item.scores,
         ends=item.ends,
+        goes_on=item.goes_on,
+        drafts=item.drafts,
     )
 
 

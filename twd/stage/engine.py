@@ -9,6 +9,7 @@ import numpy as np
 from twd.decoding.batches import BatchPart, BatchPlanner, BatchRules
 from twd.decoding.window import Report, Sampler
 from twd.engine.context import BatchTokens, Logits
+from twd.engine.heads.seat import HeadSeat
 from twd.engine.slices.abort import AbortFlag
 from twd.ring.frames import SessionSpec, States, WindowItem
 
@@ -26,6 +27,8 @@ class SliceEngine(Protocol):
     can_pad: bool
     undoable: int
     """How many of its last tokens a slot can always give back."""
+    guesser: HeadSeat | None
+    """The model's own head; on the output stage only."""
 
     @property
     def vocab_size(self) -> int:

@@ -3,8 +3,10 @@
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from twd.ring.frames import (
@@ -78,7 +80,8 @@ class RingMembership:
         self._closed = closed
         self._over: TwdError | None = None
         self._ready = threading.Event()
-        self._in_hand = 0
+        self._in_hand: deque[PassFrame] = deque()
+        """The passes that are here, the one that is computed first."""
         self._home: RingLink | None = None
         self._previous: RingLink | None = None
         self._next: RingLink | None = None
@@ -108,7 +111,13 @@ class RingMembership:
     def done(self) -> None:
         """Count a pass as finished on this stage."""
         with self.lock:
-            self._in_hand -= 1
+            self._in_hand.popleft()
+
+    def awaits(self, slot: int) -> bool:
+        """Whether another pass with this slot is here, behind the one that is computed."""
+        with self.lock:
+            behind = islice(self._in_hand, 1, None)
+            return any(item.slot == slot for message in behind for item in message.items)
 
     def refused(self, fault: FrameFault, detail: str) -> None:
         """Count a fault of a frame."""
@@ -221,8 +230,8 @@ class RingMembership:
         if isinstance(message, PassFrame):
             self._require_payload(message, len(frame.payload))
             with self.lock:
-                self._in_hand += 1
-                if self._in_hand > self._means.credits:
+                self._in_hand.append(message)
+                if len(self._in_hand) > self._means.credits:
                     raise FrameError(FrameFault.TOO_MANY, f"more than {self._means.credits} passes in flight")
         elif not isinstance(message, Open | Copy | Close):
             raise _unexpected(frame)

@@ -4,8 +4,6 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
-
 from twd.engine.experts.facts import expert_facts
 from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import in_a_thread_of_its_own, soon
@@ -16,11 +14,10 @@ from twd.stage.server import LinkRules, StageHooks, StageServer
 from twd.stage.worker import StageCounters
 from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.workers import StageFacts
 from twd.wire.model import ModelFailed, ModelLoading
 from twd.wire.names import origin_of
 from twd.wire.ring import (
-    NEXT_FACT,
-    READY_FACT,
     FrameFault,
     FrameRefused,
     RingMeasured,
@@ -159,6 +156,7 @@ class StageService(Service):
             head_ms=timing.head_ms,
             cost=timing.cost,
             load_ms=loaded.load_ms,
+            guess_ms=engine.guesser.step_ms if engine.guesser is not None else 0.0,
         )
 
     def _tell_progress(self, share: float, stage: str) -> None:
@@ -245,27 +243,27 @@ class StageService(Service):
         )
         return None
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> StageFacts:
         """Return the facts of this stage for its lease."""
-        facts: dict[str, str | int | float | bool | list[str]] = {"model": self.model}
-        facts |= self._cores.facts() if self._cores is not None else {}
+        share = self._cores.facts() if self._cores is not None else None
         if self._ready is None or self._server is None:
-            return facts
+            return StageFacts(model=self.model, core_share=share)
         membership = self._server.membership
-        way = membership.way_on() if membership else None
-        return facts | {
-            NEXT_FACT: msgspec.json.encode(way).decode() if way else "",
-            READY_FACT: msgspec.json.encode(self._ready).decode(),
-            "layers": str(self._server.held),
-            "host": self._ready.host,
-            "port": self._ready.port,
-            "ring": membership.wired.ring if membership else "",
-            "home": membership.wired.home if membership else "",
-            "sessions": membership.core.sessions if membership else 0,
-            "passes": self._server.worker.counters.passes,
-            "faults": self._server.faults.total,
-            **expert_facts(self._server.engine),
-        }
+        return StageFacts(
+            model=self.model,
+            core_share=share,
+            slice=self._ready,
+            next=membership.way_on() if membership else None,
+            layers=str(self._server.held),
+            host=self._ready.host,
+            port=self._ready.port,
+            ring=membership.wired.ring if membership else "",
+            home=membership.wired.home if membership else InstanceId(""),
+            sessions=membership.core.sessions if membership else 0,
+            passes=self._server.worker.counters.passes,
+            faults=self._server.faults.total,
+            experts=expert_facts(self._server.engine),
+        )
 
     # -- the end -------------------------------------------------------------------------------
 

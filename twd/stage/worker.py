@@ -29,6 +29,7 @@ from twd.ring.frames import (
 )
 from twd.stage.core import FilteredBatch, RefusedItem, StageCore, failed
 from twd.stage.engine import BlockLayout, ComputeBlock, SliceEngine, StageItem
+from twd.stage.guessing import PassPlace, read_and_guess
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.ring import FrameFault, StateFormat
 
@@ -59,6 +60,10 @@ class WorkerSeat(Protocol):
 
     def done(self) -> None:
         """Count a pass as finished on this stage."""
+        ...
+
+    def awaits(self, slot: int) -> bool:
+        """Whether another pass with this slot is here already."""
         ...
 
     def announce(self, slot: int, epoch: int) -> None:
@@ -200,17 +205,19 @@ class StageWorker:
         jobs, filtered = self._sift(place, message, states)
         made: list[tuple[WindowItem, States | None]] = []
         outcomes = [*message.refused, *filtered.refused]
+        head_s = 0.0
         try:
             for block in self._layout.blocks(jobs, place.core.end):
-                self._run(place, block, made, outcomes)
+                head_s += self._run(place, block, made, outcomes)
         finally:
             with place.lock:
                 place.running = None
-        ended = time.perf_counter()
+        ended = time.perf_counter() - head_s
         self._count(message, filtered, began - work.came_at, ended - began)
         if not place.is_open:  # a pass aborted by the end of the ring has not failed
             return
-        trail = [*message.trail, StageTiming(int((began - work.came_at) * 1e6), int((ended - began) * 1e6))]
+        timing = StageTiming(int((began - work.came_at) * 1e6), int((ended - began) * 1e6), int(head_s * 1e6))
+        trail = [*message.trail, timing]
         self._send_on(place, message.id, made, outcomes, trail)
 
     def _sift(
@@ -233,8 +240,9 @@ class StageWorker:
         block: ComputeBlock,
         made: list[tuple[WindowItem, States | None]],
         outcomes: list[ItemOutcome],
-    ) -> None:
-        """Compute one block; append its states to send on, or its outcomes."""
+    ) -> float:
+        """Compute one block; append its states to send on, or its outcomes. Return the seconds that the model's own
+        head took."""
         core = place.core
         try:
             for job in block.jobs:
@@ -243,9 +251,10 @@ class StageWorker:
             out = self._engine.decode(block.rows, block.states, self._flag)
         except TwdError as error:
             self._undo(place, block, error, outcomes)
-            return
+            return 0.0
         finally:
             self.under_way = None
+        head_ms = 0.0
         for job in block.jobs:
             item, start = job.item, block.starts[job.item.slot]
             core.stands_at(item.slot, item.at + len(item.tokens))
@@ -253,21 +262,36 @@ class StageWorker:
                 made.append((item, out[start : start + len(item.tokens)]))
                 continue
             with place.lock:
-                self._judge(core, item, start, outcomes)
+                outcome = self._judge(core, item, start)
                 ended = core.epochs.is_dead(item.slot, item.epoch)
             if ended:
                 place.announce(item.slot, item.epoch + 1)
+            if outcome is not None:
+                outcome, spent_ms = self._guess(place, item, outcome, PassPlace(len(block.rows), start))
+                outcomes.append(outcome)
+                head_ms += spent_ms
         for slot in block.padded:
             self._settle(core, slot)
+        return head_ms / 1000
 
-    def _judge(self, core: StageCore, item: WindowItem, start: int, outcomes: list[ItemOutcome]) -> None:
+    def _judge(self, core: StageCore, item: WindowItem, start: int) -> ItemOutcome | None:
         assert core.head is not None
         if core.epochs.is_dead(item.slot, item.epoch):
             self.counters.dropped += 1
-            return
+            return None
         outcome = core.head.judge(item, lambda node: self._engine.logits(start + node), core.epochs)
-        outcomes.append(outcome)
         self.counters.kept += outcome.standing
+        return outcome
+
+    def _guess(
+        self, place: WorkerSeat, item: WindowItem, outcome: ItemOutcome, at: PassPlace
+    ) -> tuple[ItemOutcome, float]:
+        """Let the model's own head, if it is used, read the window and guess. Return its outcome with the guesses, and
+        the milliseconds that took."""
+        texts, guesser = place.core.head, self._engine.guesser
+        if texts is None or guesser is None:
+            return outcome, 0.0
+        return read_and_guess(guesser, texts, item, outcome, at, follows=place.awaits(item.slot))
 
     def _rewind(self, core: StageCore, item: WindowItem) -> None:
         if core.end(item.slot) <= item.at:

@@ -1,7 +1,7 @@
-"""The guard of `twd up -d`: the process that started the supervisor and does nothing but watch it.
+"""The guard of `twd up`: the process that started the supervisor and does nothing but watch it.
 
 A supervisor that is killed or hangs is started again, with all its processes. Whoever ends the guard ends the
-supervisor, too.
+supervisor, too. A service manager watches by itself, so what it starts has no guard.
 """
 
 import os
@@ -29,22 +29,29 @@ class Guard(NamedTuple):
     """Process id of the guard; 0: there is none."""
     before: str = ""
     """How the supervisor before this one ended; empty for the first one."""
+    in_terminal: bool = False
+    """What it guards was started without -d."""
 
 
 NOBODY: Final = Guard()
 
 
-def guard(policy: HangPolicy) -> Guard:
-    """Become the guard, and return only in the supervisor, its child. Call it before the first thread starts."""
+def guard(policy: HangPolicy, terminal: bool = False) -> Guard:
+    """Become the guard, and return only in the supervisor, its child. Call it before the first thread starts.
+
+    `terminal`: a Ctrl-C there is for the guard alone, which passes it on, so that it counts once.
+    """
     if not platform.can_adopt() or not policy.watches:
-        return NOBODY
+        return Guard(in_terminal=terminal)
     guard_pid, failures, before = os.getpid(), 0, ""
     while True:
         beats, began = Beats(), time.monotonic()
         pid = os.fork()
         if not pid:
+            if terminal:
+                _leave_terminal()
             _become_supervisor(guard_pid, beats)
-            return Guard(guard_pid, before)
+            return Guard(guard_pid, before, terminal)
         status, hung = _watch(pid, beats, policy)
         beats.close()
         failures = 0 if time.monotonic() - began > LASTED_S else failures + 1
@@ -54,6 +61,12 @@ def guard(policy: HangPolicy) -> Guard:
             os._exit(ExitCode.FAULT)
         before = hung or f"it ended with code {os.waitstatus_to_exitcode(status)}"
         time.sleep(CALM_S)
+
+
+def _leave_terminal() -> None:
+    """Lead a group of its own, which may write to the terminal nevertheless."""
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.setpgid(0, 0)
 
 
 def _become_supervisor(guard_pid: int, beats: Beats) -> None:

@@ -49,6 +49,8 @@ from twd.supervisor.service_manager.reload_requests import ReloadRequests
 from twd.supervisor.start_display import StartSnapshot, StartView
 from twd.wire.base import NodeId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.machine import AgentFacts, SwarmFacts
+from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeTold
 
 BROKER_WAIT_S: Final = 10.0
@@ -351,8 +353,8 @@ class Installation:
 
     def _changed(self) -> None:
         for row in self._table.rows.values():
-            if url := row.facts.get("url"):
-                self._addresses["api" if row.name == "edge" else row.name] = str(url)
+            if isinstance(row.facts, EdgeFacts | AgentFacts | SwarmFacts) and row.facts.url:
+                self._addresses["api" if row.name == "edge" else row.name] = row.facts.url
         if self._table.ready and not self._ready_ms:
             self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
             if self._measured:
@@ -419,6 +421,7 @@ class Installation:
             version=twd.__version__,
             node=self._node,
             guard=self._guard.pid,
+            in_terminal=self._guard.in_terminal,
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
             bus_fingerprint=self._settings.bus.tls.fingerprint,

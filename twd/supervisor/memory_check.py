@@ -10,7 +10,7 @@ from twd.coordinator.core.machines.configured_devices import all_given
 from twd.coordinator.core.machines.device_names import usable
 from twd.coordinator.core.model_placement import decide
 from twd.coordinator.core.state import ObservedState, WantedState
-from twd.coordinator.service import wanted_replicas
+from twd.coordinator.wanted import wanted_replicas
 from twd.engine.host_memory.limits import available_bytes
 from twd.gguf_tools.inspect import inspect
 from twd.settings.model import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from twd.engine.host_memory.limits import gib
-from twd.settings.model import ModelConfig, Settings
+from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile
 
@@ -68,6 +68,12 @@ def with_served(settings: Settings, wanted: Iterable[str]) -> Settings:
 def skipping_version_check(settings: Settings) -> Settings:
     """Return settings that also allow machines of the pool whose engine has another version."""
     return msgspec.structs.replace(settings, pool=msgspec.structs.replace(settings.pool, skip_version_check=True))
+
+
+def with_head(settings: Settings, head: str, model: str = "") -> Settings:
+    """Return settings in which this trained head guesses for a model, or for every one, instead of another head."""
+    others = (one for one in settings.drafters if not one.head or (model and one.for_model != model))
+    return msgspec.structs.replace(settings, drafters=(DrafterConfig(head=head, for_model=model), *others))
 
 
 def with_default(settings: Settings, name: str) -> Settings:

@@ -21,6 +21,7 @@ from twd.supervisor.model_changes import (
     manner_of,
     served_name,
     skipping_version_check,
+    with_head,
     with_served,
 )
 from twd.supervisor.process_group import ProcessGroup
@@ -28,6 +29,8 @@ from twd.supervisor.processes import serving_processes, wanted_processes
 from twd.supervisor.service import Wish
 from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.base import WorkerFacts
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import ChangeAnswered, ChangeStep, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.node import ModelFile, read_node
 
@@ -136,6 +139,8 @@ class ModelLife:
         settings, name = find_model(self.serving.settings, files, wish.model)
         if isinstance(wish, ModelWanted) and wish.skip_version_check:
             settings = skipping_version_check(settings)
+        if isinstance(wish, ModelWanted) and wish.head:
+            settings = with_head(settings, wish.head, name)
         known = replace(self.serving, settings=settings)
         old = self._replaced(wish, files) if isinstance(wish, SwapWanted) else ""
         if name == old or (name in self.serving.wanted and not old):
@@ -281,7 +286,8 @@ class ModelLife:
 
     def _busy(self, names: Sequence[str]) -> bool:
         facts = [self._row(name).facts for name in names]
-        return any(one.get("sessions", 0) or one.get("waiting", 0) for one in facts)
+        waiting = any(isinstance(one, SpeculatorFacts) and one.waiting for one in facts)
+        return waiting or any(isinstance(one, WorkerFacts) and one.sessions for one in facts)
 
     async def _take_back(self, change: ModelChange, name: str, error: TwdError) -> None:
         """Undo a failed change: the models that served before serve again."""

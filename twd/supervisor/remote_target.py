@@ -17,6 +17,7 @@ from twd.speculator.core.session import PreparedRequest
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import LoadedModel
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import DeviceKind
 from twd.wire.embedding import EmbeddingRequested
@@ -125,4 +126,4 @@ def remote_speculator(ctx: ServiceContext, settings: Settings, name: str) -> Spe
     def connect(progress: Progress) -> LoadedModel:
         return RemoteModel(load(progress), settings, name)
 
-    return SpeculatorService(ctx, ModelId(name), connect)
+    return SpeculatorService(ctx, ModelId(name), ReadySource(connect))

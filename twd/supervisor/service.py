@@ -16,6 +16,7 @@ from twd.process.supervisor import ProcessExit
 from twd.wire.base import Event, InstanceId
 from twd.wire.draft import DrafterAttached
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.machine import SupervisorFacts
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
 from twd.wire.model import ModelFailed, ModelLoading, ModelReady
 from twd.wire.node import MachineRemoved
@@ -105,13 +106,13 @@ class SupervisorService(Service):
             return ROUTE_OF[event_type].pattern_for(node=self.ctx.node)
         return super().pattern(event_type)
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SupervisorFacts:
         """Return the facts that this machine's edge needs; as part of the lease, they also reach an edge that missed a
         message."""
-        hung = self.hung.facts()
+        hung = self.hung.known
         if self._life is None or not self._life.changed:
-            return hung
-        return hung | {"models": self._life.models, "default_model": self._life.default}
+            return SupervisorFacts(hung=hung)
+        return SupervisorFacts(hung=hung, models=self._life.models, default_model=self._life.default)
 
     def ails(self, what: str, problem: str) -> None:
         """Set what keeps one part of the supervisor from working; an empty `problem` clears it."""

@@ -1,6 +1,7 @@
 """All services, and how to create each; its code is imported only when it is asked for."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -11,6 +12,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.service import Service, ServiceContext
 from twd.process.fork_server import ForkServerHandle
+from twd.process.home import RESOLVED_VARIABLE, StateFolder
 from twd.settings.model import BackendConfig, DrafterConfig, ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.supervisor.model_changes import is_path
@@ -43,7 +45,8 @@ class ServiceRecipe(NamedTuple):
 def _edge(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:
     from twd.edge.service import EdgeService
 
-    return EdgeService(context, settings)
+    supervised = StateFolder(settings.home_dir).run if RESOLVED_VARIABLE in os.environ else None
+    return EdgeService(context, settings, supervised)
 
 
 def _metrics(context: ServiceContext, settings: Settings, choice: ServiceChoice) -> Service:

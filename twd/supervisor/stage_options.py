@@ -101,6 +101,7 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
         flash_attention=wanted.flash_attn != "off" and not choice.no_flash_attn,
         exact=bool(wanted.exact) and not choice.no_exact,
         use_mmap=wanted.mmap != "off" and not choice.no_mmap,
+        own_head=settings.speculation.enabled and settings.speculation.own_head,
     )
     name = choice.name or (model if known else path.stem)
     host = choice.host or settings.pool.host

@@ -49,7 +49,7 @@ class StartSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             "pid": self.pid,
             "addresses": self.addresses,
             "processes": {row.name: {"pid": row.pid, "stage": row.stage, "note": row.note} for row in self.rows},
-            "models": sorted({str(row.facts["model"]) for row in self.rows if row.name.startswith("speculator")}),
+            "models": sorted({row.model for row in self.rows if row.name.startswith("speculator")}),
         }
 
 

@@ -135,10 +135,19 @@ class Picker:
         """Note that the hash of a unit is known: now any source may send it."""
         self._hashed[index] = True
 
+    def skip(self, indexes: Iterable[int]) -> None:
+        """Request these units no more."""
+        self._missing &= ~_mask(self.units, indexes)
+        self.left = int(self._missing.sum())
+
     def want(self, indexes: Iterable[int]) -> None:
         """Request more units."""
         self._missing |= _mask(self.units, indexes)
         self.left = int(self._missing.sum())
+
+    def has_all(self, name: str) -> bool:
+        """Return whether a source has told that it has every unit."""
+        return name in self.sources and bool(self.sources[name].have.all())
 
     def came(self, request: Request, now: float) -> None:
         """Note that the next unit of a request came completely; it is not checked yet."""
@@ -255,7 +264,7 @@ class Picker:
             can &= self._hashed
         free = can & (self._asked == 0)
         if free.any():
-            first, count = self._run(free, self._length(source, sources))
+            first, count = self._run(free, self._length(source, sources), in_order=source.defines)
         else:  # the end of a pull: units that other sources were asked for are requested here, too
             mine = _mask(self.units, (index for request in source.requests for index in request.open))
             twice = can & (self._asked < COPIES_MAX) & ~mine & self._late(source, now)
@@ -280,11 +289,14 @@ class Picker:
         fair = self.left // (2 * max(self.parallel, sources))
         return max(1, min(RUN_MAX, by_pace, fair))
 
-    def _run(self, free: Mask, length: int) -> tuple[int, int]:
-        """Return first unit and length of a run around one of the rarest units, chosen at random."""
+    def _run(self, free: Mask, length: int, *, in_order: bool = False) -> tuple[int, int]:
+        """Return first unit and length of a run around one of the rarest units, chosen at random.
+
+        `in_order`: around the first one instead. A file is read from its hub so, as it is hashed in order meanwhile.
+        """
         places = np.flatnonzero(free)
         rarity = self._holders[places]
-        rarest = places[rarity == rarity.min()]
+        rarest = places[:1] if in_order else places[rarity == rarity.min()]
         chosen = int(rarest[self._draw(len(rarest))])
         if length == 1:
             return chosen, 1

@@ -12,13 +12,13 @@ from weakref import WeakValueDictionary
 from twd.gguf_tools.slice import write_slice
 from twd.gguf_tools.slice_cache import cached_slice, find_slice, named_slice
 from twd.kit.tasks import TaskGroup
-from twd.pieces.layers import cut_name, header_ranges, partial_source
+from twd.pieces.layers import header_ranges
 from twd.pieces.manifest import Manifest
 from twd.pieces.parts import PartFolder
+from twd.swarm.layer_transfer import LayerTransfer
 from twd.swarm.machines import Machine
 from twd.swarm.puller import Progress
 from twd.swarm.pulls import Pulls, Teller
-from twd.swarm.transfer import Transfer, WantedLayers
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.swarm import (
     Fetching,
@@ -50,8 +50,8 @@ class LayerJob:
 
     wish: Wish
     event: PullWanted
-    manifest: Manifest | None = None
-    transfer: Transfer | None = None
+    manifests: Sequence[Manifest] = ()
+    transfer: LayerTransfer | None = None
     work: asyncio.Task[None] | None = None
     problem: str = ""
     ended_at: float = 0.0
@@ -60,11 +60,16 @@ class LayerJob:
     @property
     def file(self) -> str:
         """The name of the model's file, as far as it is known."""
-        return self.manifest.filename if self.manifest is not None else self.event.file or self.wish.hash
+        return self.manifests[0].filename if self.manifests else self.event.file or self.wish.hash
+
+    @property
+    def root(self) -> str:
+        """The root of its first file, as far as it is known."""
+        return self.manifests[0].name if self.manifests else self.event.root
 
     def progress(self) -> Progress:
         """Return how far it is."""
-        return self.transfer.pull.progress() if self.transfer is not None else Progress(0, 0, 0.0, 0, 0)
+        return self.transfer.progress() if self.transfer is not None else Progress(0, 0, 0.0, 0, 0)
 
     def told(self) -> Fetching:
         """Return what the lease tells of it."""
@@ -107,17 +112,18 @@ class LayerPulls:
         made elsewhere first; a wish by name when that has come.
         """
         assert event.layers is not None
-        manifest = None if event.hash else await self._pulls.manifest(event, self._machines())
-        wish = Wish(manifest.quick_hash if manifest is not None else event.hash, event.layers)
-        if manifest is not None:
+        manifests = [] if event.hash else await self._pulls.manifests(event, self._machines())
+        for manifest in manifests:
             header_ranges(manifest)
+        first = manifests[0] if manifests else None
+        wish = Wish(first.hash if first is not None else event.hash, event.layers)
         here = self._here(wish) if dest is None else None
         if here is None:
-            self._start(wish, event, manifest, dest)
+            self._start(wish, event, manifests, dest)
         return PullAnswered(
             node=self._node,
-            root=manifest.name if manifest is not None else event.root,
-            file=manifest.filename if manifest is not None else event.file,
+            root=first.name if first is not None else event.root,
+            file=first.filename if first is not None else event.file,
             path=str(here or ""),
             done=here is not None,
         )
@@ -126,13 +132,13 @@ class LayerPulls:
         """Return what makes a fetch needless: the slice, or the whole model."""
         return find_slice(self._slices, wish.hash, *_parts(wish.layers)) or self._pulls.whole(wish.hash)
 
-    def _start(self, wish: Wish, event: PullWanted, manifest: Manifest | None, dest: Path | None) -> None:
+    def _start(self, wish: Wish, event: PullWanted, manifests: Sequence[Manifest], dest: Path | None) -> None:
         known = self._jobs.get(wish)
         if known is not None and not known.ended_at:
             return
         if sum(not job.ended_at for job in self._jobs.values()) >= JOBS_MAX:
             raise TwdError(FailureCode.BUSY, f"{JOBS_MAX} models are on their way here; wait for one of them")
-        job = self._jobs[wish] = LayerJob(wish, event, manifest)
+        job = self._jobs[wish] = LayerJob(wish, event, manifests)
         job.work = self._tasks.start(f"layers of {job.file}", self._run(job, dest))
 
     async def stop(self, wish: Wish) -> None:
@@ -150,44 +156,34 @@ class LayerPulls:
 
     async def _run(self, job: LayerJob, dest: Path | None) -> None:
         try:
-            manifest = job.manifest = job.manifest or await self._pulls.manifest(job.event, self._machines())
-            header_ranges(manifest)
-            lock = self._locks.setdefault(manifest.name, asyncio.Lock())
+            job.manifests = job.manifests or await self._pulls.manifests(job.event, self._machines())
+            lock = self._locks.setdefault(job.root, asyncio.Lock())
             async with lock:
-                target = await asyncio.to_thread(self.parts.target, manifest)
-                await self._fetch(job, manifest, target)
-                path = await asyncio.to_thread(self._cut, manifest, target, job.wish.layers, dest)
+                transfer = job.transfer = self._pulls.layers(job.manifests, job.wish.layers, self.parts, self._machines)
+                await transfer.run()
+                path = await asyncio.to_thread(self._cut, transfer, job.wish.layers, dest)
         except TwdError as error:
             self._failed(job, error.failure)
         except OSError as error:
             self._failed(job, Failure(code=FailureCode.DISK_FULL, message=f"{job.file}: {error}"))
         else:
-            self._finished(job, manifest, path)
+            self._finished(job, transfer, path)
 
-    async def _fetch(self, job: LayerJob, manifest: Manifest, target: Path) -> None:
-        wanted = WantedLayers(job.wish.layers, self.parts)
-        transfer = job.transfer = self._pulls.begin_layers(manifest, target, wanted, self._machines())
-        try:
-            await transfer.run()
-        finally:
-            self._pulls.end_layers(transfer)
-
-    def _cut(self, manifest: Manifest, target: Path, layers: LayerRange, dest: Path | None) -> Path:
-        source, (first, end, head) = partial_source(target, manifest), _parts(layers)
+    def _cut(self, transfer: LayerTransfer, layers: LayerRange, dest: Path | None) -> Path:
+        first, end, head = _parts(layers)
         if dest is None:
-            return cached_slice(source, first, end, head, self._slices)
-        path = dest / cut_name(target, manifest, layers) if dest.is_dir() else dest
-        return write_slice(source, first, end, path, head=head).path
+            return cached_slice(transfer.source, first, end, head, self._slices)
+        path = dest / transfer.slice_name if dest.is_dir() else dest
+        return write_slice(transfer.source, first, end, path, head=head).path
 
-    def _finished(self, job: LayerJob, manifest: Manifest, path: Path) -> None:
+    def _finished(self, job: LayerJob, transfer: LayerTransfer, path: Path) -> None:
         self._jobs.pop(job.wish, None)
-        assert job.transfer is not None
-        counts, now = job.transfer.pull.counts, job.progress()
+        counts, now = transfer.counts, job.progress()
         self._said(
             PullFinished(
                 node=self._node,
-                root=manifest.name,
-                file=manifest.filename,
+                root=job.root,
+                file=job.file,
                 path=str(path),
                 total_bytes=now.total_bytes,
                 fetched_bytes=counts.fetched_bytes,
@@ -201,10 +197,14 @@ class LayerPulls:
     def _failed(self, job: LayerJob, failure: Failure) -> None:
         job.problem, job.ended_at = failure.message, time.monotonic()
         log.warning("layers of %s did not come: %s", job.file, failure.message)
-        root = job.manifest.name if job.manifest is not None else job.event.root
         self._said(
             PullFailed(
-                node=self._node, root=root, file=job.file, failure=failure, hash=job.wish.hash, layers=job.wish.layers
+                node=self._node,
+                root=job.root,
+                file=job.file,
+                failure=failure,
+                hash=job.wish.hash,
+                layers=job.wish.layers,
             )
         )
 
@@ -228,12 +228,12 @@ class LayerPulls:
     def progressed(self) -> Iterator[PullProgressed]:
         """Yield the progress of each job that fetches."""
         for job in self._jobs.values():
-            if job.transfer is None or job.manifest is None or job.ended_at:
+            if job.transfer is None or job.ended_at:
                 continue
             now = job.progress()
             yield PullProgressed(
                 node=self._node,
-                root=job.manifest.name,
+                root=job.root,
                 file=job.file,
                 done_bytes=now.done_bytes,
                 total_bytes=now.total_bytes,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from twd.pieces.names import part_of
+from twd.pieces.tree import units_of
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
@@ -20,9 +21,11 @@ class Library:
         return len(self._files)
 
     def add(self, shared: Shared) -> None:
-        """Share a file. A complete copy that is shared already stays; else the new one replaces it."""
+        """Share a file. A file with its final name that is shared already stays, unless the new one knows the other
+        files of its model; else the new one replaces it."""
         before = self._files.get(shared.name)
-        if before is not None and before is not shared and before.have.complete and before.fit():
+        stays = before is not None and before is not shared and before.has_name and before.fit()
+        if stays and before is not None and bool(before.manifest.shards) >= bool(shared.manifest.shards):
             shared.close()
             return
         self._files[shared.name] = shared
@@ -55,6 +58,18 @@ class Library:
             text = f"{found.path.name} changed while it was shared; its seeder must make the manifest again"
             raise TwdError(FailureCode.WRONG_BYTES, text)
         return found
+
+    def units(self, shared: Shared) -> tuple[int, int]:
+        """Return how many units are here and how many there are: of a split model's first file, those of all files."""
+        if not shared.manifest.model_hash:
+            return shared.have.count, len(shared.have)
+        here = [one for part in shared.manifest.shards if (one := self.find(part.root)) is not None]
+        return sum(one.have.count for one in here), sum(units_of(part.size) for part in shared.manifest.shards)
+
+    def is_whole(self, shared: Shared) -> bool:
+        """Return whether a file, and all others of its model if it is the first one, are here and unchanged."""
+        names = [part.root for part in shared.manifest.shards] if shared.manifest.model_hash else [shared.name]
+        return all((one := self.find(name)) is not None and one.have.complete and one.fit() for name in names)
 
     def drop_removed(self) -> None:
         """Stop to share partial files that were removed: their bytes leave the disk only then."""

@@ -9,8 +9,9 @@ from twd.net.addresses import bracketed
 from twd.ring.trust import LinkIdentity, client_context, server_context
 from twd.wire.base import NodeId
 from twd.wire.failures import TwdError
-from twd.wire.service import read_lease
-from twd.wire.swarm import HubFacts, SharedFile, SwarmDoor, read_door, read_files, read_hub
+from twd.wire.leases.machine import SwarmFacts
+from twd.wire.service import read_lease, told_by
+from twd.wire.swarm import HubFacts, SharedFile, SwarmDoor
 
 SERVICE = "swarm."
 
@@ -36,13 +37,13 @@ class Machine(NamedTuple):
 
 def machines_of(entries: Iterable[LeaseEntry], own_instance: str) -> list[Machine]:
     """Return the machines from the leases of the registry; invalid leases are ignored."""
-    found = []
-    for entry in entries:
-        lease = read_lease(entry.value, entry.key) if entry.key.startswith(SERVICE) else None
-        door = read_door(lease.facts) if lease is not None else None
-        if lease is not None and door is not None and lease.instance != own_instance:
-            found.append(Machine(lease.node, door, read_files(lease.facts), read_hub(lease.facts)))
-    return found
+    others = (entry for entry in entries if entry.key.startswith(SERVICE) and entry.key != own_instance)
+    leases = (read_lease(entry.value, entry.key) for entry in others)
+    return [
+        Machine(lease.node, facts.door, facts.files, facts.hub)
+        for lease, facts in told_by(leases, SwarmFacts)
+        if facts.door is not None
+    ]
 
 
 def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> list[tuple[Machine, SharedFile]]:
@@ -52,7 +53,13 @@ def find_file(machines: Iterable[Machine], root: str, name: str, quick: str) -> 
         return [pair for pair in listed if pair[1].root == root]
     if quick:
         return [pair for pair in listed if pair[1].hash == quick]
-    return [pair for pair in listed if name in (pair[1].file, pair[1].file.removesuffix(".gguf"), pair[1].root)]
+    return [pair for pair in listed if name in _names(pair[1])]
+
+
+def _names(one: SharedFile) -> tuple[str, ...]:
+    """Return the names by which a file is asked for; the first file of a split model stands for all of it."""
+    stem = one.file.removesuffix(".gguf")
+    return one.file, stem, one.root, stem.split("-00001-of-")[0]
 
 
 class Certificates:

@@ -26,6 +26,8 @@ JUDGED_MAX: Final = 12
 """The most units that wait for their hash check; more would fill the memory, so reading pauses."""
 JUDGES: Final = 2
 RATE_S: Final = 5.0
+AGAIN_S: Final = 0.5
+"""Seconds until a source whose news ended is asked for them again."""
 T = TypeVar("T")
 Ranges = Sequence[tuple[int, int]]
 
@@ -64,6 +66,18 @@ class Counts:
     wrong_units: int = 0
     by_source: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def sum_of(cls, several: "Iterable[Counts]") -> "Counts":
+        """Return the counts of several pulls together."""
+        total = cls()
+        for one in several:
+            total.fetched_bytes += one.fetched_bytes
+            total.wasted_bytes += one.wasted_bytes
+            total.wrong_units += one.wrong_units
+            for source, size in one.by_source.items():
+                total.by_source[source] = total.by_source.get(source, 0) + size
+        return total
+
 
 class Pull:
     """The pull of one file. `run` returns when all wanted units are there, or raises why they cannot come."""
@@ -79,15 +93,13 @@ class Pull:
         pace: Pace | None = None,
         hooks: Hooks | None = None,
         patience_s: float = NOBODY_S,
-        then: Callable[[], Ranges] | None = None,
     ) -> None:
         """`ranges`: pull only the units with these bytes; the file stays partial.
 
-        `then`: called in a thread when these are there, returns the ranges that are pulled next.
         `sha256`: checked over the whole file at the end, if its unit hashes came from a hub's bytes.
         """
         self.file, self._shared, self._sha256, self._patience_s = file, shared, sha256, patience_s
-        self._only, self._then = None if ranges is None else list(ranges), then
+        self._only = None if ranges is None else list(ranges)
         self._hooks, self._pace, self.counts = hooks or Hooks(), pace or Pace(), Counts()
         checks = file.checks
         wanted = [index for index in self._wanted() if index not in file.have]
@@ -138,7 +150,9 @@ class Pull:
                     self._learn(source, news.hashes)
                     self.sampler.tell(source.name, news.have, news.coming, news.lost)
                     self._stirred.set()
-                return
+                if self.sampler.has_all(source.name):
+                    return
+                await asyncio.sleep(AGAIN_S)  # it shares the file anew, or no more
             except SourceError as error:
                 failures += 1
                 self._trouble(source, error)
@@ -166,9 +180,6 @@ class Pull:
         """Run until all is there; at the end the partial file is closed or renamed in any case."""
         try:
             await self._until_there()
-            while self._then is not None and self._fatal is None:
-                await self._widen()
-                await self._until_there()
             await self._tasks.close()
             await self._finish()
         finally:
@@ -176,14 +187,6 @@ class Pull:
             await asyncio.to_thread(self._threads.shutdown)
             if self.file.descriptor >= 0:
                 await asyncio.to_thread(self.file.close)
-
-    async def _widen(self) -> None:
-        """Pull more ranges, now that the first ones are there."""
-        assert self._then is not None
-        then, self._then = self._then, None
-        more = await self._in_thread(then)
-        self._only = [*(self._only or ()), *more]
-        self.sampler.want(index for index in self._wanted() if index not in self.file.have)
 
     async def _until_there(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -338,7 +341,7 @@ class Pull:
     async def _finish(self) -> None:
         if self._fatal is not None:
             raise self._fatal
-        if self._only is not None and not self.file.have.complete:
+        if self._only is not None:
             return
         if self._sha256:
             await asyncio.to_thread(self._check_whole)
@@ -361,6 +364,11 @@ class Pull:
 
     def was_here(self, index: int, store: str) -> None:
         """Note that a unit was copied from another file of this machine."""
+        self.came_early(index, store)
+
+    def came_early(self, index: int, store: str) -> None:
+        """Note that a unit is there which no request of this pull brought."""
+        self.sampler.hashed(index)
         if self.sampler.got(index):
             by = self.counts.by_source
             by[store] = by.get(store, 0) + self.file.checks.place(index)[1]

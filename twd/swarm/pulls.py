@@ -2,34 +2,50 @@
 
 import asyncio
 import logging
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from twd.kit.tasks import TaskGroup
 from twd.models.stores import ModelStore
-from twd.pieces.manifest import Manifest, load_manifest
-from twd.pieces.names import BITMAP, manifest_of, wish_of
-from twd.pieces.partial import look
+from twd.pieces.layers import Ranges, check_together
+from twd.pieces.manifest import Manifest, Shard, load_manifest
+from twd.pieces.names import BITMAP, manifest_of, part_of, wish_of
+from twd.pieces.partial import ROOM_LEFT, NoRoomForFile, look
+from twd.pieces.parts import PartFolder
 from twd.pieces.signing import check_signer
+from twd.process.platform import disk_bytes
 from twd.settings.model import SwarmConfig
+from twd.swarm.layer_transfer import LayerTransfer
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine, find_file
 from twd.swarm.pace import Pace
 from twd.swarm.peer import Peer, Peers
 from twd.swarm.puller import Hooks
 from twd.swarm.shared import Shared
-from twd.swarm.transfer import Transfer, WantedLayers, is_here, target_in
+from twd.swarm.transfer import Transfer, is_here, target_in
 from twd.wire.base import Event, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.swarm import PeerBanned, PullAnswered, PullFailed, PullFinished, PullProgressed, PullWanted, SharedFile
+from twd.wire.swarm import (
+    LayerRange,
+    PeerBanned,
+    PullAnswered,
+    PullFailed,
+    PullFinished,
+    PullProgressed,
+    PullWanted,
+    SharedFile,
+)
 
 PATIENCE_S: Final = 60.0
 ADMITTED_S: Final = 4.0
 """Seconds until the other machines have seen a new machine in the registry and admit it."""
 AGAIN_S: Final = 0.3
-RUNNING_MAX: Final = 16
+RUNNING_MAX: Final = 1024
+AT_ONCE: Final = 16
+"""So many files are on their way here at once; the others wait."""
 log = logging.getLogger("twd.swarm")
 
 
@@ -66,9 +82,14 @@ class Pulls:
         self._settings, self._pace, self._teller = settings, pace, teller
         self._running: dict[str, Transfer] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
+        self._turns, self._machines = asyncio.Semaphore(AT_ONCE), list[Machine]()
+        self._active: list[Transfer] = []
+        """Those whose turn has come."""
         self._layered: list[Transfer] = []
         """The transfers of jobs that fetch layers alone."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
+        self.parts: PartFolder | None = None
+        """Where layers that came before are kept."""
         self.stores: Sequence[ModelStore] = ()
         """Where a wanted file may lie on this machine already."""
 
@@ -80,33 +101,56 @@ class Pulls:
     # -- beginning ---------------------------------------------------------------------------------
 
     async def begin(self, event: PullWanted, dest: Path, machines: Sequence[Machine]) -> PullAnswered:
-        """Start to pull a file, unless it is here or being pulled; returns the answer to the request."""
-        manifest = await self.manifest(event, machines)
-        target = target_in(dest, manifest.filename)
-        answer = PullAnswered(
+        """Start to pull the files of a model that are not here; returns the answer to the request."""
+        manifests = await self.manifests(event, machines)
+        coming = await asyncio.to_thread(_lacking, dest, manifests)
+        for manifest in coming:
+            if manifest.name not in self._running:
+                self.start(manifest, target_in(dest, manifest.filename), event.ranges)
+        self.meet(machines)
+        first = (coming or manifests)[0]
+        return PullAnswered(
             node=self._teller.node,
-            root=manifest.name,
-            file=manifest.filename,
-            path=str(target),
-            total_bytes=manifest.total_size,
-            done=await asyncio.to_thread(is_here, target, manifest),
+            root=first.name,
+            file=first.filename,
+            path=str(target_in(dest, manifests[0].filename)),
+            total_bytes=first.total_size,
+            done=not coming,
+            more=[one.name for one in coming[1:]],
         )
-        if not answer.done and manifest.name not in self._running:
-            self.start(manifest, target, event.ranges)
-            self.meet(machines)
-        return answer
 
-    async def manifest(self, event: PullWanted, machines: Sequence[Machine]) -> Manifest:
-        """Return the manifest of the wanted file; raises TwdError where nobody has the file, or its signer is none of
-        ours."""
-        manifest = await self._manifest(event, machines)
-        check_signer(manifest, self._settings.signers)
-        return manifest
+    async def manifests(self, event: PullWanted, machines: Sequence[Machine]) -> list[Manifest]:
+        """Return the manifests of the wanted model's files; raises TwdError where nobody has one, or its signer is none
+        of ours. A wish by root is for that file alone, unless it is for layers or headers."""
+        first, giver = await self._first(event, machines)
+        several = first.model_hash and (event.layers is not None or event.headers or not event.root)
+        others = [await self._other(shard, giver, machines) for shard in (first.shards[1:] if several else ())]
+        found = [first, *others]
+        if others:
+            check_together(found)
+        for manifest in found:
+            check_signer(manifest, self._settings.signers)
+        return found
 
-    async def _manifest(self, event: PullWanted, machines: Sequence[Machine]) -> Manifest:
-        own = self._own(event)
+    async def _other(self, shard: Shard, giver: Sequence[Machine], machines: Sequence[Machine]) -> Manifest:
+        """Return the manifest of one more file of a split model; who gave the first one has made them all."""
+        own, problems = self._library.find(shard.root), []
         if own is not None:
             return own.manifest
+        wanted = SharedFile(file=shard.filename, size=shard.size, root=shard.root)
+        for machine in (*giver, *(one for one in machines if one.has(shard.root))):
+            try:
+                return await self._manifest_from(machine, wanted)
+            except TwdError as error:
+                problems.append(str(error))
+        why = "; ".join(problems[:4]) or "no machine of this bus shares it"
+        raise TwdError(FailureCode.NO_SOURCE, f"the manifest of {shard.filename} does not come: {why}")
+
+    async def _first(self, event: PullWanted, machines: Sequence[Machine]) -> tuple[Manifest, Sequence[Machine]]:
+        """Return the manifest of the wanted file, and which machine gave it."""
+        own = self._own(event)
+        if own is not None:
+            return own.manifest, ()
         found = find_file(machines, event.root, event.file, event.hash)
         _check_one(event, found, machines)
         give_up = time.monotonic() + ADMITTED_S
@@ -114,7 +158,7 @@ class Pulls:
             problems = []
             for machine, one in sorted(found, key=lambda pair: not pair[1].root):  # the others must read it first
                 try:
-                    return await self._manifest_from(machine, one)
+                    return await self._manifest_from(machine, one), [machine]
                 except TwdError as error:
                     problems.append(str(error))
             if time.monotonic() > give_up:
@@ -124,18 +168,22 @@ class Pulls:
     def _own(self, event: PullWanted) -> Shared | None:
         if event.root:
             return self._library.find(event.root)
-        named = (shared for shared in self._library if event.hash and shared.manifest.quick_hash == event.hash)
+        named = (shared for shared in self._library if event.hash and shared.manifest.hash == event.hash)
         return next(named, None)
 
     def whole(self, quick_hash: str) -> Path | None:
-        """Return the whole file with this quick hash, if it is here."""
-        files = (shared for shared in self._library if shared.have.complete and shared.fit())
-        return next((shared.path for shared in files if shared.manifest.quick_hash == quick_hash), None)
+        """Return the first file of the model with this quick hash, if all of its files are here."""
+        firsts = (shared for shared in self._library if shared.manifest.hash == quick_hash)
+        return next((shared.path for shared in firsts if self._library.is_whole(shared)), None)
 
     async def _manifest_from(self, machine: Machine, one: SharedFile) -> Manifest:
         where = f"{one.root}/manifest" if one.root else f"by-hash/{one.hash}"
         context = self._certificates.client(machine.door.certificate)
-        return await self._peers.manifest(f"{machine.url}/v1/swarm/{where}", context, patient=not one.root)
+        found = await self._peers.manifest(f"{machine.url}/v1/swarm/{where}", context, patient=not one.root)
+        if (one.root and found.name != one.root) or (not one.root and found.hash != one.hash):
+            text = f"{machine.node} gave the manifest of another file than {one.file}"
+            raise TwdError(FailureCode.WRONG_BYTES, text)
+        return found
 
     def start(self, manifest: Manifest, target: Path, ranges: Sequence[tuple[int, int]] = ()) -> None:
         """Start or continue a transfer; raises TwdError if it cannot start."""
@@ -153,14 +201,26 @@ class Pulls:
             patience_s=PATIENCE_S,
         )
         transfer.stores = () if ranges else self.stores
+        transfer.kept = self.parts.place(manifest) if self.parts is not None else None
         self._running[manifest.name] = transfer
         self._teller.tell_seed(transfer.shared)
         self._work[manifest.name] = self._tasks.start(f"pull {manifest.filename}", self._run(transfer))
 
-    def begin_layers(
-        self, manifest: Manifest, target: Path, wanted: WantedLayers, machines: Sequence[Machine]
-    ) -> Transfer:
-        """Make a transfer of some layers; the caller runs it."""
+    def layers(
+        self,
+        manifests: Sequence[Manifest],
+        layers: LayerRange | None,
+        parts: PartFolder,
+        machines: Callable[[], Sequence[Machine]],
+    ) -> LayerTransfer:
+        """Make a transfer of some layers, or of the headers alone; the caller runs it."""
+
+        def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
+            return self._begin_part(manifest, target, ranges, machines())
+
+        return LayerTransfer(manifests, layers, parts, begin, self._end_part)
+
+    def _begin_part(self, manifest: Manifest, target: Path, ranges: Ranges, machines: Sequence[Machine]) -> Transfer:
         hooks = Hooks(banned=lambda name, reason, unit: self._banned(manifest, name, reason, unit))
         transfer = Transfer(
             manifest,
@@ -169,7 +229,7 @@ class Pulls:
             parallel=self._settings.parallel,
             pace=self._pace,
             hooks=hooks,
-            layers=wanted,
+            ranges=ranges,
             patience_s=PATIENCE_S,
         )
         self._layered.append(transfer)
@@ -177,7 +237,7 @@ class Pulls:
         self.meet(machines)
         return transfer
 
-    def end_layers(self, transfer: Transfer) -> None:
+    def _end_part(self, transfer: Transfer) -> None:
         """Give a transfer of layers no more sources. What came is shared on, also of one that failed."""
         self._layered.remove(transfer)
         kept = Shared.kept(transfer.manifest, transfer.target) if transfer.shared.closed else None
@@ -203,8 +263,9 @@ class Pulls:
 
     def meet(self, machines: Sequence[Machine]) -> None:
         """Use the machines that have units of running transfers as sources; drop those that are gone."""
+        self._machines = list(machines)
         urls = {machine.url for machine in machines}
-        for transfer in (*self._running.values(), *self._layered):
+        for transfer in (*self._active, *self._layered):
             root = transfer.manifest.name
             for name in transfer.pull.names():
                 if name not in urls:
@@ -232,7 +293,10 @@ class Pulls:
     async def _run(self, transfer: Transfer) -> None:
         began, manifest = time.monotonic(), transfer.manifest
         try:
-            await transfer.run()
+            async with self._turns:
+                self._active.append(transfer)
+                self.meet(self._machines)
+                await transfer.run()
         except TwdError as error:
             self._failed(manifest, error.failure)
             return
@@ -240,6 +304,7 @@ class Pulls:
             self._failed(manifest, Failure(code=FailureCode.INTERNAL, message=f"{transfer.target}: {error}"))
             return
         finally:
+            self._active = [one for one in self._active if one is not transfer]
             self._running.pop(manifest.name, None)
             self._work.pop(manifest.name, None)
         counts = transfer.pull.counts
@@ -288,6 +353,23 @@ class Pulls:
     async def close(self) -> None:
         """Stop all transfers."""
         await self._tasks.close(10.0)
+
+
+def _lacking(dest: Path, manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Return the files that are not there yet; raises TwdError where they cannot come."""
+    if len(manifests) > 1 and not dest.is_dir():
+        text = f"{manifests[0].filename} has {len(manifests)} files; name a folder that is there instead of {dest}"
+        raise TwdError(FailureCode.BAD_REQUEST, text, "dest")
+    found = [one for one in manifests if not is_here(target_in(dest, one.filename), one)]
+    needed, free = sum(one.total_size for one in found), shutil.disk_usage(dest if dest.is_dir() else dest.parent).free
+    if len(found) > 1 and needed > free + sum(_held(target_in(dest, one.filename)) for one in found) - ROOM_LEFT:
+        raise NoRoomForFile(f"{len(found)} files need {needed} bytes, and {dest} has {free} free; make room there")
+    return found
+
+
+def _held(target: Path) -> int:
+    part = part_of(target)
+    return disk_bytes(part.stat()) if part.exists() else 0
 
 
 def _check_one(event: PullWanted, found: Sequence[tuple[Machine, SharedFile]], machines: Sequence[Machine]) -> None:

@@ -14,7 +14,7 @@ from twd.kit.tasks import every
 from twd.models.environment import read_hub_environment
 from twd.models.stores import stores_here
 from twd.net.addresses import is_loopback, told_host
-from twd.pieces.making import files_of, known_manifest, manifest_for
+from twd.pieces.making import files_of, known_manifests, manifests_for
 from twd.pieces.manifest import Manifest, check_piece_size, load_manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.parts import PartFolder
@@ -23,6 +23,7 @@ from twd.ring.trust import make_identity
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.header_pulls import HeaderPulls
 from twd.swarm.hub.claim import HubClaim
 from twd.swarm.hub.pulls import HubPulls
 from twd.swarm.layer_pulls import LayerPulls, Wish
@@ -36,13 +37,10 @@ from twd.swarm.seeder import Seeder
 from twd.swarm.shared import Shared
 from twd.wire.base import Event, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.machine import SwarmFacts
 from twd.wire.node import ModelFile, NodeChanged, read_node
 from twd.wire.routes import ROUTE_OF
 from twd.wire.swarm import (
-    DOOR_FACT,
-    FILES_FACT,
-    HUB_FACT,
-    STORE_FACT,
     PeerBanned,
     PullAnswered,
     PullFailed,
@@ -54,7 +52,6 @@ from twd.wire.swarm import (
     SharedFile,
     Store,
     SwarmDoor,
-    written,
 )
 
 LOOK_S: Final = 1.0
@@ -97,6 +94,9 @@ class Swarm(Service):
         folder = StateFolder(home)
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
+        headers = folder.cache / "headers"
+        self._headers = HeaderPulls(self._pulls, lambda: self._machines, parts, headers, self.ctx.node)
+        self._pulls.parts = parts
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         self._hub = self._hub_pulls(pace)
         await self._open_ports()
@@ -155,12 +155,16 @@ class Swarm(Service):
         await self._seeder.close()
         self._library.close()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> SwarmFacts:
         """Return where this machine gives files, and which."""
-        door = {DOOR_FACT: written(self._door)} if self._door is not None else {}
-        pulling = [one.manifest.filename for one in self._pulls.running]
-        told = {FILES_FACT: written(self._files()), STORE_FACT: written(self._store())}
-        return {"url": self.url, "pulling": pulling, **told, HUB_FACT: written(self._hub.facts()), **door}
+        return SwarmFacts(
+            url=self.url,
+            pulling=[one.manifest.filename for one in self._pulls.running],
+            files=self._files(),
+            store=self._store(),
+            hub=self._hub.facts(),
+            door=self._door,
+        )
 
     def _store(self) -> Store:
         return Store(
@@ -179,13 +183,14 @@ class Swarm(Service):
         read = [
             SharedFile(
                 file=shared.manifest.filename,
-                size=shared.manifest.total_size,
+                size=shared.manifest.model_bytes,
                 root=shared.name,
-                have=shared.have.count,
-                units=len(shared.have),
-                hash=shared.manifest.quick_hash,
+                have=have,
+                units=units,
+                hash=shared.manifest.hash,
             )
             for shared in self._library
+            for have, units in [self._library.units(shared)]
             if shared.name != shared.manifest.sha256  # on its way from a hub
         ]
         unread = [
@@ -223,17 +228,16 @@ class Swarm(Service):
 
     async def _share(self, models: Sequence[ModelFile]) -> None:
         """Share files with a manifest at once; the others when somebody asks for them."""
-        known = {shared.path for shared in self._library}
+        known = {shared.path: shared.manifest.hash for shared in self._library}
         for model in models:
             path = Path(model.path)
-            if model.problem or path in known:
+            if model.problem or known.get(path) in (model.hash, ""):
                 continue
-            for part in await asyncio.to_thread(files_of, path):
-                manifest = await asyncio.to_thread(known_manifest, part)
-                if manifest is not None:
-                    self._add(manifest, part)
-                elif model.shards == 1:
-                    self._unread[model.hash] = model
+            made = await asyncio.to_thread(known_manifests, path)
+            if made is None:
+                self._unread[model.hash] = model
+            else:
+                self._add_all(made, path)
         await self.renew_lease()
 
     async def _share_parts(self, parts: PartFolder) -> None:
@@ -248,6 +252,10 @@ class Swarm(Service):
             if shared is not None:
                 self._library.add(shared)
 
+    def _add_all(self, manifests: Sequence[Manifest], path: Path) -> None:
+        for manifest, file in zip(manifests, files_of(path), strict=True):
+            self._add(manifest, file)
+
     def _add(self, manifest: Manifest, path: Path) -> None:
         try:
             shared = Shared.whole(manifest, path)
@@ -259,7 +267,7 @@ class Swarm(Service):
 
     def tell_seed(self, shared: Shared) -> None:
         """Publish which units of a file are here."""
-        self._unread.pop(shared.manifest.quick_hash, None)
+        self._unread.pop(shared.manifest.hash, None)
         self.emit(
             SeedChanged(
                 node=self.ctx.node,
@@ -274,16 +282,16 @@ class Swarm(Service):
         """Return the manifest of a model that was not read yet; the first request waits until it is read."""
         async with self._reading:
             for shared in self._library:
-                if shared.manifest.quick_hash == quick:
+                if shared.manifest.hash == quick:
                     return shared.manifest
             model = self._unread.get(quick)
             if model is None:
                 raise TwdError(FailureCode.MODEL_NOT_FOUND, "there is no model with this hash here")
             piece = check_piece_size(self._settings.swarm.piece_size_mib)
-            made = await asyncio.to_thread(manifest_for, Path(model.path), piece)
-            self._add(made, Path(model.path))
+            made = await asyncio.to_thread(manifests_for, Path(model.path), piece)
+            self._add_all(made, Path(model.path))
             await self.renew_lease()
-            return made
+            return made[0]
 
     # -- the others --------------------------------------------------------------------------------
 
@@ -343,9 +351,11 @@ class Swarm(Service):
 
     async def _answer(self, event: PullWanted, reply: Reply) -> None:
         try:
-            folder = self._check(event)
+            folder = self._settings.home_dir if event.headers else self._check(event)
             await self._look()
-            if event.layers is not None:
+            if event.headers:
+                answer = await self._headers.fetch(event)
+            elif event.layers is not None:
                 answer = await self._layers.begin(event, folder if event.dest else None)
             elif event.spec:
                 answer = await self._hub.begin(event, folder, self._machines)

@@ -3,24 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from twd.models.reuse import take_local
+from twd.models.reuse import Copying, part_ranges, take_local, take_units
 from twd.models.stores import ModelStore
 from twd.pieces.checks import Checks
-from twd.pieces.layers import header_ranges, layer_ranges
 from twd.pieces.making import known_manifest, make_manifest
 from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import manifest_of
 from twd.pieces.partial import PartialFile
-from twd.pieces.parts import PartFolder
 from twd.swarm.copying import copied
 from twd.swarm.library import Library
 from twd.swarm.pace import Pace
-from twd.swarm.puller import Hooks, Pull, Ranges
+from twd.swarm.puller import Counts, Hooks, Progress, Pull, Ranges
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.swarm import LayerRange
 
 
 def target_in(dest: Path, filename: str) -> Path:
@@ -47,18 +43,13 @@ def is_here(target: Path, manifest: Manifest) -> bool:
     raise TwdError(FailureCode.BAD_REQUEST, text)
 
 
-class WantedLayers(NamedTuple):
-    """The layers that a transfer fetches alone, and the folder of partial files that it must keep to."""
-
-    layers: LayerRange
-    parts: PartFolder
-
-
 class Transfer:
     """Continues a partial file or begins a new one. Raises TwdError or OSError if it cannot begin."""
 
     stores: Sequence[ModelStore] = ()
     """Where the same bytes may lie on this machine already; they are copied, and not fetched."""
+    kept: Path | None = None
+    """The target of a partial file of the same bytes, which came for its layers."""
 
     def __init__(
         self,
@@ -71,10 +62,8 @@ class Transfer:
         hooks: Hooks | None = None,
         ranges: Ranges | None = None,
         patience_s: float = 30.0,
-        layers: "WantedLayers | None" = None,
     ) -> None:
-        """`ranges` or `layers`: only these; the file stays partial."""
-        ranges = header_ranges(manifest) if layers is not None else ranges
+        """`ranges`: only these bytes; the file stays partial."""
         self.manifest, self.target, self._library = manifest, target, library
         try:
             self.file = PartialFile(target, manifest.name, Checks.of(manifest), some=ranges is not None)
@@ -93,14 +82,16 @@ class Transfer:
             hooks=hooks,
             ranges=ranges,
             patience_s=patience_s,
-            then=(lambda: self._rest_of(layers)) if layers is not None else None,
         )
 
-    def _rest_of(self, wanted: "WantedLayers") -> Ranges:
-        """Return the bytes behind the header that the layers need, and make room for them."""
-        ranges = layer_ranges(self.target, self.manifest, wanted.layers)
-        wanted.parts.make_room(self.file.missing_bytes(ranges), self.target)
-        return ranges
+    def progress(self) -> Progress:
+        """Return how far it is."""
+        return self.pull.progress()
+
+    @property
+    def counts(self) -> Counts:
+        """What came."""
+        return self.pull.counts
 
     async def run(self) -> None:
         """Run until the file has its final name or all ranges are there; raises why not."""
@@ -116,13 +107,18 @@ class Transfer:
             self.shared.close()
 
     async def _take_local(self) -> None:
-        if not self.stores:
+        if not self.stores and self.kept is None:
             return
         try:
-            await copied(self.pull, lambda copying: take_local(self.file, self.manifest, self.stores, copying))
+            await copied(self.pull, self._copy)
         except BaseException:
             await asyncio.to_thread(self.file.close)
             raise
+
+    def _copy(self, copying: Copying) -> None:
+        if self.kept is not None:
+            take_units(self.file, part_ranges(self.kept, self.file.checks), copying)
+        take_local(self.file, self.manifest, self.stores, copying)
 
     def _unshare(self) -> None:
         if self._library is not None:

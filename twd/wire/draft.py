@@ -1,7 +1,7 @@
 """Guessing ahead: sessions told to drafters, guesses told to the speculator."""
 
 import enum
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -22,7 +22,6 @@ from twd.wire.base import (
 )
 from twd.wire.job import Grammar, Sampling, Seed
 from twd.wire.model import VocabFingerprint
-from twd.wire.reading import read_as
 
 Credit = Annotated[int, Meta(ge=0, le=256)]
 
@@ -161,13 +160,6 @@ class DrafterPace(Part, frozen=True):
     compared: Count
     beside: bool = False
     by_text: bool = False
-
-
-def read_paces(facts: dict[str, Any]) -> list[DrafterPace]:
-    """What a speculator's lease tells of its drafters; what another version tells otherwise is left out."""
-    told = facts.get("drafters", [])
-    paces = (read_as(DrafterPace, one) for one in (told if isinstance(told, list) else []))
-    return [pace for pace in paces if pace is not None]
 
 
 class DrafterDetached(Event, frozen=True, tag="twd.v1.drafter.detached"):

@@ -24,6 +24,8 @@ class ModelWanted(Event, frozen=True, tag="twd.v1.model.wanted"):
     prewarm: bool = True
     skip_version_check: bool = False
     """From now on, machines of the pool count whose engine does not match."""
+    head: str = ""
+    """The GGUF file there of a trained head that guesses for this model; empty: as the settings say."""
 
 
 class ModelUnwanted(Event, frozen=True, tag="twd.v1.model.unwanted"):

@@ -1,8 +1,6 @@
 """Models: loaded, measured, gone."""
 
-import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -25,26 +23,6 @@ class CostPoint(Part, frozen=True):
 
     width: Count
     ms: Annotated[float, Meta(ge=0)]
-
-
-_POINT: Final = re.compile(r"([0-9]{1,9}):([0-9]{1,9}(?:\.[0-9]{1,9})?)")
-
-
-def told_costs(points: Iterable[CostPoint]) -> list[str]:
-    """Measured times as a speculator's lease tells them, under `cost_ms`."""
-    return [f"{point.width}:{point.ms:.3f}" for point in points]
-
-
-def read_costs(facts: dict[str, Any]) -> list[CostPoint]:
-    """The same from a lease; what makes no sense there is left out."""
-    told = facts.get("cost_ms", [])
-    found = (_POINT.fullmatch(str(one)) for one in (told if isinstance(told, list) else []))
-    return [CostPoint(width=int(point[1]), ms=float(point[2])) for point in found if point]
-
-
-def single_step_ms(facts: dict[str, Any]) -> float:
-    """The measured time of one token without drafts, from a speculator's lease; 0 where it is not known."""
-    return next((point.ms for point in read_costs(facts) if point.width == 1), 0.0)
 
 
 class Exactness(Part, frozen=True):

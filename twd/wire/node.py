@@ -25,7 +25,7 @@ class WeightShare(Part, frozen=True):
 
 
 class MeasuredStep(Part, frozen=True):
-    """A whole model on the processor, and what one token took there without drafts."""
+    """A whole model on one device, and what one token took there without drafts."""
 
     layers: Count
     weight_bytes: Count
@@ -36,6 +36,8 @@ class MeasuredStep(Part, frozen=True):
     ms: Annotated[float, Meta(ge=0)] = 0.0
     window: Annotated[float, Meta(ge=0)] = 0.0
     """How many times as long eight tokens took together; 0: not measured."""
+    device: Text = ""
+    """llama.cpp's name of the device; empty: the processor."""
 
 
 class CpuFacts(Part, frozen=True):
@@ -76,6 +78,10 @@ class GpuFacts(Part, frozen=True):
     bandwidth: Count = 0
     place: Text = ""
     """Where it is on its computer's bus, which all who see it there tell alike; empty: not known."""
+    device: Text = ""
+    """llama.cpp's own name of it; empty: not known."""
+    measured: Annotated[list[MeasuredStep], Meta(max_length=32)] = []
+    """What models took on it, as loading them showed."""
 
 
 class DiskFacts(Part, frozen=True):

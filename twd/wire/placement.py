@@ -1,15 +1,12 @@
 """Which layers of a model lie where, and why."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.reading import read_as
 from twd.wire.swarm import LayerRange
-
-CERTIFICATE_FACT = "certificate"
-"""Under this name a speculator's lease keeps the certificate with which it comes to workers."""
 
 Rate = Annotated[float, Meta(ge=0)]
 
@@ -94,34 +91,12 @@ class Way(Part, frozen=True):
     """In bytes a second."""
 
 
-WAYS_FACT = "ways"
-"""Under this name a pooled speculator's lease keeps its ways, as JSON."""
-
-
-def read_ways(facts: dict[str, Any]) -> list[Way]:
-    """What a speculator's lease tells of them."""
-    return read_as(list[Way], str(facts.get(WAYS_FACT, ""))) or []
-
-
 class GuestUse(Part, frozen=True):
     """An RPC worker of a guest that a speculator holds, or could not use, and then why."""
 
     node: NodeId
     process: Name
     problem: str = ""
-
-
-GUESTS_FACT = "guests"
-"""Under this name a pooled speculator's lease keeps what it holds of guests, as JSON."""
-
-
-def read_guests(facts: dict[str, Any]) -> list[GuestUse]:
-    """What a speculator's lease tells of them."""
-    return read_as(list[GuestUse], str(facts.get(GUESTS_FACT, ""))) or []
-
-
-PLACE_FACT = "place"
-"""Under this name a speculator's lease tells what it serves: a model, or one of its replicas."""
 
 
 def place_of(model: str, replica: int) -> str:

@@ -1,7 +1,7 @@
 """The ring on the bus: its stages, how they are wired, what they measure. The states themselves travel on its links."""
 
 import enum
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -9,7 +9,6 @@ from twd.wire.base import Count, Event, InstanceId, ModelId, Name, NodeId, Part
 from twd.wire.failures import Failure
 from twd.wire.model import CostPoint
 from twd.wire.node import Port
-from twd.wire.reading import read_as
 
 Certificate = Annotated[str, Meta(max_length=16_384)]
 """In PEM; empty where a link is not encrypted."""
@@ -81,15 +80,8 @@ class StageReady(Event, frozen=True, tag="twd.v1.stage.ready"):
     cost: Annotated[list[CostPoint], Meta(max_length=64)] = []
     """Measured: passes over the whole slice by their rows."""
     load_ms: Count = 0
-
-
-READY_FACT = "ready"
-"""Under this name a stage's lease keeps its StageReady, as JSON, for those who come later."""
-
-
-def read_stage(facts: dict[str, Any]) -> StageReady | None:
-    """What a stage's lease says of it; None while it loads."""
-    return read_as(StageReady, str(facts.get(READY_FACT, "")))
+    guess_ms: Ms = 0.0
+    """Measured: one guess of the model's own head, which this stage has; 0: it has none."""
 
 
 class StageWay(Part, frozen=True):
@@ -98,15 +90,6 @@ class StageWay(Part, frozen=True):
     to: InstanceId
     rtt_ms: Ms
     bandwidth: Count = 0
-
-
-NEXT_FACT = "next"
-"""Under this name a stage's lease keeps its StageWay, as JSON, while it is part of a ring."""
-
-
-def read_stage_way(facts: dict[str, Any]) -> StageWay | None:
-    """What a stage's lease says of the way to the next one."""
-    return read_as(StageWay, str(facts.get(NEXT_FACT, "")))
 
 
 class StageGone(Event, frozen=True, tag="twd.v1.stage.gone"):

@@ -1,13 +1,19 @@
 """The life of services, and what the bus says of itself."""
 
 import enum
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, TypeVar
 
-from msgspec import Meta
+from msgspec import Meta, Raw
+from msgspec.structs import replace
 
-from twd.wire.base import Count, Event, Figure, InstanceId, Name, NodeId, Part
+from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
+from twd.wire.leases.base import LeaseFacts, WorkerFacts
+from twd.wire.leases.reading import read_facts
 from twd.wire.reading import read_as
+
+F = TypeVar("F", bound=LeaseFacts)
 
 
 class Health(enum.StrEnum):
@@ -31,7 +37,31 @@ class ServiceLease(Part, frozen=True):
     renewed_ms: Count
     health: Health = Health.OK
     note: Annotated[str, Meta(max_length=1024)] = ""
-    facts: dict[str, str | Figure | float | bool | list[str]] = {}
+    facts: LeaseFacts = LeaseFacts()
+    """The struct of its service."""
+    unread: Annotated[str, Meta(max_length=1024)] = ""
+    """What of its facts could not be read; set by those who read it, never by the service."""
+
+    def told(self, kind: type[F]) -> F | None:
+        """Its facts, if it is a service of this kind."""
+        return self.facts if isinstance(self.facts, kind) else None
+
+    @property
+    def model(self) -> str:
+        """The model that it has; empty for a service without one."""
+        return self.facts.model if isinstance(self.facts, WorkerFacts) else ""
+
+
+def told_by(leases: Iterable[ServiceLease | None], kind: type[F]) -> list[tuple[ServiceLease, F]]:
+    """The leases of services of one kind, each with its facts."""
+    pairs = ((lease, lease.told(kind)) for lease in leases if lease is not None)
+    return [(lease, facts) for lease, facts in pairs if facts is not None]
+
+
+class _Told(Part, frozen=True):
+    """The facts of a lease before its service says what they are."""
+
+    facts: Raw = Raw(b"{}")
 
 
 def read_lease(value: bytes, key: str) -> ServiceLease | None:
@@ -39,7 +69,9 @@ def read_lease(value: bytes, key: str) -> ServiceLease | None:
     lease = read_as(ServiceLease, value)
     if lease is None or lease.instance != key or not key.startswith(f"{lease.service}.{lease.node}."):
         return None
-    return lease
+    told = read_as(_Told, value) or _Told()
+    facts, unread = read_facts(lease.service, bytes(told.facts))
+    return replace(lease, facts=facts, unread=unread[:1024])
 
 
 class ServiceStarted(Event, frozen=True, tag="twd.v1.service.started"):

@@ -1,13 +1,11 @@
 """Models on their way from machine to machine: who wants which file, how far it is, who has what."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from twd.wire.base import Count, Event, InstanceId, Name, NodeId, Part
 from twd.wire.failures import Failure
-from twd.wire.reading import read_as
 
 Root = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 Url = Annotated[str, Meta(max_length=2048)]
@@ -40,6 +38,8 @@ class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
     """Shows that who asks may read that machine's state folder: only he names other places than folders of models."""
     layers: LayerRange | None = None
     """Only these layers: what holds them is fetched, and a slice is cut from it."""
+    headers: bool = False
+    """Only the headers of its files, which coordinators plan with; the answer comes when they are there."""
     spec: Annotated[str, Meta(max_length=1024)] = ""
     """A model on a hub, as `twd pull` takes it, instead of one that machines have."""
     revision: Annotated[str, Meta(max_length=128)] = ""
@@ -208,36 +208,3 @@ class HubReader(Part, frozen=True):
 
     instance: InstanceId
     sha256: Root
-
-
-HUB_FACT = "hub"
-"""Under this name a swarm's lease keeps its HubFacts."""
-DOOR_FACT = "door"
-FILES_FACT = "files"
-STORE_FACT = "store"
-"""Under these names a swarm's lease keeps its SwarmDoor, its list of SharedFile, and its Store, as JSON."""
-
-
-def read_door(facts: dict[str, Any]) -> SwarmDoor | None:
-    """Where a machine gives files."""
-    return read_as(SwarmDoor, str(facts.get(DOOR_FACT, "")))
-
-
-def read_files(facts: dict[str, Any]) -> list[SharedFile]:
-    """Which files it has."""
-    return read_as(list[SharedFile], str(facts.get(FILES_FACT, ""))) or []
-
-
-def read_store(facts: dict[str, Any]) -> Store:
-    """What it keeps of other models, and whether it takes more."""
-    return read_as(Store, str(facts.get(STORE_FACT, ""))) or Store()
-
-
-def read_hub(facts: dict[str, Any]) -> HubFacts:
-    """What it has of hubs' files."""
-    return read_as(HubFacts, str(facts.get(HUB_FACT, ""))) or HubFacts()
-
-
-def written(value: object) -> str:
-    """A fact as it stands in a lease."""
-    return msgspec.json.encode(value).decode()

@@ -33,13 +33,17 @@ def write(target: LocalTarget, samplers: SamplerFactory, prompt: list[int]) -> t
     return tokens, took
 
 
+KINDS = {"read": {"picks": False}, "verify": {}, "score": {"scores": True}}
+"""Passes over the same tokens: without logits, as drafts that are all right, and scored."""
+
+
 def score(
     target: LocalTarget, samplers: SamplerFactory, prompt: list[int], given: list[int]
-) -> tuple[float, float, int]:
-    """The time to score the tokens, that of the same passes without logits, and how many were not the target's."""
-    times = []
+) -> tuple[dict[str, float], int]:
+    """The time of each kind of passes, and how many tokens were not the target's."""
+    times = {}
     unlike = 0
-    for scores in (False, True):
+    for kind, options in KINDS.items():
         slot, cached = target.open(prompt, samplers.sampler(Sampling(), 1, prompt_len=len(prompt)))
         if len(prompt) - cached > 1:
             target.submit([Window(slot, 64, cached, tuple(prompt[cached:-1]), picks=False, committed=1)])
@@ -47,14 +51,14 @@ def score(
         began, at, last, place = time.perf_counter(), len(prompt) - 1, prompt[-1], 0
         while place < len(given):
             piece = given[place : place + target.window_max - 1]
-            window = Window(slot, 64, at, (last, *piece), picks=scores, scores=scores)
+            window = Window(slot, 64, at, (last, *piece), **options)
             target.submit([window])
             (verdict,) = target.collect()
             unlike += sum(one.gap > 0 for one in verdict.scores)
             place, at, last = place + len(piece), at + len(piece), piece[-1]
-        times.append(time.perf_counter() - began)
+        times[kind] = time.perf_counter() - began
         target.close(slot)
-    return times[1], times[0], unlike
+    return times, unlike
 
 
 def main() -> None:
@@ -67,12 +71,13 @@ def main() -> None:
             rounds = []
             for _ in range(ROUNDS):
                 tokens, plain = write(target, samplers, prompt)
-                scored, passes, unlike = score(target, samplers, prompt, tokens)
-                rounds.append((plain / scored, passes / scored, 1000 * plain, 1000 * scored, unlike))
-            ratio, allowed = (statistics.median(one[place] for one in rounds) for place in (0, 1))
+                times, unlike = score(target, samplers, prompt, tokens)
+                scored = times["score"]
+                rounds.append((plain / scored, times["verify"] / scored, times["read"] / scored, plain, scored))
+            ratio, verify, read, plain, scored = (statistics.median(one) for one in zip(*rounds, strict=True))
             print(
-                f"{Path(name).name}: writing {rounds[-1][2]:.0f} ms, scoring {rounds[-1][3]:.0f} ms: {ratio:.1f}x "
-                f"cheaper, {allowed:.2f} of passes without logits; {rounds[-1][4]} tokens unlike its own"
+                f"{Path(name).name}: writing {plain:.2f} s, scoring {scored:.2f} s: {ratio:.1f}x cheaper, "
+                f"{verify:.2f} of passes that verify, {read:.2f} of passes without logits; {unlike} unlike its own"
             )
             target.shutdown()
 

@@ -24,14 +24,13 @@ from harness import MODEL, System, client_of, until, weights
 from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.lab import LyingDrafter
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.bench.session import find_speculator
+from twd.bench.session import facts_of, find_speculator
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.process.cores import usable_cores
 from twd.wire.base import NodeId
-from twd.wire.draft import read_paces
 from twd.wire.job import ChatMessage, Speculation
 from twd.wire.model import VocabFingerprint
 
@@ -164,7 +163,7 @@ async def liar(system: System, client: BenchClient, vocab: VocabFingerprint) -> 
         hostile.attach(vocab)
 
         async def attached() -> bool:
-            return bool(read_paces((await find_speculator(client, "")).facts))
+            return bool(facts_of(await find_speculator(client, "")).drafters)
 
         await until(attached, "the liar is attached")
         try:

@@ -20,12 +20,10 @@ from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.product.whole_system import give_cores
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bench.report import percentile
-from twd.bench.session import find_speculator
+from twd.bench.session import facts_of, find_speculator
 from twd.decoding.cost import CostCurve
 from twd.net.delay_proxy import DelayProxy
-from twd.wire.draft import read_paces
 from twd.wire.job import Speculation
-from twd.wire.model import read_costs
 
 
 async def main(args: argparse.Namespace) -> None:
@@ -51,7 +49,7 @@ async def main(args: argparse.Namespace) -> None:
 
 
 async def attached(client: BenchClient) -> bool:
-    paces = read_paces((await find_speculator(client, "")).facts)
+    paces = facts_of(await find_speculator(client, "")).drafters
     return any(pace.compared for pace in paces)
 
 
@@ -71,8 +69,8 @@ async def measure(
             texts[name] = [answer.tokens for answer in answers]
     median = {name: percentile(sorted(values), 0.5) for name, values in rates.items()}
     lease = await find_speculator(client, "")
-    (pace,) = read_paces(lease.facts)
-    curve = CostCurve(read_costs(lease.facts))
+    (pace,) = facts_of(lease).drafters
+    curve = CostCurve(facts_of(lease).cost)
     scale = 1000 / median["plain"] / curve.ms(1)
     setting = SpeculationSetting(lambda rows: scale * curve.ms(rows), pace.token_ms, pace.agreement, rtt_ms)
     best_turns = max(value for name, value in median.items() if name.startswith("turns"))

@@ -18,7 +18,7 @@ from harness import MODEL, System, client_of, until, weights
 from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.exact_cases import ExactCase, draw_cases
 from twd.bench.prompts import BenchPrompt
-from twd.bench.session import find_speculator
+from twd.bench.session import facts_of, find_speculator
 from twd.wire.job import ChatMessage, Speculation
 
 CONTEXT = 512
@@ -57,8 +57,8 @@ async def fill(client: BenchClient) -> bool:
 
 async def given_back(client: BenchClient) -> bool:
     """Whether nothing is open any more."""
-    facts = (await find_speculator(client, "")).facts
-    return not facts["sessions"] and not facts["kv_tokens"]
+    facts = facts_of(await find_speculator(client, ""))
+    return not facts.sessions and not facts.kv_tokens
 
 
 async def main(args: argparse.Namespace) -> int:

@@ -22,9 +22,8 @@ from harness import MODEL, System, client_of, until, weights
 
 from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
-from twd.bench.session import find_speculator
+from twd.bench.session import facts_of, find_speculator
 from twd.process.cores import usable_cores
-from twd.wire.draft import read_paces
 from twd.wire.job import ChatMessage, Grammar, GrammarKind, Speculation
 
 PLAIN, DRAFTED = Speculation(enabled=False), Speculation()
@@ -112,7 +111,7 @@ async def run(drafter: str, args: argparse.Namespace) -> list[Row]:
         async with client_of(system) as client:
 
             async def attached() -> bool:
-                return not drafter or bool(read_paces((await find_speculator(client, "")).facts))
+                return not drafter or bool(facts_of(await find_speculator(client, "")).drafters)
 
             await until(attached, "the drafter is attached")
             for how in (PLAIN, DRAFTED, DRAFTED):

@@ -16,7 +16,15 @@ from twd.kit.service import Effects, Service, ServiceContext
 from twd.process.run_service import run_service
 from twd.wire.base import JobId
 from twd.wire.job import JobFailed, JobFinished, JobStarted
+from twd.wire.leases.base import LeaseFacts
 from twd.wire.life import ReclaimWanted
+
+
+class IdleReclaimFacts(LeaseFacts, frozen=True):
+    """What this service tells in its lease, and `twd status --json` shows."""
+
+    running: int = 0
+    """Jobs in work."""
 
 
 class IdleReclaimService(Service):
@@ -47,9 +55,9 @@ class IdleReclaimService(Service):
         """Publish when the time has come; WakeAt leads here."""
         return [Publish(ReclaimWanted(node=self.ctx.node))] if self._watch.take_due(now) else None
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> IdleReclaimFacts:
         """What others read in this service's lease."""
-        return {"running": self._watch.running}
+        return IdleReclaimFacts(running=self._watch.running)
 
     def _ended(self, job: JobId) -> Effects:
         due_at = self._watch.ended(job, self.clock.now())

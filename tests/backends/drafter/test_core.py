@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.backends.drafter.core import CREDIT_MAX, RemoteDraft, RemoteTextDraft, RemoteTokenDraft, last_word
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.draft import DraftProposed, SessionOpened
@@ -144,7 +145,7 @@ STEPS = st.lists(st.one_of(st.just("piece"), st.integers(1, 5)), max_size=80)
 
 
 @given(st.booleans(), st.sampled_from([0, 1, 2, 3, 7]), STEPS)
-@settings(max_examples=150)
+@examples(150)
 def test_whatever_comes_in_whatever_order(by_tokens: bool, wrong_every: int, steps: list[str | int]) -> None:
     bench = Bench(by_tokens, wrong_every)
     bench.move()

@@ -23,6 +23,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.settings.model import ServerConfig as ServerSettings
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId
 from twd.wire.draft import DrafterAttached, DrafterDetached, DraftProposed
 from twd.wire.failures import FailureCode, TwdError
@@ -66,7 +67,7 @@ class Workshop:
 
     def knows(self, drafter: RemoteDrafter) -> bool:
         """Whether the speculator counts on it."""
-        return drafter.instance in str(self.speculator.facts().get("drafters"))
+        return drafter.instance in str(self.speculator.facts().drafters)
 
     def attached(self, drafter: RemoteDrafter) -> list[DrafterAttached]:
         """How often it offered itself."""
@@ -93,7 +94,7 @@ class Workshop:
         for number in range(10):
             asked = job("once upon a time", f"fail-{len(self.ear.events)}-{number}", max_tokens=60, speculation=PATIENT)
             await self.write(asked)
-            if drafter.facts()["breaker"] != "closed":
+            if drafter.facts().breaker != "closed":
                 return
         raise AssertionError("its server was never asked")
 
@@ -121,7 +122,7 @@ async def workshop(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workshop]:
     broker = MemoryBroker()
     ear, model = Listener(broker), ToyModel(ToyTarget())
     await ear.listen()
-    speculator = SpeculatorService(ctx(broker, 2, "s"), MODEL, lambda progress: cast(Any, model))
+    speculator = SpeculatorService(ctx(broker, 2, "s"), MODEL, ReadySource(lambda progress: cast(Any, model)))
     await speculator.start()
     await until(lambda: bool(ear.of(ModelReady)))
     workshop = Workshop(broker, ear, speculator, model)
@@ -154,7 +155,7 @@ async def test_a_server_with_the_same_tokens_goes_by_tokens(farm: Farm, workshop
     drafter = await workshop.hire(server)
     text = "once upon a time there was a little one who could see all of it"
     await workshop.write(job(text, "job-1", max_tokens=30, speculation=PATIENT))
-    await until(lambda: drafter.facts()["speaks_tokens"] is True)
+    await until(lambda: drafter.facts().speaks_tokens is True)
     workshop.ear.events.clear()
     await workshop.earn(drafter, 20, text)
     proposals = [event for event in workshop.ear.of(DraftProposed) if event.tokens]
@@ -169,13 +170,13 @@ async def test_a_server_that_comes_back_with_other_tokens_goes_by_text_again(far
     drafter = await workshop.hire(server, failures=1, cooldown_s=0.1)
     text = "once upon a time there was a little one who could see all of it"
     await workshop.write(job(text, "job-1", max_tokens=30, speculation=PATIENT))
-    await until(lambda: drafter.facts()["speaks_tokens"] is True)
+    await until(lambda: drafter.facts().speaks_tokens is True)
     server.faults.mode = "500"
     drafter._ended(TwdError(FailureCode.BACKEND_DOWN, "restarted"))
-    await until(lambda: not drafter.facts()["ready"])
+    await until(lambda: not drafter.facts().ready)
     server.faults.mode = ""
-    await until(lambda: bool(drafter.facts()["ready"]))
-    assert drafter.facts()["speaks_tokens"] is False, "until that is compared again"
+    await until(lambda: bool(drafter.facts().ready))
+    assert drafter.facts().speaks_tokens is False, "until that is compared again"
 
 
 async def test_a_server_of_another_family_changes_nothing_but_speed(farm: Farm, workshop: Workshop) -> None:
@@ -224,8 +225,8 @@ async def test_a_text_that_is_too_long_for_it_is_left_alone_and_others_are_not(f
             texts += 1
             await workshop.write(job("once upon a time " * 30, f"job-{texts}", max_tokens=60, speculation=PATIENT))
     assert len(server.seen) == asked + 1, "it will not become shorter"
-    assert drafter.facts()["breaker"] == "closed"
-    assert drafter.facts()["ready"]
+    assert drafter.facts().breaker == "closed"
+    assert drafter.facts().ready
     assert not workshop.ear.of(DrafterDetached)
 
 
@@ -239,7 +240,7 @@ async def test_failures_put_it_aside_and_it_comes_back(farm: Farm, workshop: Wor
             if workshop.ear.of(DrafterDetached):
                 break
             await workshop.write(job("once upon a time", f"job-{number}", max_tokens=30))
-    assert drafter.facts()["ready"] is False
+    assert drafter.facts().ready is False
     assert "500" in drafter.note
     await until(lambda: not workshop.knows(drafter))
     times = len(workshop.attached(drafter))
@@ -255,11 +256,11 @@ async def test_one_whose_server_fails_every_second_time_is_put_aside(farm: Farm,
     await farm.add(server)
     drafter = await workshop.hire(server, failures=3, cooldown_s=3600.0)
     for number in range(5):
-        assert drafter.facts()["breaker"] == "closed"
+        assert drafter.facts().breaker == "closed"
         if number:
             drafter._ended(None)
         drafter._ended(TwdError(FailureCode.BACKEND_BROKEN, "every second time"))
-    assert drafter.facts()["breaker"] == "open"
+    assert drafter.facts().breaker == "open"
     await until(lambda: bool(workshop.ear.of(DrafterDetached)))
 
 
@@ -315,7 +316,7 @@ async def test_only_its_own_model_is_drafted_for(farm: Farm, workshop: Workshop)
     asked = len(server.seen)
     await workshop.write(job("once upon a time", max_tokens=20))
     assert len(server.seen) == asked
-    assert drafter.facts()["proposed"] == 0
+    assert drafter.facts().proposed == 0
     assert not workshop.knows(drafter)
 
 
@@ -338,7 +339,7 @@ async def test_a_fallback_works_only_while_the_others_fail(farm: Farm, workshop:
     first.faults.mode = ""
     drafter._breaker._open_until = drafter.clock.now()
     await until(lambda: any(event.drafter == spare.instance for event in workshop.ear.of(DrafterDetached)))
-    assert drafter.facts()["ready"] is True
+    assert drafter.facts().ready is True
 
 
 async def test_a_drafter_that_is_stopped_while_it_asks(farm: Farm, workshop: Workshop) -> None:

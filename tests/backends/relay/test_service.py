@@ -112,10 +112,10 @@ async def test_it_says_what_it_is(street: Street) -> None:
     (ready,) = street.ear.of(ModelReady)
     assert (ready.facts.model, ready.facts.backend, ready.facts.can_verify) == (MODEL, "openai", False)
     assert "passed through" in ready.facts.note
-    facts = street.relay.lease().facts
-    assert facts["ready"] is True
-    assert facts["upstream_model"] == "toy"
-    assert facts["can_verify"] is False
+    facts = street.relay.facts()
+    assert facts.ready is True
+    assert facts.upstream_model == "toy"
+    assert facts.can_verify is False
     assert "passed through" in street.relay.note
 
 
@@ -138,8 +138,8 @@ async def test_a_cancelled_job_hangs_up(street: Street) -> None:
     end = street.ear.end("job-1")
     assert isinstance(end, Failure)
     assert end.code is FailureCode.CANCELLED
-    assert street.relay.facts()["sessions"] == 0
-    assert street.relay.facts()["breaker"] == "closed"
+    assert street.relay.facts().sessions == 0
+    assert street.relay.facts().breaker == "closed"
 
 
 async def test_only_attempts_that_are_meant_are_cancelled(street: Street) -> None:
@@ -269,7 +269,7 @@ async def test_a_server_that_fails_is_left_alone_and_tried_again(farm: Farm) -> 
     for number in range(3):
         await street.ear.run(job(name=f"job-{number}"))
     assert street.relay.health is Health.DEGRADED
-    assert street.relay.facts()["breaker"] == "open"
+    assert street.relay.facts().breaker == "open"
     asked = len(street.server.seen)
     answer = await street.ear.submit(job(name="job-4"))
     assert isinstance(answer, JobFailed)
@@ -280,7 +280,7 @@ async def test_a_server_that_fails_is_left_alone_and_tried_again(farm: Farm) -> 
     street.relay._breaker._open_until = street.relay.clock.now()
     _, end = await street.ear.run(job(name="job-5"))
     assert isinstance(end, JobFinished)
-    assert street.relay.facts()["breaker"] == "closed"
+    assert street.relay.facts().breaker == "closed"
     await street.relay.stop()
 
 
@@ -289,7 +289,7 @@ async def test_a_bad_request_is_nobodys_fault_but_its_own(street: Street) -> Non
         _, end = await street.ear.run(job("a " * 5000, f"job-{number}"))
         assert isinstance(end, Failure)
         assert end.code is FailureCode.CONTEXT_OVERFLOW
-    assert street.relay.facts()["breaker"] == "closed"
+    assert street.relay.facts().breaker == "closed"
 
 
 async def test_what_cannot_be_passed_on_is_refused(street: Street) -> None:
@@ -312,7 +312,7 @@ async def test_a_server_that_comes_late(farm: Farm, monkeypatch: pytest.MonkeyPa
     assert isinstance(answer, JobFailed)
     assert answer.failure.code is FailureCode.BACKEND_DOWN
     assert "503" in answer.failure.message
-    assert street.relay.lease().facts["ready"] is False
+    assert street.relay.facts().ready is False
     street.server.faults.mode = ""
     await until(lambda: bool(street.ear.of(ModelReady)))
     assert isinstance((await street.ear.run(job(name="job-2")))[1], JobFinished)

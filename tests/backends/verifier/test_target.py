@@ -22,6 +22,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.settings.model import ServerConfig as ServerSettings
 from twd.settings.model import Settings
 from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.source import ReadySource
 from twd.supervisor.remote_target import RemoteModel
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId
 from twd.wire.draft import DrafterAttached, SessionOpened
@@ -77,7 +78,7 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
         speculator = SpeculatorService(
             ctx(broker, 2),
             MODEL,
-            lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL)),
+            ReadySource(lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL))),
         )
         await speculator.start()
         await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), timeout_s=20)
@@ -186,7 +187,7 @@ async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(
     await tower.run(job("another", "warm too", max_tokens=1))
     await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
     tower.server.faults.mode, tower.server.faults.only = mode, "detokenize"
     text, _ = await tower.run(job("once upon", max_tokens=3))
     assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 3))
@@ -198,7 +199,7 @@ async def test_a_drafter_by_text_is_told_the_prompt(open_tower: OpenTower) -> No
     tower = await open_tower()
     await tower.ear.registers(_by_text().drafter)
     await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts()["drafters"]) and tower.speculator._idle.is_set())
+    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
     for number in range(2):  # whoever asks first may be too early
         await tower.run(job("once upon", f"job-{number}", max_tokens=3))
     (opened,) = tower.ear.of(SessionOpened, "job-1")

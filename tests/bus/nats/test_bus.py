@@ -340,6 +340,7 @@ async def test_a_broker_that_comes_a_little_later_is_waited_for(
         await in_vain.wait()
     nats_server.start()
     (bus,) = await connecting
+    assert bus.connected
     await bus.close()
 
 
@@ -347,6 +348,7 @@ async def test_a_broker_that_comes_a_little_later_is_waited_for(
 async def test_of_several_urls_any_will_do(nats_server: NatsServer, urls: str) -> None:
     bus = await NatsBus.connect(BusAddress(urls.format(nats_server.port)))
     await bus.flush()
+    assert bus.connected
     await bus.close()
 
 

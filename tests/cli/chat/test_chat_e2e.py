@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +15,16 @@ QUESTION = "List the days of the week in order."
 SHORT = ("--temperature", "0", "--max-tokens", "24")
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """One demo for all tests here, from an empty folder on."""
-    with running(tmp_path_factory.mktemp("demo") / "state", "--demo") as installed:
-        yield installed
-
-
 def told(demo: Installed, *arguments: str) -> Any:
     done = demo.twd(*arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.mark.thorough
+def test_a_demo_begins_with_an_empty_folder(tmp_path: Path) -> None:
+    with running(tmp_path / "state", "--demo") as installed:
+        assert "Monday" in installed.twd("chat", QUESTION, *SHORT).stdout
 
 
 def test_a_question_is_answered(demo: Installed) -> None:

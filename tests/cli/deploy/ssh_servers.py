@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tests.waiting import wait_until
 from twd.net.ports import free_port, listens_on
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+SSH_PORT = 22
 PYTHON = f"python3.{sys.version_info[1]}"
 
 
@@ -28,6 +29,7 @@ class SshServer:
         self.home = self.folder / "home"
         self.port = free_port()
         self.home.mkdir(parents=True)
+        self.address = "127.0.0.1"
         self.process: subprocess.Popen[bytes] | None = None
         self.key = self.folder / "host_key"
         self.make_key()
@@ -90,9 +92,9 @@ class SshServer:
 class SshWorld:
     """Some machines, the key that opens them, and the folder for PATH with an `ssh` for them."""
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, servers: Sequence[SshServer]) -> None:
         self.folder = folder
-        self.servers = {name: SshServer(name, folder) for name in names}
+        self.servers = {server.name: server for server in servers}
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.key = folder / "id"
@@ -112,12 +114,26 @@ class SshWorld:
         lines = []
         for server in self.servers.values():
             public = server.key.with_name("host_key.pub").read_text()
-            lines.append(f"[127.0.0.1]:{server.port} {' '.join(public.split()[:2])}\n")
+            lines.append(f"{self._known_as(server)} {' '.join(public.split()[:2])}\n")
         self.known.write_text("".join(lines))
 
+    @staticmethod
+    def _known_as(server: SshServer) -> str:
+        return server.address if server.port == SSH_PORT else f"[{server.address}]:{server.port}"
+
+    @property
+    def _identity(self) -> str:
+        return f"IdentityFile {self.key}\nIdentitiesOnly yes\nUserKnownHostsFile {self.known}\n"
+
+    def reach(self, server: SshServer, port: int) -> None:
+        """Have ssh reach a server at another port, where something passes its bytes on."""
+        config = self.folder / "ssh_config"
+        alias = f"  HostKeyAlias {self._known_as(server)}\n"
+        config.write_text(f"{self._identity}Host {server.name}\n  HostName 127.0.0.1\n  Port {port}\n{alias}")
+
     def _write_ssh(self) -> None:
-        lines = [f"IdentityFile {self.key}\nIdentitiesOnly yes\nUserKnownHostsFile {self.known}\n"]
-        lines += [f"Host {one.name}\n  HostName 127.0.0.1\n  Port {one.port}\n" for one in self.servers.values()]
+        lines = [self._identity]
+        lines += [f"Host {one.name}\n  HostName {one.address}\n  Port {one.port}\n" for one in self.servers.values()]
         config = self.folder / "ssh_config"
         config.write_text("".join(lines))
         program = self.bin / "ssh"
@@ -137,7 +153,7 @@ def ssh_world(folder: Path, *names: str) -> Iterator[SshWorld]:
         pytest.skip("needs openssh-server, and root for its sessions")
     Path("/run/sshd").mkdir(exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    world = SshWorld(folder, names)
+    world = SshWorld(folder, [SshServer(name, folder) for name in names])
     try:
         yield world
     finally:

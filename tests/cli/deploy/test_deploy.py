@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.deploy.secret_watch import SecretWatch
 from tests.cli.deploy.ssh_servers import SshServer, SshWorld, ssh_world
 from tests.cli.running import TWD, Installed, running
 from tests.waiting import wait_until
@@ -57,7 +59,11 @@ def test_two_machines_from_nothing_to_a_lease_and_again(first: Installed, tmp_pa
     with ssh_world(tmp_path / "there", "alpha", "beta") as world:
         (world.servers["alpha"].home / ".bashrc").write_text(BANNER)
         world.start()
-        fresh = deploy(first, world, "alpha", "beta")
+        with SecretWatch(PREFIX) as watch:
+            planned = deploy(first, world, "alpha", "beta", "--dry-run")
+            fresh = deploy(first, world, "alpha", "beta")
+        assert watch.looks > 1
+        assert watch.found == set(), "no token in any command line or environment, at any moment"
         assert [(one["ok"], one["changed"]) for one in fresh] == [(True, True)] * 2, fresh
         assert all("cores" in one["lends"] for one in fresh)
         assert len({one["node"] for one in fresh}) == 2, "machines with one host name get two names"
@@ -68,9 +74,10 @@ def test_two_machines_from_nothing_to_a_lease_and_again(first: Installed, tmp_pa
         for server in world.servers.values():
             told = [file.read_text("utf-8", "replace") for file in (server.home / ".twd").rglob("*.log")]
             twd_there(server, "down")
-            assert PREFIX not in "".join([*told, world.said.read_text(), str(fresh), str(again)])
+            assert PREFIX not in "".join([*told, world.said.read_text(), str(planned), str(fresh), str(again)])
 
 
+@pytest.mark.thorough
 def test_a_join_that_fails_leaves_the_machine_as_it_was(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "alpha") as world:
         world.start()
@@ -83,6 +90,7 @@ def test_a_join_that_fails_leaves_the_machine_as_it_was(first: Installed, tmp_pa
         assert {one["state"] for one in tokens} <= {"revoked"}
 
 
+@pytest.mark.thorough
 def test_a_connection_that_is_cut_and_the_same_command_again(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "alpha") as world:
         server = world.servers["alpha"]
@@ -103,6 +111,7 @@ def test_a_connection_that_is_cut_and_the_same_command_again(first: Installed, t
         twd_there(server, "down")
 
 
+@pytest.mark.thorough
 def test_who_is_not_who_ssh_knows_is_sent_nothing(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "changed", "unknown", "locked", "other", "ended") as world:
         world.servers["changed"].make_key()
@@ -138,3 +147,12 @@ def test_where_nothing_runs_there_is_nothing_to_deploy_to(tmp_path: Path) -> Non
     for host in ("-oProxyCommand=touch evil", "a;b"):
         assert alone.twd("deploy", "--", host).returncode == ExitCode.USAGE
     assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(("argument", "env"), [("twd1_seen", {}), ("unseen", {"TOKEN": "twd1_seen"})])
+def test_the_look_that_finds_no_secret_finds_one_that_is_there(argument: str, env: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "input()", argument]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE) as held:
+        with SecretWatch("twd1_seen") as watch:
+            wait_until(lambda: bool(watch.found), "it is found")
+        held.kill()

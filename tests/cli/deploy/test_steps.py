@@ -130,6 +130,15 @@ async def test_a_step_that_fails_takes_back_what_was_done(fails: str, undone: se
     assert (home.removed == ["box"]) == ("join" in undone)
 
 
+async def test_what_was_stopped_for_a_new_version_starts_again_when_that_fails() -> None:
+    shell = PlayedShell(facts=f"{FACTS}current=versions/0-old\n", fails="up -d agent")
+    report = await deployment(shell).run()
+    assert report.error
+    assert [step.name for step in report.steps][-1] == "undo stop", "after the old version is back"
+    assert "link current 0-old" in shell.ran[-2]
+    assert "up -d agent" in shell.ran[-1]
+
+
 async def test_no_lease_takes_all_back_and_says_where_to_look() -> None:
     shell = PlayedShell()
     report = await deployment(shell, PlayedInstallation(leases=False)).run()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from twd.cli.deploy import unpack
+from twd.cli.deploy import unpack, wheels
 from twd.cli.deploy.wheels import WheelBundle, _own_wheel, bundle_of, needs_of
 from twd.kit.errors import CommandError
 from twd.setup.versions.folder import VersionsFolder
@@ -87,6 +87,18 @@ def test_a_wheel_with_a_wrong_hash_is_refused(own: Path, tmp_path: Path) -> None
     done = unpacked(tmp_path / "base", tar_of(bundle(other)))
     assert b"twd/__init__.py has another hash" in done.stderr
     assert not list((tmp_path / "base" / "versions").iterdir())
+
+
+def test_a_folder_with_a_wrong_hash_is_refused_before_anything_is_sent(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "_needed", lambda name: {name})
+    (tmp_path / own.name).write_bytes(_changed(own))
+    with pytest.raises(CommandError, match=r"twd/__init__.py has another hash .* Nothing was sent"):
+        bundle_of(tmp_path, tmp_path / "cache")
+    (tmp_path / own.name).write_bytes(own.read_bytes()[:-100])
+    with pytest.raises(CommandError, match="cannot be used"):
+        bundle_of(tmp_path, tmp_path / "cache")
 
 
 def test_a_file_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_without_a_shell_paths_begin_at_home(path: str, plain: str) -> None:
 
 def test_no_argument_holds_the_token_or_can_become_an_option() -> None:
     target = parse_target("me@box:/my models")
-    for argv in (rsync_argv("/m.gguf", target, ["Port=22"]), scp_argv("/m.gguf", target, [])):
+    for argv in (rsync_argv(["/m.gguf"], target, ["Port=22"]), scp_argv(["/m.gguf"], target, [])):
         assert argv[-3:] == ["--", "/m.gguf", "me@box:/my models"]
     argv = ssh_argv(target, ["Port=2222"], swarm_script(target, "http://10.0.0.1:9", "ab"))
     assert argv[-3:-1] == ["--", "me@box"]

@@ -25,6 +25,7 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import Settings
+from twd.wire.leases.others import EdgeFacts
 
 __all__ = ["nats_server", "open_house"]
 
@@ -75,7 +76,7 @@ async def test_the_bus_is_visited(nats_server: NatsServer) -> None:
     from twd.bus.nats.bus import NatsBus
 
     bus = await NatsBus.connect(nats_server.address, name="edge.box")
-    lease = told("edge", node="box")
+    lease = told("edge", node="box", facts=EdgeFacts(url="http://127.0.0.1:8088"))
     leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
     await leases.put(lease.instance, msgspec.json.encode(lease))
     await leases.put("strange", b"{")
@@ -209,13 +210,11 @@ def test_what_cannot_be_mended_is_told() -> None:
 
 
 @pytest.mark.nats
-def test_an_instance_without_models(installed: Installed) -> None:
-    installed.up()
-    done = installed.twd("doctor", "--json")
+def test_an_instance_without_models(house: Installed) -> None:
+    done = house.twd("doctor", "--json")
     found = {result["name"]: result for section in json.loads(done.stdout)["sections"] for result in section["results"]}
     assert found["bus"]["status"] == "pass"
     assert found["API port"]["detail"].endswith("is ours")
     assert found["API"]["status"] == "fail"
     assert "no model is configured" in found["API"]["detail"]
     assert done.returncode == ExitCode.UNHEALTHY
-    assert installed.twd("down").returncode == 0

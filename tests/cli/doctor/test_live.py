@@ -9,8 +9,12 @@ import pytest
 from twd.cli.doctor import live
 from twd.cli.doctor.findings import Severity
 from twd.cli.doctor.live import ApiProbe, BusProbe, ServerProbe
-from twd.wire.base import InstanceId, NodeId
-from twd.wire.draft import DrafterPace, read_paces
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.draft import DrafterPace
+from twd.wire.leases.machine import AgentFacts, HungProcess
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import DrafterLeaseFacts
+from twd.wire.model import CostPoint
 from twd.wire.service import Health, ServiceLease
 
 NOW_MS = 1_000_000
@@ -33,12 +37,14 @@ def lease(service: str = "edge", health: Health = Health.OK, **fields: Any) -> S
     return msgspec.structs.replace(made, **fields)
 
 
-def speculator(*paces: DrafterPace, **facts: Any) -> ServiceLease:
-    told = [msgspec.json.encode(pace).decode() for pace in paces]
-    return lease(
-        "speculator",
-        facts={"model": "m", "ready": True, "exact": True, "cost_ms": ["1:20.0", "8:40.0"], "drafters": told, **facts},
-    )
+SPECULATOR = SpeculatorFacts(
+    model=ModelId("m"), exact=True, cost=[CostPoint(width=1, ms=20.0), CostPoint(width=8, ms=40.0)]
+)
+
+
+def speculator(*paces: DrafterPace, ready: bool = True, exact: bool = True) -> ServiceLease:
+    facts = msgspec.structs.replace(SPECULATOR, drafters=list(paces), ready=ready, exact=exact)
+    return lease("speculator", facts=facts)
 
 
 def test_bus() -> None:
@@ -57,7 +63,7 @@ def test_bus() -> None:
         (lease(health=Health.DRAINING), Severity.PASS, ""),
         (lease("metrics", Health.DEGRADED, note="disk full"), Severity.WARN, "twd logs metrics"),
         (
-            lease("speculator", Health.DEGRADED, facts={"ready": False}, note="no memory"),
+            lease("speculator", Health.DEGRADED, facts=SpeculatorFacts(ready=False), note="no memory"),
             Severity.FAIL,
             "twd logs speculator",
         ),
@@ -82,13 +88,13 @@ def test_what_the_others_go_on_without_is_something_to_look_at() -> None:
     (finding,) = live.check_services([], {"drafter.tiny": "nobody listens there"})
     assert (finding.verdict, finding.mend) == (Severity.WARN, "twd logs drafter.tiny")
     assert finding.detail == "missing: nobody listens there"
-    away = lease("drafter", Health.DEGRADED, facts={"ready": False}, note="connection refused")
+    away = lease("drafter", Health.DEGRADED, facts=DrafterLeaseFacts(ready=False), note="connection refused")
     (finding,) = live.check_services([(away, 1.0)], {})
     assert (finding.verdict, finding.detail) == (Severity.WARN, "missing: connection refused")
 
 
 def test_what_was_hung_is_told() -> None:
-    told = lease("agent", facts={"hung": ["stage-1: it was stopped (at 12:00:00); it was ended and started again"]})
+    told = lease("agent", facts=AgentFacts(hung=[HungProcess(process="stage-1", why="it was stopped")]))
     _, finding = live.check_services([(told, 1.0)], {})
     assert (finding.verdict, finding.name, finding.mend) == (Severity.WARN, f"hung on {told.node}", "twd logs stage-1")
     assert "it was stopped" in finding.detail
@@ -144,16 +150,19 @@ def test_drafters_that_do_not_pay(pace: DrafterPace, verdict: Severity, words: s
 
 
 def test_a_drafter_says_what_its_target_told_it() -> None:
-    told = lease("drafter", facts={"model": "tiny", "ready": True, "doubt": "speaks other tokens"})
+    told = lease("drafter", facts=DrafterLeaseFacts(model=ModelId("tiny"), doubt="speaks other tokens"))
     (finding,) = live.check_speculation([(told, 1.0)])
     assert "speaks other tokens" in finding.detail
-    content = lease("drafter", note="ollama 'tiny' drafts, about 5 ms a token", facts={"ready": True, "doubt": ""})
+    content = lease("drafter", note="ollama 'tiny' drafts, about 5 ms a token", facts=DrafterLeaseFacts())
     assert live.check_speculation([(content, 1.0)]) == []
 
 
-def test_facts_of_another_version_are_no_fault() -> None:
-    assert read_paces(speculator(drafters=["{", "[]"]).facts) == []
-    assert read_paces(speculator(drafters="none").facts) == []
+def test_facts_that_this_version_cannot_read_are_told() -> None:
+    odd = lease("speculator", unread="facts left out: sessions: Expected `int`, got `str`", version="9.1.0")
+    _, finding = live.check_services([(odd, 1.0)], {})
+    assert (finding.verdict, finding.name) == (Severity.WARN, "speculator on box")
+    assert "sessions: Expected `int`" in finding.detail
+    assert "version 9.1.0" in finding.detail
 
 
 def test_servers_elsewhere() -> None:

@@ -16,9 +16,11 @@ from twd.engine.rpc.probe import OURS
 from twd.settings.model import PoolConfig, Settings, WorkerConfig
 from twd.supervisor.model_weights import read_weights
 from twd.wire.base import InstanceId, NodeId
+from twd.wire.leases.base import LeaseFacts
+from twd.wire.leases.machine import AgentFacts, SwarmFacts
 from twd.wire.node import Build, GpuFacts, ModelFile, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.service import ServiceLease
-from twd.wire.swarm import STORE_FACT, Fetching, LayerRange, Store, written
+from twd.wire.swarm import Fetching, LayerRange, Store
 
 GIB = 1 << 30
 
@@ -57,7 +59,7 @@ def test_two_files_of_one_name() -> None:
 
 
 def test_machines_that_cannot_fetch_layers() -> None:
-    def lease(service: str, store: Store) -> ServiceLease:
+    def lease(service: str, facts: LeaseFacts) -> ServiceLease:
         return ServiceLease(
             service=service,
             instance=InstanceId("x"),
@@ -66,16 +68,16 @@ def test_machines_that_cannot_fetch_layers() -> None:
             version="1",
             started_ms=0,
             renewed_ms=0,
-            facts={STORE_FACT: written(store)},
+            facts=facts,
         )
 
     job = Fetching(hash="ab" * 16, layers=LayerRange(first=4, end=9), problem="the disk of /m is full")
     full = Store(accepts=True, fetching=[job])
-    room, failed = pool.check_fetches([lease("swarm", full), lease("agent", full)])
+    room, failed = pool.check_fetches([lease("swarm", SwarmFacts(store=full)), lease("agent", AgentFacts())])
     assert (room.verdict, failed.verdict) == (Severity.WARN, Severity.WARN)
     assert "swarm.disk_gib" in room.mend
     assert "layers 4-9 of the model abababab did not come: the disk of /m is full" in failed.detail
-    assert not pool.check_fetches([lease("swarm", Store(accepts=True, room_bytes=1))])
+    assert not pool.check_fetches([lease("swarm", SwarmFacts(store=Store(accepts=True, room_bytes=1)))])
 
 
 def test_two_agents_on_one_computer_are_told() -> None:

@@ -36,6 +36,7 @@ def test_without_a_model_of_ones_own(installed: Installed, model_cache: Path) ->
     assert installed.twd("down").returncode == 0
 
 
+@pytest.mark.thorough
 def test_with_a_model_of_ones_own(installed: Installed, model_cache: Path) -> None:
     (installed.home / "models").mkdir(parents=True)
     (installed.home / "models/smollm2.gguf").symlink_to(demo_model(model_cache))

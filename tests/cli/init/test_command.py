@@ -142,6 +142,7 @@ def test_files_of_a_folder_are_proposed(installed: Installed, tmp_path: Path) ->
     assert installed.twd("-c", str(output), "config", "check").returncode == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.nats
 def test_machines_on_the_bus_are_told_and_their_bus_is_kept(

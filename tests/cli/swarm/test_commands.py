@@ -102,6 +102,7 @@ def test_a_file_goes_from_a_seeder_to_a_folder(file: Path, tmp_path: Path, capsy
     assert json.loads(capsys.readouterr().out)["state"] == "whole"
 
 
+@pytest.mark.thorough
 def test_a_pull_that_was_killed_goes_on(file: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.gguf"
     file.write_bytes(os.urandom(12 * UNIT))

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine
+from tests.properties import examples
 from twd.coordinator.core import fetching
 from twd.coordinator.core.placement import MachineLink
 from twd.coordinator.core.plan import plan
@@ -287,11 +288,16 @@ def test_spares_are_fetched_too() -> None:
     assert pool.turn() == []
 
 
-def test_split_models_and_other_engines_are_left_as_they_were() -> None:
+def test_other_engines_are_left_as_they_were() -> None:
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanting(PoolConfig(engine="rpc")))
+    assert not pulls(pool.turn())
+
+
+def test_layers_of_split_models_are_fetched_like_others() -> None:
     split = replace(MODEL, file=msgspec.structs.replace(FILE, shards=3))
-    for wanted in (wanting(models=[split]), wanting(PoolConfig(engine="rpc"))):
-        pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanted)
-        assert not pulls(pool.turn())
+    pool = Pool(with_file(machine("desk", 12)), without("shed"), wanted=wanting(models=[split]))
+    (wish,) = pulls(pool.turn())
+    assert (wish.node, wish.hash) == (SHED, FILE.hash)
 
 
 def test_how_long_it_takes() -> None:
@@ -311,7 +317,7 @@ def holds(pool: Pool, node: NodeId, layers: LayerRange) -> bool:
     return bool(facts.models) or (seen is not None and any(one.layers == layers for one in seen.store.slices))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_it_comes_to_rest_whatever_comes_and_goes(data: st.DataObject) -> None:
     names = ("shed", "barn", "attic", "loft")

@@ -3,10 +3,9 @@
 import msgspec
 
 from tests.coordinator.machines import machine
-from twd.coordinator.core.observation import JOIN_S, LOOKING_S, SETTLE_S, JoinTimes, place_served
+from twd.coordinator.core.observation import JOIN_S, LOOKING_S, SETTLE_S, JoinTimes
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts
-from twd.wire.service import ServiceLease
 
 
 def looking(name: str) -> NodeFacts:
@@ -51,14 +50,3 @@ def test_a_machine_whose_agent_came_back_is_as_it_was_until_it_has_looked() -> N
     settled = JoinTimes().settled([again], {before.node: before}, 0.0)
     assert settled[NodeId("desk")].memory.total == before.memory.total
     assert settled[NodeId("desk")].instance == "agent.desk.new"
-
-
-def test_a_lease_tells_which_replica_it_serves() -> None:
-    def lease(**facts: str) -> ServiceLease:
-        return ServiceLease(
-            service="speculator", instance=InstanceId("s"), node=NodeId("n"), pid=1, version="1", started_ms=1,
-            renewed_ms=1, facts={**facts},
-        )  # fmt: skip
-
-    assert place_served(lease(model="m")) == "m"
-    assert place_served(lease(model="m", place="m#2")) == "m#2"

@@ -137,9 +137,12 @@ async def test_watching_does_not_look_like_a_worker(open_house: OpenHouse) -> No
 
 async def test_watchers_end_when_the_edge_drains(house: House) -> None:
     response = await house.http.get(house.edge.url + "/v1/twd/events")
+    feed = house.edge.records.feed
+    assert feed._watchers
     async with asyncio.timeout(20):
         await house.edge.drain(600)  # it would wait so long for an answer that does not end
         await response.read()
+    assert not feed._watchers
 
 
 async def test_topics_are_those_of_what_is_broadcast(house: House) -> None:

@@ -88,7 +88,7 @@ def answers(port: int) -> bool:
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.parametrize("head_here", [True, False])
+@pytest.mark.parametrize("head_here", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_model_over_workers_and_this_machine_is_exact(
     workers: list[str], model_cache: Path, tmp_path: Path, head_here: bool
 ) -> None:

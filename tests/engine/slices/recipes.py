@@ -47,7 +47,8 @@ class Recipe:
         for add in self.vocabulary or (_no_vocabulary,):
             add(writer)
         for name, (kind, value) in self.fields.items():
-            _add(writer, name if name.startswith("general.") else f"{self.architecture}.{name}", kind, value)
+            whole = name.startswith(("general.", "tokenizer."))
+            _add(writer, name if whole else f"{self.architecture}.{name}", kind, value)
         dice = np.random.default_rng(seed)
         for name, shape in self.tensors.items():
             writer.add_tensor(name, change(name, _weights(dice, name, shape)))
@@ -71,7 +72,7 @@ def recipe(name: str) -> Recipe:
 
 def names() -> list[str]:
     """All recipes, but for those of heads."""
-    return [name for name, one in _known()["models"].items() if one["architecture"] != "eagle3"]
+    return [name for name, one in _known()["models"].items() if one["architecture"] not in ("eagle3", "dflash")]
 
 
 @cache

@@ -46,7 +46,14 @@ def test_a_chain_gives_the_whole_models_logits(q4_whole: Chain, q4_chain: Chain)
     assert np.array_equal(whole, windows_of(q4_whole, TOKENS, (1,) * sum(WIDTHS)))
 
 
-@pytest.mark.parametrize("cuts", [(15,), (1, 2, 29), (29, 30)], ids=["halves", "awkward", "head alone"])
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        pytest.param((15,), marks=pytest.mark.thorough, id="halves"),
+        pytest.param((1, 2, 29), id="awkward"),
+        pytest.param((29, 30), marks=pytest.mark.thorough, id="head alone"),
+    ],
+)
 def test_any_cut_will_do(cuts: tuple[int, ...], q4_whole: Chain, q4_path: Path, tmp_path: Path) -> None:
     with Chain(q4_path, cuts, tmp_path, **SIZE) as chain:
         assert np.array_equal(windows_of(q4_whole, TOKENS, WIDTHS), windows_of(chain, TOKENS, WIDTHS, wrong=7))
@@ -128,6 +135,7 @@ def test_what_watches_a_pass_can_be_stopped_too(tmp_path: Path) -> None:
         assert np.array_equal(wanted[8:], chain.run(8, tokens[8:16]))
 
 
+@pytest.mark.thorough
 def test_float_weights_match_the_whole_models_windows(f16_path: Path, tmp_path: Path) -> None:
     widths = (24, 8, 2, 4, 16)
     with Chain(f16_path, (), tmp_path, **SIZE) as whole, Chain(f16_path, (7, 19), tmp_path, **SIZE) as chain:
@@ -135,6 +143,7 @@ def test_float_weights_match_the_whole_models_windows(f16_path: Path, tmp_path: 
         assert np.array_equal(windows_of(whole, TOKENS, widths), windows_of(chain, TOKENS, widths, wrong=7))
 
 
+@pytest.mark.thorough
 def test_q8_0_too(model_cache: Path, tmp_path: Path) -> None:
     path = demo_model(model_cache, "q8_0")
     with Chain(path, (), tmp_path, **SIZE) as whole, Chain(path, (3, 16, 28), tmp_path, **SIZE) as chain:

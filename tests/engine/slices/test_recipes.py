@@ -26,7 +26,7 @@ QUICK = {
     *("bloom", "deepseek4", "falcon-h1", "gemma4", "glm-dsa with shared indexers", "gpt2", "jamba", "kimi-linear"),
     *("lfm2moe", "llama4", "mamba2", "minicpm by its depth", "nemotron_h", "qwen35", "qwen3vl with pictures"),
 }
-"""One of each kind; the others take a minute or two."""
+"""One of each kind."""
 
 
 def cuts_for(points: CutPoints) -> dict[str, tuple[int, ...]]:
@@ -51,7 +51,7 @@ def bears(points: CutPoints, cuts: tuple[int, ...]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SLICED]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.thorough) for name in SLICED]
 )
 def test_chains_give_the_whole_models_logits(name: str, tmp_path: Path) -> None:
     path = recipe(name).write(tmp_path / "model.gguf")

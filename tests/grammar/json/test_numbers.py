@@ -3,17 +3,18 @@
 import json
 from decimal import Decimal
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.grammar.made import schema, takes
+from tests.properties import examples
 
 WHOLE = st.one_of(st.integers(-120, 120), st.integers(-(10**6), 10**6))
 DECIMAL = st.decimals(-20, 20, allow_nan=False, places=3).map(lambda value: value.normalize())
 
 
 @given(st.none() | WHOLE, st.none() | WHOLE, st.lists(WHOLE, max_size=20))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_integers(low: int | None, high: int | None, probes: list[int]) -> None:
     assume(low is None or high is None or low <= high)
     bounds = {"minimum": low, "maximum": high}
@@ -25,7 +26,7 @@ def test_integers(low: int | None, high: int | None, probes: list[int]) -> None:
 
 
 @given(DECIMAL, DECIMAL, st.booleans(), st.booleans(), st.lists(DECIMAL, max_size=20))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_decimals(one: Decimal, other: Decimal, low_open: bool, high_open: bool, probes: list[Decimal]) -> None:
     low, high = sorted([one, other])
     assume(low < high)

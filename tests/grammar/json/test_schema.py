@@ -7,10 +7,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.grammar.made import GRAMMARS, random_text, schema, takes
+from tests.properties import examples
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
@@ -298,20 +299,29 @@ NEXT = {"$ref": "NEXT"}
 TWICE = {"allOf": [{"properties": {"p": NEXT, "q": NEXT}}, {"properties": {"p": {"title": "P", **NEXT}, "q": NEXT}}]}
 
 
+ENDLESS = [
+    chained({"type": "object", "anyOf": [NEXT, NEXT]}, properties={"x": {}}),
+    chained({"type": "integer", "anyOf": [NEXT, NEXT]}, minimum=123456789012345678, maximum=987654321098765432),
+    chained({"type": "string", "anyOf": [NEXT, NEXT]}, pattern=f"[{'a' * 50_000}]"),
+    chained({"type": "string", "anyOf": [NEXT, NEXT]}, enum=["a", *range(20_000)]),
+    json.dumps({"properties": {"n" * 100_000: {"properties": {f"p{i}": {} for i in range(8000)}}}}),
+    json.dumps({"properties": {"n" * 200_000: {}}, "additionalProperties": True}),
+    json.dumps({"enum": ["x" * 100_000], "anyOf": [{"type": "null"}] * 10_000}),
+    json.dumps({"enum": list(range(2000)), "type": ["integer"] * 2000}),
+    json.dumps({"enum": [[None] * 2000], "items": {f"x-{i}": i for i in range(2000)}}),
+    json.dumps({"enum": [[None] * 2000], "items": {"prefixItems": [{}] * 2000}}),
+]
+QUICK = (0, 4, 9)
+"""One of each kind: to unfold so much takes its time."""
+
+
 @pytest.mark.parametrize(
     "text",
     [
-        chained({"type": "object", "anyOf": [NEXT, NEXT]}, properties={"x": {}}),
-        chained({"type": "integer", "anyOf": [NEXT, NEXT]}, minimum=123456789012345678, maximum=987654321098765432),
-        chained({"type": "string", "anyOf": [NEXT, NEXT]}, pattern=f"[{'a' * 50_000}]"),
-        chained({"type": "string", "anyOf": [NEXT, NEXT]}, enum=["a", *range(20_000)]),
-        json.dumps({"properties": {"n" * 100_000: {"properties": {f"p{i}": {} for i in range(8000)}}}}),
-        json.dumps({"properties": {"n" * 200_000: {}}, "additionalProperties": True}),
-        json.dumps({"enum": ["x" * 100_000], "anyOf": [{"type": "null"}] * 10_000}),
-        json.dumps({"enum": list(range(2000)), "type": ["integer"] * 2000}),
-        json.dumps({"enum": [[None] * 2000], "items": {f"x-{i}": i for i in range(2000)}}),
-        json.dumps({"enum": [[None] * 2000], "items": {"prefixItems": [{}] * 2000}}),
+        text if number in QUICK else pytest.param(text, marks=pytest.mark.thorough)
+        for number, text in enumerate(ENDLESS)
     ],
+    ids=range(len(ENDLESS)),
 )
 def test_a_schema_that_asks_for_endless_work_is_refused(text: str) -> None:
     with pytest.raises(TwdError, match="unfolds to more than 400000 parts; ask for fewer") as caught:
@@ -365,7 +375,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYWORDS, VALUES, max_size=6))
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_any_json_is_a_schema_or_a_typed_failure(document: dict[str, Any]) -> None:
     try:
         random_text(schema(json.dumps(document)), random.Random(1), longest=20)

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
@@ -422,7 +423,7 @@ class Adversary:
             self.take(self.owner.tick(self.now))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(
     seed=st.integers(0, 2**32),
     length=st.integers(0, 60),

@@ -44,6 +44,9 @@ class PlayedHouse:
     def trouble(self) -> str:
         return "it crashed" if self.running == "0.2.0" and self.time - self.began >= self.fails_after_s else ""
 
+    def release(self) -> None:
+        self.story.append("release")
+
     def now(self) -> float:
         return self.time
 
@@ -67,7 +70,7 @@ def take(house: PlayedHouse) -> None:
 def test_a_version_that_works_stays(tmp_path: Path) -> None:
     house = house_in(tmp_path)
     take(house)
-    assert house.story == ["stop 0.1.0", "start 0.2.0"]
+    assert house.story == ["stop 0.1.0", "start 0.2.0", "release"]
     assert (house.running, house.folder.before()) == ("0.2.0", "0.1.0")
     assert house.time >= TakeoverPolicy().settled_s
 
@@ -79,6 +82,15 @@ def test_the_old_one_is_back_within_a_minute(tmp_path: Path, fault: dict[str, ob
         take(house)
     assert house.running == house.folder.in_use() == "0.1.0"
     assert house.time < 60
+
+
+def test_a_version_that_did_not_work_is_not_the_one_before(tmp_path: Path) -> None:
+    house = house_in(tmp_path, bad_start=True)
+    add(house.folder, "0.0.9")
+    house.folder.give_back("0.1.0", "0.0.9")
+    with pytest.raises(VersionProblem):
+        take(house)
+    assert (house.folder.in_use(), house.folder.before()) == ("0.1.0", "0.0.9"), "`twd rollback` goes where it went"
 
 
 def test_where_nothing_runs_nothing_is_started(tmp_path: Path) -> None:

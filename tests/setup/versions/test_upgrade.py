@@ -1,9 +1,13 @@
 """Real processes of several versions: one takes over from another, and comes back where the new one does not work."""
 
+import http.client
 import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -41,7 +45,7 @@ def add(folder: VersionsFolder, version: str, fault: str = "") -> None:
     """A version of its own: a copy of this program with another number, and perhaps a fault."""
     place = folder.folder_of(version)
     site = place / "site"
-    shutil.copytree(PACKAGE, site / "twd", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, site / "twd")  # with what is compiled: to compile it all takes seconds
     begin = site / "twd/__init__.py"
     begin.write_text(begin.read_text().replace(_own_version(), version))
     if fault:
@@ -98,11 +102,40 @@ def upgraded(installed: Installed) -> Upgraded:
     return Upgraded(installed)
 
 
+@contextmanager
+def asked_all_the_time(port: int) -> Iterator[list[int]]:
+    """Ask the API again and again, each time by a connection of its own, and never twice; yields the answers."""
+    answers: list[int] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                connection.request("GET", "/v1/models")
+                answers.append(connection.getresponse().status)
+            except (OSError, http.client.HTTPException):
+                answers.append(0)
+            finally:
+                connection.close()
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        yield answers
+    finally:
+        ended.set()
+        asker.join(70)
+
+
 def test_a_new_version_takes_over_and_goes_back(upgraded: Upgraded) -> None:
     before = upgraded.up()
     assert before.version == "0.1.0"
     add(upgraded.folder, "0.2.0")
-    upgraded.take("0.2.0")
+    with asked_all_the_time(upgraded.installed.port) as answers:
+        upgraded.take("0.2.0")
+    assert len(answers) > 1
+    assert set(answers) == {http.client.OK}, "the port was never closed"
     after = upgraded.running
     assert after.version == "0.2.0"
     assert set(after.processes) == set(before.processes) == {"broker", "metrics", "edge"}
@@ -113,7 +146,11 @@ def test_a_new_version_takes_over_and_goes_back(upgraded: Upgraded) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [(DOES_NOT_START, "this version is broken"), (CRASHES, "metrics ended, and was started again")]
+    ("fault", "words"),
+    [
+        (DOES_NOT_START, "this version is broken"),
+        pytest.param(CRASHES, "metrics ended, and was started again", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_version_that_does_not_work_is_taken_back(upgraded: Upgraded, fault: str, words: str) -> None:
     upgraded.up()
@@ -127,6 +164,7 @@ def test_a_version_that_does_not_work_is_taken_back(upgraded: Upgraded, fault: s
     assert upgraded.installed.twd("down").returncode == 0
 
 
+@pytest.mark.thorough
 def test_the_doctor_of_a_version_that_does_not_start_says_so(upgraded: Upgraded) -> None:
     add(upgraded.folder, "0.3.0", DOES_NOT_START)
     add(upgraded.folder, "0.2.0")
@@ -140,6 +178,7 @@ def test_the_doctor_of_a_version_that_does_not_start_says_so(upgraded: Upgraded)
         trial("0.3.0").doctor()
 
 
+@pytest.mark.thorough
 def test_what_runs_in_a_terminal_is_left_alone(upgraded: Upgraded) -> None:
     with upgraded.installed.foreground("metrics") as process:
         try:

@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakeTarget, drafts, job, make_core, text_of
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId, SessionId
@@ -40,7 +41,7 @@ def test_plain_decoding_makes_the_targets_text() -> None:
     assert end.stats.prompt_tokens == 4
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     seed=st.integers(0, 2**32),
     quality=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
@@ -48,13 +49,14 @@ def test_plain_decoding_makes_the_targets_text() -> None:
     jobs=st.integers(1, 4),
     window=st.sampled_from([0, 0, 1, 5]),
     stream_ms=st.sampled_from([0.0, 50.0, 400.0]),
+    steps_ms=st.sampled_from([0.0, 30.0, 100.0]),
 )
 def test_drafts_change_speed_never_text(
-    seed: int, quality: float, trees: bool, jobs: int, window: int, stream_ms: float
+    seed: int, quality: float, trees: bool, jobs: int, window: int, stream_ms: float, steps_ms: float
 ) -> None:
     rng = random.Random(seed)
     target = FakeTarget(trees=trees)
-    core = make_core(target, stream_ms=stream_ms)
+    core = make_core(target, stream_ms=stream_ms, steps_ms=steps_ms)
     core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=rng.random() < 0.5), 0.0)
 
     def meddle(driver: Driver) -> None:
@@ -101,7 +103,7 @@ def test_without_a_fallback_a_job_fails_where_its_drafters_do() -> None:
 
 
 @given(cut=st.integers(0, 40), seed=st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_any_replica_continues_from_any_prefix(cut: int, seed: int) -> None:
     prompt = [2 + (seed * 7 + i) % 40 for i in range(5)]
     whole = text_of(prompt, 40)

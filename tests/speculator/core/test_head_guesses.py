@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakeTarget, job, make_core, text_of, truth
 from twd.decoding.window import VerifyResult, Window
 from twd.wire.job import JobFinished
@@ -61,7 +62,7 @@ def passes(driver: Driver) -> int:
     return next(event.stats.passes for event in driver.told if isinstance(event, JobFinished))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(quality=st.sampled_from([0.0, 0.4, 0.9, 1.0]), seed=st.integers(0, 99), jobs=st.integers(1, 3))
 def test_its_guesses_change_no_text(quality: float, seed: int, jobs: int) -> None:
     prompts = [[5 + seed % 40, 6, 7 + number] for number in range(jobs)]

@@ -3,9 +3,10 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
 from twd.decoding.pipeline import PipelineState
 from twd.speculator.core.pipelining import best_width, chunk_rows, groups, sessions_together, span
@@ -22,7 +23,7 @@ def lose(driver: Driver, target: FakePipeline) -> None:
     driver.core.replay()
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     seed=st.integers(0, 2**32),
     quality=st.sampled_from([0.0, 0.3, 0.8, 1.0]),

@@ -26,6 +26,7 @@ from twd.speculator.targets.decode_watchdog import (
     patience_s,
     works,
 )
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.model import CostPoint
@@ -133,7 +134,7 @@ async def test_what_a_hung_thread_computes_with_is_not_freed_under_its_hands() -
     for in_time in (False, True):
         bus = MemoryBroker().connect("n")
         ctx = ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=Ids())
-        speculator: Any = SpeculatorService(ctx, ModelId("m"), lambda progress: model)
+        speculator: Any = SpeculatorService(ctx, ModelId("m"), ReadySource(lambda progress: model))
         speculator.loaded = model
         speculator._runner = SimpleNamespace(post=lambda call: None, stop=stop_in_time)
         await speculator.teardown()

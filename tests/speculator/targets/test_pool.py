@@ -19,9 +19,10 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.settings.model import PoolConfig, Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.decode_watchdog import UNKNOWN_S, PassTimes
 from twd.speculator.targets.loaded import Load
-from twd.speculator.targets.pool import LOOK_S, SUSPECT_S, PooledSpeculator
+from twd.speculator.targets.pool import LOOK_S, SUSPECT_S, PoolSource
 from twd.speculator.targets.pool_core import (
     PlacementHistory,
     PoolAssembly,
@@ -32,14 +33,14 @@ from twd.speculator.targets.pool_core import (
     silent,
 )
 from twd.speculator.targets.pool_ring import PlacedStages
-from twd.speculator.targets.pool_view import PoolView
 from twd.wire.base import Event, InstanceId, JobId, ModelId, NodeId, SessionId
 from twd.wire.codec import encode
 from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.workers import StageFacts
 from twd.wire.node import NodeChanged, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
-from twd.wire.ring import READY_FACT, StageReady
+from twd.wire.ring import StageReady
 from twd.wire.routes import subject_of
 from twd.wire.service import ServiceLease
 
@@ -133,13 +134,20 @@ def stage_on(name: str, pid: int = 7) -> StageReady:
     )  # fmt: skip
 
 
+async def placed_on(broker: MemoryBroker) -> PlacedStages:
+    """What finds the stages of the model on this bus."""
+    found = PlacedStages("m", 5.0)
+    await found.open(broker.connect("desk"))
+    return found
+
+
 async def tell_stage(leases: Leases, node: NodeId, file: str = "h") -> None:
     """A machine and the stage on it, in the registry."""
     await leases.put(f"agent.{node}.claim", msgspec.json.encode(spared(node)))
     stage = msgspec.structs.replace(stage_on(node), file_hash=file)
     told = ServiceLease(
         service="stage", instance=InstanceId(f"stage.{node}.x"), node=node, pid=7, version="1", started_ms=1,
-        renewed_ms=1, facts={READY_FACT: msgspec.json.encode(stage).decode()},
+        renewed_ms=1, facts=StageFacts(slice=stage),
     )  # fmt: skip
     await leases.put(f"stage.{node}.x", msgspec.json.encode(told))
 
@@ -175,7 +183,7 @@ async def test_a_stage_that_could_not_be_reached_is_replaced_by_its_spare() -> N
     await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
     for node in (ATTIC, CELLAR):
         await tell_stage(leases, node)
-    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    found = await placed_on(broker)
     (first,) = await found.stages("h")
     assert (first.node, first.host, first.port) == ("attic", "h", 7)
     found.lost(first.stage, "it does not answer")
@@ -189,7 +197,7 @@ async def test_a_stage_that_was_reached_after_all_is_not_left_for_its_spare() ->
     slices = [Slice(node=node, device="CPU", first=0, end=20, head=True, process="stage.0") for node in (ATTIC, CELLAR)]
     await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
     await tell_stage(leases, ATTIC)
-    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    found = await placed_on(broker)
     (first,) = await found.stages("h")
     found.lost(first.stage, "no answer within 0.3 s")
     assert [stage.node for stage in await found.stages("h")] == ["attic"], "there is no other"
@@ -205,10 +213,43 @@ async def test_slices_of_another_file_are_no_ring() -> None:
     await leases.put(placement_key("m"), encode(decided(slices[0], spares=slices[1:], engine="ring")))
     for node, file in ((ATTIC, "other"), (CELLAR, "h")):
         await tell_stage(leases, node, file)
-    found = PlacedStages(PoolView(leases, ModelId("m"), 5.0))
+    found = await placed_on(broker)
     with pytest.raises(TwdError, match=r"was cut on attic \(other\); copy the model anew there"):
         await found.stages("h")
     assert [stage.node for stage in await found.stages("h")] == ["cellar"], "a spare of the right file"
+
+
+async def test_news_of_other_models_and_machines_do_not_concern_a_ring() -> None:
+    broker = MemoryBroker()
+    leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+    found = await placed_on(broker)
+    changed = NodeChanged(node=CELLAR, facts=machine("cellar"))
+    assert found.concerns(changed), "nothing is decided yet, so any machine may be one of the pool's"
+    placement = decided(piece(ATTIC, 0, 20, head=True), engine="ring")
+    await leases.put(placement_key("m"), encode(placement))
+    assert not await found.better("h"), "its stages are not there"
+    assert not found.concerns(changed)
+    assert found.concerns(NodeChanged(node=ATTIC, facts=machine("attic")))
+    assert found.concerns(placement)
+    assert not found.concerns(msgspec.structs.replace(placement, model=ModelId("other")))
+    assert not found.concerns(stage_on("attic"))
+
+
+async def test_a_ring_goes_where_another_decision_puts_it_once_all_is_there() -> None:
+    broker = MemoryBroker()
+    leases = await broker.connect("writer").leases(LEASE_BUCKET, LEASE_TTL_S)
+    found, slices = await placed_on(broker), {node: Slice(
+        node=node, device="CPU", first=0, end=20, head=True, process="stage.0"
+    ) for node in (ATTIC, CELLAR)}  # fmt: skip
+    await leases.put(placement_key("m"), encode(decided(slices[ATTIC], engine="ring")))
+    await tell_stage(leases, ATTIC)
+    await found.stages("h")
+    assert await found.better("h") == "", "it is there"
+    await leases.put(placement_key("m"), encode(decided(slices[CELLAR], engine="ring")))
+    assert await found.better("h") == "", "the stage is not ready"
+    await tell_stage(leases, CELLAR)
+    assert "cellar" in await found.better("h")
+    assert await found.better("another") == "", "stages of another file are no better"
 
 
 def test_another_process_is_a_loss_and_silence_is_a_doubt() -> None:
@@ -239,7 +280,8 @@ class House:
         self.refusal = ""
         ctx = ServiceContext(self.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(1)))
         settings = Settings(mode="combined", pool=PoolConfig(engine="rpc"))
-        self.speculator = PooledSpeculator(ctx, ModelId("m"), settings, self.assembled, self.codes.append)
+        self.source = PoolSource(settings, "m", self.assembled, self.codes.append)
+        self.speculator = SpeculatorService(ctx, ModelId("m"), self.source)
 
     async def assembled(self, assembly: PoolAssembly) -> Load:
         if self.refusal:
@@ -290,8 +332,8 @@ async def test_it_says_what_it_waits_for_and_loads_when_all_is_there(house: Hous
     house.refusal = ""
     await house.loaded()
     facts = house.speculator.facts()
-    assert facts["pool"] == ["desk/CPU layers 0-1, head", "attic/CPU layers 2-9", "cellar/CPU layers 10-19"]
-    assert facts["links"] == ["attic 2 ms", "cellar 0 ms"]
+    assert facts.pool == ["desk/CPU layers 0-1, head", "attic/CPU layers 2-9", "cellar/CPU layers 10-19"]
+    assert [(link.to, link.rtt_ms) for link in facts.links] == [("attic", 2.0), ("cellar", 0.0)]
     assert house.codes == []
 
 
@@ -339,9 +381,9 @@ async def stand(house: House) -> None:
 async def test_a_pass_that_hangs_is_waited_for_only_until_it_is_overdue(house: House) -> None:
     await stand(house)
     real = house.speculator._runner
-    assert house.speculator._pause_s() == LOOK_S, "at rest there is nothing to wake up for"
+    assert house.source._pause_s() == LOOK_S, "at rest there is nothing to wake up for"
     hang(house, since=2.0)
-    assert house.speculator._pause_s() < LOOK_S, "it wakes up when the pass is overdue, and no sooner"
+    assert house.source._pause_s() < LOOK_S, "it wakes up when the pass is overdue, and no sooner"
     await until(lambda: house.codes, "it ends")
     house.speculator._runner = real
 
@@ -354,11 +396,11 @@ async def test_devices_that_make_their_kernels_first_are_waited_for(house: House
     await until(lambda: house.speculator._runner is not None, "its engine runs")
     real = house.speculator._runner
     hang(house, since=0.0)
-    assert house.speculator._under_way()[1] == UNKNOWN_S
+    assert house.source._under_way()[1] == UNKNOWN_S
     pace = house.speculator._runner.pace  # type: ignore[union-attr]
     pace.begins(64, 0.0)
     pace.ends(1.0)
-    assert house.speculator._under_way()[1] == pass_deadline_s(0.0), "it computed as many rows before"
+    assert house.source._under_way()[1] == pass_deadline_s(0.0), "it computed as many rows before"
     house.speculator._runner = real
 
 
@@ -366,10 +408,10 @@ async def test_a_pass_over_a_worker_that_is_gone_is_waited_for_less(house: House
     await stand(house)
     real = house.speculator._runner
     hang(house, since=0.0)
-    _, usual = house.speculator._under_way()
+    _, usual = house.source._under_way()
     await house.tell(with_worker("cellar", pid=9))
     await house.emit(NodeChanged(node=CELLAR, facts=with_worker("cellar", pid=9)))
-    await until(lambda: house.speculator._under_way()[1] == SUSPECT_S, "it is in doubt")
+    await until(lambda: house.source._under_way()[1] == SUSPECT_S, "it is in doubt")
     assert usual > SUSPECT_S
     await until(lambda: house.codes, "it ends")
     house.speculator._runner = real
@@ -382,7 +424,7 @@ async def test_a_better_place_waits_for_running_jobs_and_not_longer(house: House
     better = decided(piece(DESK, 0, 0, head=True), piece(ATTIC, 0, 20))
     await house.decide(better)
     await house.emit(better)
-    await until(lambda: speculator._better_since is not None, "it knows of the better place")
+    await until(lambda: house.source._better_since is not None, "it knows of the better place")
     assert house.codes == []
     speculator._owners.ended(JobId("j"), 1)
     speculator._look_idle()
@@ -404,12 +446,13 @@ async def test_news_are_looked_at_at_once(house: House, monkeypatch: pytest.Monk
 async def test_a_replica_goes_by_its_own_decision(house: House) -> None:
     ctx = ServiceContext(house.broker.connect("desk"), DESK, SystemClock(), Ids(random.Random(2)))
     settings = Settings(mode="combined", pool=PoolConfig(engine="rpc"))
-    second = PooledSpeculator(ctx, ModelId("m"), settings, house.assembled, house.codes.append, replica=2)
+    source = PoolSource(settings, "m#2", house.assembled, house.codes.append)
+    second = SpeculatorService(ctx, ModelId("m"), source)
     await second.start()
     await house.decide(BOTH)
     await house.tell(with_worker("attic"), with_worker("cellar"))
     await house.loaded()
-    assert (house.speculator.facts()["place"], second.facts()["place"]) == ("m", "m#2")
+    assert (house.speculator.facts().place, second.facts().place) == ("m", "m#2")
     assert second.loaded is None
     worker = "rpc.pool.m-replica-2"
     own = msgspec.structs.replace(piece(ATTIC, 0, 20, head=True), process=worker)
@@ -418,5 +461,5 @@ async def test_a_replica_goes_by_its_own_decision(house: House) -> None:
     attic = with_worker("attic")
     await house.tell(msgspec.structs.replace(attic, processes=[*attic.processes, process]))
     await until(lambda: second.loaded is not None, "the second one is loaded")
-    assert second.facts()["pool"] == ["attic/CPU layers 0-19, head"]
+    assert second.facts().pool == ["attic/CPU layers 0-19, head"]
     await second.stop("test ends")

@@ -18,14 +18,15 @@ from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.settings.model import ModelConfig, Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.native import native_speculator
-from twd.speculator.targets.ring import RingSpeculator
+from twd.speculator.targets.ring import RingSource, StageFinder
 from twd.stage.native import NativeSlice, SlicePlan, native_stage
 from twd.stage.service import StageAddress, StageService
-from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, Speculation
-from twd.wire.ring import StageReady, read_stage
+from twd.wire.ring import StageReady
 from twd.wire.service import Health
 
 __all__ = ["model_cache", "q4_path"]
@@ -35,24 +36,18 @@ LAYERS = 30
 DEADLINE_S = 90.0
 
 
-class Standing:
+class Standing(StageFinder):
     """Finds the stages that a test has started and not ended, once they make the whole model."""
 
     def __init__(self, stages: Sequence[StageService]) -> None:
         self._stages = stages
 
     async def stages(self, file_hash: str) -> list[StageReady]:
-        there = [read_stage(one.facts()) for one in self._stages if not one.ended.is_set()]
+        there = [one.facts().slice for one in self._stages if not one.ended.is_set()]
         found = sorted((one for one in there if one is not None), key=lambda one: one.first)
         if [0, *(one.end for one in found)] != [*(one.first for one in found), LAYERS]:
             raise TwdError(FailureCode.NOBODY_HOME, "the stages do not make a whole model")
         return found
-
-    def lost(self, stage: InstanceId, reason: str) -> None:
-        """It ends by itself."""
-
-    def reached(self, stages: Sequence[StageReady]) -> None:
-        """Nothing was against them."""
 
 
 class House:
@@ -65,7 +60,8 @@ class House:
         self.settings = Settings(models={str(MODEL): entry}, home=str(folder))
         self.client = BenchClient(self.ctx("home"))
         self.stages: list[StageService] = []
-        self.speculator = RingSpeculator(self.ctx("home"), MODEL, self.settings, Standing(self.stages))
+        self.source = RingSource(self.settings, MODEL, Standing(self.stages))
+        self.speculator = SpeculatorService(self.ctx("home"), MODEL, self.source)
 
     def ctx(self, node: str) -> ServiceContext:
         return ServiceContext(bus=self.broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
@@ -83,7 +79,7 @@ class House:
         return stage
 
     async def ask(self, number: int, sampling: Sampling, drafts: bool = True) -> MeasuredAnswer:
-        return await self.client.answer(MODEL, PROMPTS[number], BenchRequest(Speculation(enabled=drafts), 48, sampling))
+        return await self.client.answer(MODEL, PROMPTS[number], BenchRequest(Speculation(enabled=drafts), 24, sampling))
 
     async def close(self) -> None:
         for service in (self.client, self.speculator, *self.stages):
@@ -97,7 +93,7 @@ CASES = ((0, Sampling()), (1, Sampling(temperature=0.9, top_k=40, seed=5)), (-1,
 async def whole_texts(path: Path) -> list[list[int]]:
     """The same, asked of one process that holds the whole model."""
     house = House(path, path.parent)
-    house.speculator = native_speculator(house.ctx("home"), house.settings, str(MODEL))  # type: ignore[assignment]
+    house.speculator = native_speculator(house.ctx("home"), house.settings, str(MODEL))
     await house.client.start()
     await house.speculator.start()
     await house.speculator.settled.wait()
@@ -120,11 +116,11 @@ async def over_a_ring(house: House, texts: list[list[int]]) -> None:
         assert (await house.ask(number, sampling)).tokens == text
     async with asyncio.TaskGroup() as group:
         answers = [group.create_task(house.ask(number, one)) for number, one in CASES]
-        await until(lambda: bool(house.speculator.facts()["sessions"]), "no session began")
+        await until(lambda: bool(house.speculator.facts().sessions), "no session began")
         await last.stop("a test ends it")
         await house.stage(CUT, LAYERS)
     assert [answer.result().tokens for answer in answers] == texts
-    assert house.speculator.facts()["ring"] == 2
+    assert house.speculator.facts().ring == 2
     assert house.speculator.health is Health.OK
 
 
@@ -138,6 +134,7 @@ async def test_a_ring_says_what_the_whole_model_says_and_outlives_a_stage(q4_pat
         await house.close()
 
 
+@pytest.mark.thorough
 async def test_the_only_slot_serves_after_its_trial(q4_path: Path, tmp_path: Path) -> None:
     house = House(q4_path, tmp_path, parallel=1)
     try:
@@ -175,6 +172,7 @@ async def test_a_cut_that_computes_something_else_does_not_serve(
         await house.close()
 
 
+@pytest.mark.thorough
 async def test_another_cut_proves_itself_too_before_sessions_go_on(
     q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,8 +198,10 @@ async def test_rings_that_stand_and_do_not_serve_are_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("twd.speculator.targets.ring.GIVE_UP_S", 0.3)
-    speculator = House(tmp_path / "m.gguf", tmp_path).speculator
-    speculator._lost_at = speculator.clock.now()
+    house = House(tmp_path / "m.gguf", tmp_path)
+    source, speculator = house.source, house.speculator
+    await source.open(speculator)
+    source._lost_at = speculator.clock.now()
 
     def refuse(*_: object) -> None:
         raise TwdError(FailureCode.BAD_REQUEST, "the new ring holds less")
@@ -209,9 +209,9 @@ async def test_rings_that_stand_and_do_not_serve_are_not_tried_for_ever(
     async def find() -> Any:
         return SimpleNamespace(close=lambda reason: None)
 
-    monkeypatch.setattr(speculator, "_find_ring", find)
+    monkeypatch.setattr(source, "_find_ring", find)
     loaded: Any = SimpleNamespace(recheck=refuse)
     with pytest.raises(TwdError, match=r"no ring for 0\.3 s: waits for its ring: the new ring holds less") as caught:
         async with asyncio.timeout(DEADLINE_S):
-            await speculator._rewire(loaded)
+            await source._rewire(loaded)
     assert caught.value.code is FailureCode.WORKER_LOST

@@ -58,9 +58,9 @@ async def serving(model: ModelConfig, home: Path) -> AsyncIterator[Asked]:
         await speculator.stop("over")
 
 
-@pytest.fixture
-def mixture(q4_path: Path, tmp_path: Path) -> Path:
-    return upcycle(q4_path, tmp_path / "mixture.gguf")
+@pytest.fixture(scope="module")
+def mixture(q4_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return upcycle(q4_path, tmp_path_factory.mktemp("mixture") / "mixture.gguf")
 
 
 def config(path: Path, **more: object) -> ModelConfig:
@@ -75,15 +75,16 @@ async def test_its_text_is_that_of_the_whole_model_and_a_file_cut_short_fails_jo
     assert layout is not None
     async with serving(config(mixture, moe_stream="off"), tmp_path) as whole:
         text = await whole.tokens(drafts=False)
-        assert "moe_hits" not in whole.speculator.facts()
+        assert whole.speculator.facts().experts is None
     memory = layout.expert_bytes * 0.4 / 2**30
     async with serving(config(mixture, moe_stream="on", moe_memory_gb=memory), tmp_path) as streamed:
         assert streamed.speculator.health is Health.OK, streamed.speculator.note
         assert await streamed.tokens(drafts=False) == text
         assert await streamed.tokens() == text
-        facts = streamed.speculator.facts()
-        assert 0 < int(str(facts["moe_hits"])) < int(str(facts["moe_asked"]))
-        assert int(str(facts["moe_read_bytes"])) > memory * 2**30
+        experts = streamed.speculator.facts().experts
+        assert experts is not None
+        assert 0 < experts.hits < experts.asked
+        assert experts.read_bytes > memory * 2**30
         kept = mixture.read_bytes()  # noqa: ASYNC240 - nobody else is on this loop
         os.truncate(mixture, layout.matrices[0].offset)
         with pytest.raises(TwdError, match=r"mixture\.gguf cannot be read at byte \d+: the file was cut short") as told:

@@ -11,8 +11,8 @@ READY, LOADING, MISSING, SILENT = StartPhase.READY, StartPhase.LOADING, StartPha
 
 
 def row(name: str, stage: StartPhase = READY, **more: object) -> ProcessRow:
-    facts = {"model": name.partition(".")[2]} if "." in name else {}
-    return ProcessRow(name=name, stage=stage, facts=facts, ready_ms=1 if stage in DONE else 0, **more)  # type: ignore[arg-type]
+    model = name.partition(".")[2]
+    return ProcessRow(name=name, stage=stage, model=model, ready_ms=1 if stage in DONE else 0, **more)  # type: ignore[arg-type]
 
 
 HOUSE = [row("broker"), row("edge"), row("speculator.big")]

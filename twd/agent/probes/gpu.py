@@ -28,6 +28,7 @@ AMD_VENDOR: Final = "0x1002"
 _CARD: Final = re.compile(r"card([0-9]{1,4})")
 _BACKENDS: Final = (
     *(("CUDA", "cuda"), ("ROCm", "hip"), ("HIP", "hip"), ("MTL", "metal"), ("Metal", "metal"), ("Vulkan", "vulkan")),
+    *(("GPUOpenCL", "opencl"), ("SYCL", "sycl"), ("MUSA", "musa"), ("CANN", "cann")),
 )
 
 
@@ -176,4 +177,5 @@ def _engine_gpus(devices: list[dict[str, Any]]) -> Iterator[GpuFacts]:
             shared=device["kind"] == "igpu" or backend == "metal",
             bandwidth=device.get("bandwidth", 0),
             place=device.get("place", "")[:64],
+            device=device["name"][:256],
         )

@@ -26,6 +26,7 @@ from twd.wire.draft import (
 )
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, Prompt, TokensAccepted
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.model import ModelFailed, ModelReady
 from twd.wire.service import Health, ServiceLease, read_lease
 
@@ -172,10 +173,10 @@ class RemoteDrafter(Service):
         return any(other is not None and self._is_better(other) for other in others)
 
     def _is_better(self, lease: ServiceLease) -> bool:
-        facts = lease.facts
-        if lease.service != self.name or not facts.get("ready") or facts.get("fallback"):
+        other = lease.told(DrafterLeaseFacts)
+        if other is None or not other.ready or other.fallback:
             return False
-        return facts.get("for_model", "") in ("", self.for_model) or not self.for_model
+        return other.for_model in ("", self.for_model) or not self.for_model
 
     async def _attach(self) -> None:
         if self._can is None or self._attached:
@@ -218,23 +219,23 @@ class RemoteDrafter(Service):
         if self._backend is not None:
             await self._backend.close()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> DrafterLeaseFacts:
         """What `twd status` and other drafters read about this one."""
-        facts: dict[str, str | int | float | bool | list[str]] = {
-            "model": self.model,
-            "ready": self._attached,
-            "for_model": self.for_model,
-            "fallback": self.fallback,
-            "sessions": len(self._drafting),
-            "proposed": self._drafting.proposed,
-            "token_ms": round(self._token_ms, 2),
-            "doubt": self._unprofitable.text,
-            "breaker": self._breaker.state(self.clock.now()).value,
-        }
-        if self._can is not None:
-            facts |= {"backend": self._can.kind, "upstream_model": self._can.model}
-            facts["speaks_tokens"] = any(self._speaks.values())
-        return facts
+        can = self._can
+        return DrafterLeaseFacts(
+            model=self.model,
+            ready=self._attached,
+            for_model=self.for_model,
+            fallback=self.fallback,
+            sessions=len(self._drafting),
+            proposed=self._drafting.proposed,
+            token_ms=round(self._token_ms, 2),
+            doubt=self._unprofitable.text,
+            breaker=self._breaker.state(self.clock.now()).value,
+            backend=can.kind if can is not None else "",
+            upstream_model=can.model if can is not None else "",
+            speaks_tokens=can is not None and any(self._speaks.values()),
+        )
 
     # -- events --------------------------------------------------------------------------------
 

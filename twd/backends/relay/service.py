@@ -6,6 +6,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from twd.backends.clients.base import Backend, Capabilities, TextPiece, wish_of
 from twd.backends.clients.circuit_breaker import BreakerPermit, BreakerState, CircuitBreaker
 from twd.backends.clients.facts import passed_through, relayed_facts
@@ -23,6 +25,7 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
+from twd.wire.leases.workers import RelayFacts
 from twd.wire.model import ModelFailed, ModelReady, ModelUnloaded
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health
@@ -140,26 +143,27 @@ class RelayService(Service):
             self.log.warning("%s: %s", self.model, self.note)
             self.emit(ModelFailed(model=self.model, node=self.ctx.node, failure=failure))
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self) -> RelayFacts:
         """What `twd status`, doctor and the edge read about this relay."""
-        facts: dict[str, str | int | float | bool | list[str]] = {
-            "model": self.model,
-            "ready": self._can is not None and self.health is Health.OK,
-            "can_verify": False,
-            "sessions": len(self._lines),
-            "breaker": self._breaker.state(self.clock.now()).value,
-        }
-        if self._can is not None:
-            facts |= {
-                "backend": self._can.kind,
-                "upstream_model": self._can.model,
-                "ctx_size": self._can.context,
-                "architecture": self._can.architecture,
-                "quantization": self._can.quantization,
-                "scores": self._can.score,
-                "version": self._can.version,
-            }
-        return facts
+        can = self._can
+        facts = RelayFacts(
+            model=self.model,
+            ready=can is not None and self.health is Health.OK,
+            sessions=len(self._lines),
+            breaker=self._breaker.state(self.clock.now()).value,
+        )
+        if can is None:
+            return facts
+        return replace(
+            facts,
+            backend=can.kind,
+            upstream_model=can.model,
+            ctx_size=can.context,
+            architecture=can.architecture,
+            quantization=can.quantization,
+            scores=can.score,
+            version=can.version,
+        )
 
     async def quiesce(self) -> None:
         """Take no new jobs, and wait until the running ones end."""

@@ -239,6 +239,7 @@ class RingClient:
             prefill_rows=target.window_max,
             in_flight=in_flight,
             ngram=False,
+            head_ms=stages[-1].guess_ms,
         )
         core = SpeculatorCore(identity, limits, pipe.trip_ms, pipe=pipe)
         self._runner = Runner(core, target, CostCurve(pipe.points()), self._deliver, self._failures.append)

@@ -33,6 +33,7 @@ def main() -> None:
         ctx_size=wanted["ctx_size"],
         parallel=wanted["parallel"],
         threads=wanted["threads"],
+        own_head=True,
     )
     loaded = load_slice(SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"])), lambda share, stage: None)
     name = InstanceId(f"stage.bench.{plan.first}")
@@ -59,6 +60,7 @@ def main() -> None:
             build=loaded.build,
             settings=loaded.settings,
             cost=loaded.timing.cost,
+            guess_ms=loaded.engine.guesser.step_ms if loaded.engine.guesser is not None else 0.0,
         )
     )
     for line in sys.stdin.buffer:

@@ -202,7 +202,7 @@ def _show(result: "BenchResult") -> None:
 
     from twd.bench.report import by_drafter, by_position, summarize
 
-    table = Table(title=f"{result.model} ({result.facts.get('file')}): plain against drafted, tokens per second")
+    table = Table(title=f"{result.model} ({result.facts.file}): plain against drafted, tokens per second")
     for title in ("kind", "plain", "drafted", "ratio", "first ms", "gap p95 ms", "tok/pass", "accepted", "equal"):
         table.add_column(title, justify="left" if title == "kind" else "right")
     for line in summarize(result.pairs):

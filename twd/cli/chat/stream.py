@@ -31,6 +31,9 @@ class AnswerFacts(msgspec.Struct, frozen=True):
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     workers_replaced: int = 0
+    approximate: bool = False
+    verdict: str = ""
+    why: str = ""
 
 
 class AnswerUsage(msgspec.Struct, frozen=True):

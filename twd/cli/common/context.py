@@ -32,8 +32,12 @@ BUS_WAIT_S: Final = 3.0
 class CliContext:
     """One command's view of the installation."""
 
-    def __init__(self, config: str | None = None, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, config: str | None = None, environment: Mapping[str, str] = os.environ, own_process: bool = False
+    ) -> None:
+        """`own_process`: this process is there for the command alone."""
         self.config = config
+        self.own_process = own_process
         self.environment = {name: value for name, value in environment.items() if name not in OWN_VARIABLES}
         self._resolved = environment.get(RESOLVED_VARIABLE)
         self.guard = NOBODY

@@ -8,18 +8,18 @@ from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, good, odd
 from twd.kit.wording import count
 from twd.process.core_plan import CoreShare
+from twd.wire.leases.base import CoreFacts, WorkerFacts
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.service import ServiceLease
 
 SLOWED: Final = 2.0
 """From this slowdown on, a drafter probably brings less than it loses by sharing cores."""
 
 
-def share_of(lease: ServiceLease) -> CoreShare | None:
-    """Return the core share in a lease; None if there is none or it is invalid."""
-    threads, beside, yields = (lease.facts.get(key) for key in ("threads", "cores_with", "yields"))
-    if not isinstance(threads, int) or not isinstance(beside, list):
-        return None
-    return CoreShare(threads=threads, beside=tuple(map(str, beside)), yields=bool(yields))
+def share_of(lease: ServiceLease) -> CoreFacts | None:
+    """Return the core share in a lease; None if there is none."""
+    told = lease.told(WorkerFacts)
+    return told.core_share if told is not None else None
 
 
 def shared_lines(leases: Iterable[ServiceLease]) -> list[str]:
@@ -49,7 +49,7 @@ def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
     return found
 
 
-def in_words(share: CoreShare) -> str:
+def in_words(share: CoreFacts | CoreShare) -> str:
     """Return a core share in words."""
     with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
     return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
@@ -60,7 +60,7 @@ def _listed(beside: Sequence[str]) -> str:
 
 
 def _named(lease: ServiceLease) -> str:
-    return f"{lease.service} {lease.facts.get('model', '')} on {lease.node}"
+    return f"{lease.service} {lease.model} on {lease.node}"
 
 
 def _cost(lease: ServiceLease) -> str:
@@ -70,5 +70,5 @@ def _cost(lease: ServiceLease) -> str:
 
 def _paces(lease: ServiceLease) -> tuple[float, float]:
     """Return the ms per draft of a drafter alone, and now; 0: not known."""
-    alone, now = lease.facts.get("alone_ms"), lease.facts.get("token_ms")
-    return (float(alone), float(now)) if isinstance(alone, int | float) and isinstance(now, int | float) else (0.0, 0.0)
+    told = lease.told(DrafterLeaseFacts)
+    return (told.alone_ms, told.token_ms) if told is not None else (0.0, 0.0)

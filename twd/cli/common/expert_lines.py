@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from twd.wire.leases.base import WorkerFacts
+from twd.wire.leases.workers import StageFacts
 from twd.wire.service import ServiceLease
 
 _GIB = 2**30
@@ -14,12 +16,13 @@ def expert_lines(leases: Iterable[ServiceLease]) -> list[str]:
 
 def _lines(leases: Iterable[ServiceLease]) -> Iterator[str]:
     for lease in leases:
-        told = {key: value for key, value in lease.facts.items() if isinstance(value, int | float)}
-        if "moe_asked" not in told:
+        told = lease.told(WorkerFacts)
+        experts = told.experts if told is not None else None
+        if told is None or experts is None:
             continue
-        asked, whole = told["moe_asked"], max(told.get("moe_expert_bytes", 0), 1)
-        hits = f"{told.get('moe_hits', 0) / asked:.0%} hits" if asked else "not asked yet"
-        held = f"{min(1.0, told.get('moe_memory_bytes', 0) / whole):.0%} of {whole / _GIB:.2f} GiB in memory"
-        read = f"{told.get('moe_read_bytes', 0) / _GIB:.2f} GiB read in {told.get('moe_waited_s', 0):.1f} s of waiting"
-        layers = f", layers {lease.facts['layers']}," if "layers" in lease.facts else ""
-        yield f"{lease.facts.get('model')}{layers} on {lease.node}: {held}, {hits}, {read}"
+        whole = max(experts.expert_bytes, 1)
+        hits = f"{experts.hits / experts.asked:.0%} hits" if experts.asked else "not asked yet"
+        held = f"{min(1.0, experts.memory_bytes / whole):.0%} of {whole / _GIB:.2f} GiB in memory"
+        read = f"{experts.read_bytes / _GIB:.2f} GiB read in {experts.waited_s:.1f} s of waiting"
+        layers = f", layers {told.layers}," if isinstance(told, StageFacts) else ""
+        yield f"{told.model}{layers} on {lease.node}: {held}, {hits}, {read}"

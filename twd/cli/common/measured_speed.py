@@ -12,16 +12,13 @@ if TYPE_CHECKING:
 
 def measured_tok_s(entries: "Iterable[LeaseEntry]", model: str) -> float:
     """Return the tokens per second without drafts of the process that serves the model; 0 if none does."""
-    from twd.wire.model import single_step_ms
-    from twd.wire.service import read_lease
+    from twd.wire.leases.speculator import SpeculatorFacts
+    from twd.wire.service import read_lease, told_by
 
-    for entry in entries:
-        lease = read_lease(entry.value, entry.key)
-        if lease is not None and lease.service == "speculator" and lease.facts.get("model") == model:
-            trip = lease.facts.get("trip_ms", 0)
-            ms = float(trip) if isinstance(trip, int | float) and trip else single_step_ms(lease.facts)
-            return round(1000 / ms, 2) if ms else 0.0
-    return 0.0
+    leases = (read_lease(entry.value, entry.key) for entry in entries)
+    serving = next((facts for _, facts in told_by(leases, SpeculatorFacts) if facts.model == model), SpeculatorFacts())
+    ms = serving.trip_ms or serving.single_step_ms
+    return round(1000 / ms, 2) if ms else 0.0
 
 
 def beside_measured(decision: "PlacementDecided", measured: float) -> Iterator[str]:

@@ -10,6 +10,7 @@ import yaml
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.deploy.deployed import DeployedMachines
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.targets import DeployTarget, targets_of
 from twd.cli.members.own_broker import broker_address, needed_broker, own_store
@@ -30,6 +31,12 @@ HEADER: Final = "# written by `twd deploy`, which may write it again; without th
 @click.option("--system/--user", "system_wide", default=False, help="Into /opt/twd as root, or for that user alone.")
 @click.option("--from", "wheels", metavar="FOLDER", help="Wheels to install, instead of what is installed here.")
 @click.option(
+    "--python",
+    "python_folder",
+    metavar="FOLDER",
+    help="A Python that may lie anywhere, for machines without one; else this one.",
+)
+@click.option(
     "--host", "reached_at", multiple=True, help="A name or address of this machine for them; give it for each."
 )
 @click.option("--dry-run", is_flag=True, help="Look at the machines, and change nothing.")
@@ -42,15 +49,18 @@ def deploy(
     config_file: str | None,
     system_wide: bool,
     wheels: str | None,
+    python_folder: str | None,
     reached_at: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
 ) -> ExitCode:
     """Install twd on each HOST by ssh, let it join, start its agent, and say what it lends.
 
-    HOST is what ssh takes; without one, the machines under pool.workers. They need a Python and no internet. What is
-    there already stays; the same command again changes nothing, or ends what was cut off.
+    HOST is what ssh takes; without one, the machines under pool.workers. They need neither internet nor compiler, and
+    a Python is sent to those that have none. What is there already stays; the same command again changes nothing, or
+    ends what was cut off.
     """
+    from twd.cli.deploy.interpreter import PythonToSend
     from twd.cli.deploy.wheels import bundle_here, bundle_of
 
     targets = targets_of(ctx.settings, hosts, ssh_user)
@@ -58,6 +68,7 @@ def deploy(
     given = _read(config_file) if config_file else b""
     cache = ctx.home.cache / "deploy"
     bundle = bundle_of(Path(wheels).expanduser(), cache) if wheels else bundle_here(cache)
+    python = PythonToSend(Path(python_folder).expanduser() if python_folder else None, cache)
 
     async def live() -> list[HostReport]:
         from twd.cli.deploy.installation import LiveInstallation
@@ -69,16 +80,27 @@ def deploy(
             leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             listens = running_settings(ctx).bus.host
             home = LiveInstallation(store, instance, listens, broker_address(ctx), leases, reached_at)
-            plan = DeployPlan(bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run)
+            plan = DeployPlan(
+                bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run, python.packed
+            )
             todo = [HostDeployment(RemoteShell(one), plan, home, _report(one, as_json)) for one in targets]
             return await deploy_all(todo, AT_ONCE)
 
     reports = asyncio.run(live())
+    if not dry_run:
+        _keep(ctx, targets, reports, system_wide)
     if as_json:
         click.echo(json.dumps([report.as_json() for report in reports]))
     else:
         _print(reports)
     return ExitCode.OK if not any(report.error for report in reports) else ExitCode.CANNOT_START
+
+
+def _keep(ctx: CliContext, targets: list[DeployTarget], reports: list[HostReport], system_wide: bool) -> None:
+    known = DeployedMachines(ctx.home.path)
+    for target, report in zip(targets, reports, strict=True):
+        if report.lends:
+            known.keep(report.node, target, system_wide)
 
 
 def _report(target: DeployTarget, as_json: bool) -> HostReport:

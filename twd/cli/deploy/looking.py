@@ -31,13 +31,13 @@ say flags "$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null | cut -d
 say compiler "$(command -v c++ || command -v g++ || command -v clang++)"
 say systemd "$([ -d /run/systemd/system ] && echo yes)"
 say cards "$( (nvidia-smi -L 2>/dev/null; ls /dev/kfd 2>/dev/null) | head -n 16 | tr '\n' ';')"
-for name in @PYTHONS@; do
+base="@BASE@"; state="@STATE@"
+for name in @PYTHONS@ "$base"/pythons/python-*/bin/python3.*; do
   path=$(command -v "$name") || continue
   seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
   say python "$seen"
   case "$seen" in "@WANTED@ "*) break;; esac
 done
-base="@BASE@"; state="@STATE@"
 say base "$base"
 say state "$state"
 say state_there "$([ -e "$state" ] && echo yes)"
@@ -160,8 +160,8 @@ def _identity(text: str) -> Identity | None:
         return None
 
 
-def problems_of(facts: RemoteFacts, needs: BundleNeeds, system_wide: bool) -> Iterator[str]:
-    """Yield what keeps twd from running there, each with its cause and what to do."""
+def problems_of(facts: RemoteFacts, needs: BundleNeeds, system_wide: bool, python_comes: bool = False) -> Iterator[str]:
+    """Yield what keeps twd from running there, each with its cause and what to do. `python_comes`: one can be sent."""
     if (facts.system, facts.machine) != (needs.system, needs.machine):
         there = f"{facts.system or 'an unknown system'} {facts.machine}"
         yield f"it is {there}, and these wheels are for {needs.system} {needs.machine}: give wheels for it with --from"
@@ -173,10 +173,11 @@ def problems_of(facts: RemoteFacts, needs: BundleNeeds, system_wide: bool) -> It
     elif (found := _glibc(facts.libc)) and found < needs.glibc:
         there, wanted = (".".join(map(str, version)) for version in (found, needs.glibc))
         yield f"its C library is glibc {there}, and these wheels need {wanted}: give older wheels with --from"
-    if not facts.python(needs.python):
+    if not facts.python(needs.python) and not python_comes:
         version = ".".join(map(str, needs.python))
         there = ", ".join(f"{major}.{minor}" for major, minor, _ in facts.pythons) or "none"
-        yield f"these wheels need Python {version}, and there is {there}: install python{version} there"
+        text = f"these wheels need Python {version}, and there is {there}"
+        yield f"{text}: install python{version} there, or give one to send with --python"
     if missing := sorted(needs.flags - facts.flags):
         text = f"its processor has no {', '.join(missing)}, for which the engine here was built"
         yield f"{text}: give a portable build with --from"

@@ -65,5 +65,5 @@ class HostReport:
         }
 
 
-CHANGING = ("install", "settings", "join", "start")
+CHANGING = ("python", "install", "settings", "join", "start", "take over")
 """Steps that change something, where they are not `unchanged`."""

@@ -4,18 +4,22 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
 from twd.bus.join import JoinToken
 from twd.cli.deploy.cksum import cksum
+from twd.cli.deploy.interpreter import SentPython
 from twd.cli.deploy.looking import RemoteFacts, look_script, problems_of, read_facts, remarks_of
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.scripts import (
+    forget_python_script,
     forget_script,
     install_script,
+    python_script,
+    python_there,
     service_script,
     settings_script,
     start_script,
@@ -88,6 +92,8 @@ class DeployPlan:
     """They were named on the command line: a machine with others of its own is refused."""
     system_wide: bool = False
     dry_run: bool = False
+    python: Callable[[], SentPython | None] = lambda: None
+    """A Python for machines that have none; it is asked for only then."""
 
 
 @dataclass
@@ -99,6 +105,7 @@ class HostDeployment:
     home: DeployHome
     report: HostReport
     facts: RemoteFacts = field(default_factory=RemoteFacts)
+    _python: SentPython | None = None
     _undo: list[tuple[str, Callable[[], Awaitable[None]]]] = field(default_factory=list)
 
     async def run(self) -> HostReport:
@@ -118,6 +125,7 @@ class HostDeployment:
         await self._look()
         if self.plan.dry_run:
             return
+        await self._send_python()
         replaced = await self._install()
         await self._write_settings()
         await self._join()
@@ -130,7 +138,8 @@ class HostDeployment:
         with self.report.step("look") as step:
             result = await self.shell.run(look_script(self.plan.system_wide, self.plan.bundle.needs.python), LOOK_S)
             self.facts = read_facts(result.said)
-            problems = list(problems_of(self.facts, self.plan.bundle.needs, self.plan.system_wide))
+            comes = await self._find_python()
+            problems = list(problems_of(self.facts, self.plan.bundle.needs, self.plan.system_wide, comes))
             problems += self._in_the_way()
             if problems:
                 raise DeployFailed("; ".join(problems))
@@ -138,6 +147,14 @@ class HostDeployment:
             cards = f", {len(self.facts.cards)} cards" if self.facts.cards else ""
             remarks = "".join(f"; {text}" for text in remarks_of(self.facts, int(time.time())))
             step.note = f"{self.facts.system} {self.facts.machine}{cards}, {self._intent()}{remarks}"
+
+    async def _find_python(self) -> bool:
+        """Return whether a Python can be sent there; it is packed only where one is wanted."""
+        wanted = self.plan.bundle.needs.python
+        if self.facts.python(wanted) or self.facts.machine != self.plan.bundle.needs.machine:
+            return False
+        self._python = await asyncio.to_thread(self.plan.python)
+        return self._python is not None and self._python.version == wanted
 
     def _in_the_way(self) -> list[str]:
         """Return what is there already and is not to be touched."""
@@ -170,6 +187,20 @@ class HostDeployment:
         member = "joined already" if self._is_member() else f"joins as {self.report.node}"
         return f"{install}, {member}"
 
+    async def _send_python(self) -> None:
+        python = self._python
+        if python is None:
+            return
+        with self.report.step("python") as step:
+            self._undo.append(("python", self._forget_python))
+            script = python_script(self.facts, python)
+            check_result(await self.shell.run(script, SEND_S, stream=_slowly(python.parts())))
+            step.note = f"{python.name}, {python.size >> 20} MiB sent"
+
+    async def _forget_python(self) -> None:
+        assert self._python is not None
+        check_result(await self.shell.run(forget_python_script(self.facts, self._python), UNDO_S))
+
     async def _install(self) -> bool:
         """Send and install what is missing; returns whether another version was there before."""
         bundle, facts = self.plan.bundle, self.facts
@@ -182,10 +213,10 @@ class HostDeployment:
             if there.code == 0:
                 result = await self.shell.run(switch_script(facts, bundle.name), LOOK_S)
             else:
-                python = facts.python(bundle.needs.python)
+                python = python_there(facts, self._python) if self._python else facts.python(bundle.needs.python)
                 script = install_script(facts, python, bundle.name)
                 result = await self.shell.run(script, SEND_S, stream=bundle.stream())
-            _check(result)
+            check_result(result)
             step.note = bundle.name if there.code == 0 else f"{bundle.name}, {bundle.needs.size >> 20} MiB sent"
             return bool(facts.current)
 
@@ -197,7 +228,7 @@ class HostDeployment:
                 return
             if not self.facts.config_sum:
                 self._undo.append(("settings", self._forget))
-            _check(await self.shell.run(settings_script(self.facts), LOOK_S, given=content))
+            check_result(await self.shell.run(settings_script(self.facts), LOOK_S, given=content))
 
     async def _join(self) -> None:
         with self.report.step("join") as step:
@@ -208,7 +239,7 @@ class HostDeployment:
             self._undo.append(("join", partial(self._unjoin, token)))
             script = twd_script(self.facts, "join", "--token-file", "-", "--node", self.report.node)
             try:
-                _check(await self.shell.run(script, TWD_S, given=token.as_text().encode() + b"\n"))
+                check_result(await self.shell.run(script, TWD_S, given=token.as_text().encode() + b"\n"))
             except BaseException:
                 await asyncio.shield(self.home.revoke(token))
                 raise
@@ -220,6 +251,7 @@ class HostDeployment:
                 step.state = "unchanged"
                 return
             if replaced:
+                self._undo.insert(0, ("stop", self._start_again))  # when the old version is back
                 await self.shell.run(twd_script(self.facts, "down"), TWD_S)
             if self.facts.systemd:
                 step.note = await self._serve()
@@ -230,7 +262,7 @@ class HostDeployment:
                 step.state = "unchanged"
                 return
             self._undo.append(("start", self._stop))
-            _check(result)
+            check_result(result)
 
     async def _serve(self) -> str:
         """Make the agent a service of systemd; returns in words what came of it."""
@@ -239,6 +271,13 @@ class HostDeployment:
             return f"{NO_SERVICE}, so it runs until the machine restarts: {_last_words(result)}"
         self._undo.append(("service", self._unserve))
         return "as a service of the machine" if self.plan.system_wide else "as a service of the user"
+
+    async def _start_again(self) -> None:
+        if self.facts.systemd and not (await self._serve()).startswith(NO_SERVICE):
+            return
+        result = await self.shell.run(start_script(self.facts), TWD_S)
+        if result.code != ExitCode.ALREADY_RUNNING:
+            check_result(result)
 
     async def _unserve(self) -> None:
         await self.shell.run(service_script(self.facts, self.plan.system_wide, "uninstall"), UNDO_S)
@@ -261,24 +300,30 @@ class HostDeployment:
                 step.state = "taken back"
 
     async def _switch_back(self) -> None:
-        _check(await self.shell.run(take_back_script(self.facts), UNDO_S))
+        check_result(await self.shell.run(take_back_script(self.facts), UNDO_S))
 
     async def _uninstall(self) -> None:
-        _check(await self.shell.run(take_back_script(self.facts, self.plan.bundle.name), UNDO_S))
+        check_result(await self.shell.run(take_back_script(self.facts, self.plan.bundle.name), UNDO_S))
 
     async def _forget(self) -> None:
-        _check(await self.shell.run(forget_script(self.facts, not self.facts.state_there), UNDO_S))
+        check_result(await self.shell.run(forget_script(self.facts, not self.facts.state_there), UNDO_S))
 
     async def _unjoin(self, token: JoinToken) -> None:
         await self.home.remove(self.report.node, token)
         state = _quoted(self.facts.state)
-        _check(await self.shell.run(f"rm -rf {state}/joined.json {state}/keys", UNDO_S))
+        check_result(await self.shell.run(f"rm -rf {state}/joined.json {state}/keys", UNDO_S))
 
     async def _stop(self) -> None:
         await self.shell.run(twd_script(self.facts, "down"), UNDO_S)
 
 
-def _check(result: RemoteResult) -> None:
+async def _slowly(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def check_result(result: RemoteResult) -> None:
+    """Raise DeployFailed with the last words of a script that did not succeed."""
     if result.code:
         raise DeployFailed(_last_words(result))
 

@@ -6,6 +6,7 @@ import shlex
 from importlib.resources import files
 from typing import Final
 
+from twd.cli.deploy.interpreter import SentPython
 from twd.cli.deploy.looking import SYSTEM_BASE, RemoteFacts
 
 _INSTALL: Final = """
@@ -14,6 +15,27 @@ umask 022
 mkdir -p @BASE@
 @PYTHON@ -c "$(echo @SOURCE@ | base64 -d)" @BASE@ @NAME@
 """
+_PYTHON: Final = """
+set -e
+umask 022
+mkdir -p @BASE@/pythons
+for old in @BASE@/pythons/.new-*; do
+  if [ -d "$old" ] && ! kill -0 "${old##*.new-}" 2>/dev/null; then rm -rf "$old"; fi
+done
+new=@BASE@/pythons/.new-$$
+mkdir "$new"
+trap 'rm -rf "$new"' EXIT
+tar -xzf - -C "$new"
+for lib in "$new"/lib/*.so*; do
+  name=${lib##*/}
+  for place in /lib /usr/lib /lib64 /usr/lib64 /lib/*-linux-gnu* /usr/lib/*-linux-gnu*; do
+    case "$name" in libpython*) ;; *) [ ! -e "$place/$name" ] || rm -f "$lib";; esac
+  done
+done
+"$new"/bin/@PROGRAM@ -I -c 'import ctypes, hashlib, ssl, sqlite3, venv, zlib'
+[ -d @BASE@/pythons/@NAME@ ] || mv "$new" @BASE@/pythons/@NAME@
+"""
+"""A library that the system there has stays its own; the others lie beside the Python."""
 _LINK: Final = """
 link() {
   if [ -z "$2" ]; then rm -f @BASE@/"$1"; return; fi
@@ -45,8 +67,17 @@ _TAKE_BACK: Final = """
 link current @OLD@
 link previous @BEFORE@
 """
+_DROP: Final = """
+for link in current previous; do
+  [ "$(basename "$(readlink @BASE@/$link)")" = @NAME@ ] && exit 0
+done
+rm -rf @BASE@/versions/@NAME@
+"""
 _REMOVE: Final = """
 rm -rf @BASE@/versions/@NAME@
+for old in @BASE@/versions/.new-*; do
+  if [ -d "$old" ] && ! kill -0 "${old##*.new-}" 2>/dev/null; then rm -rf "$old"; fi
+done
 if [ -z @OLD@ ]; then
   [ "$(readlink @BIN@/twd)" = @BASE@/current/bin/twd ] && rm -f @BIN@/twd
   rmdir @BASE@/versions @BASE@ 2>/dev/null
@@ -63,9 +94,35 @@ def _filled(script: str, facts: RemoteFacts, **more: str) -> str:
 
 def install_script(facts: RemoteFacts, python: str, name: str) -> str:
     """Install the wheels of standard input as the version `name`, and make it the current one."""
+    return send_script(facts, python, name) + switch_script(facts, name)
+
+
+def python_script(facts: RemoteFacts, python: SentPython) -> str:
+    """Unpack the Python of standard input."""
+    program = f"python{python.version[0]}.{python.version[1]}"
+    return _filled(_PYTHON, facts, NAME=python.name, PROGRAM=program)
+
+
+def python_there(facts: RemoteFacts, python: SentPython) -> str:
+    """Return the path of a Python that was sent."""
+    return f"{facts.base}/pythons/{python.name}/bin/python{python.version[0]}.{python.version[1]}"
+
+
+def forget_python_script(facts: RemoteFacts, python: SentPython) -> str:
+    """Remove a Python that was sent."""
+    words = "rm -rf @BASE@/pythons/@NAME@\nrmdir @BASE@/pythons @BASE@ 2>/dev/null\ntrue\n"
+    return _filled(words, facts, NAME=python.name)
+
+
+def send_script(facts: RemoteFacts, python: str, name: str) -> str:
+    """Install the wheels of standard input as the version `name`, beside the one in use."""
     source = base64.b64encode(files("twd.cli.deploy").joinpath("unpack.py").read_bytes()).decode()
-    install = _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
-    return install + switch_script(facts, name)
+    return _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
+
+
+def drop_script(facts: RemoteFacts, name: str) -> str:
+    """Remove a version that is not in use and was not before."""
+    return _filled(_DROP, facts, NAME=name)
 
 
 def switch_script(facts: RemoteFacts, name: str) -> str:

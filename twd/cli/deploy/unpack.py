@@ -6,6 +6,7 @@ folder of its own with an environment of its own; it appears whole or not at all
 
 import base64
 import csv
+import glob
 import hashlib
 import io
 import os
@@ -13,10 +14,14 @@ import shutil
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 COMPLETE = "twd-complete"
 """A file in each version folder that is whole."""
+LIBRARIES = "libraries/"
+"""The folder of the stream with libraries of the system that the engine needs; they come after the wheels."""
+SYSTEM_LIBRARIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*")
 START = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
 exec "$here/python3" -P -m twd "$@"
@@ -65,6 +70,9 @@ def fill(folder: Path) -> None:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
         for member in tar:
             data = tar.extractfile(member)
+            if data is not None and member.name.startswith(LIBRARIES):
+                lend(member.name.removeprefix(LIBRARIES), data.read(), site)
+                continue
             if data is None or not member.name.endswith(".whl"):
                 raise SystemExit(f"{member.name} is no wheel")
             install(io.BytesIO(data.read()), member.name, site, folder / "bin")
@@ -76,8 +84,22 @@ def fill(folder: Path) -> None:
     start.chmod(0o755)
 
 
+def lend(name: str, data: bytes, site: Path) -> None:
+    """Put a library beside the engine, which looks there first, unless this machine has it."""
+    engine = site / "llama_cpp" / "lib"
+    there = any(glob.glob(f"{place}/{name}") for place in SYSTEM_LIBRARIES)
+    if "/" not in name and engine.is_dir() and not there:
+        (engine / name).write_bytes(data)
+
+
 def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
-    """Unpack one wheel; each file must have the hash that the wheel's list names."""
+    """Unpack one wheel."""
+    for path, data in contents(wheel, name):
+        put(path, data, site, scripts)
+
+
+def contents(wheel: "io.BytesIO | Path", name: str) -> "Iterator[tuple[str, bytes]]":
+    """Yield the files of a wheel; each must have the hash that the wheel's list names."""
     with zipfile.ZipFile(wheel) as archive:
         (record,) = [one for one in archive.namelist() if one.endswith(".dist-info/RECORD")]
         hashes = {row[0]: row[1] for row in csv.reader(io.StringIO(archive.read(record).decode())) if row}
@@ -87,7 +109,7 @@ def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
             data = archive.read(info)
             if info.filename != record and hashes.get(info.filename) != digest(data):
                 raise SystemExit(f"{name}: {info.filename} has another hash than the wheel says")
-            put(info.filename, data, site, scripts)
+            yield info.filename, data
 
 
 def digest(data: bytes) -> str:

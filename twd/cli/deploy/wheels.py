@@ -4,19 +4,23 @@ import base64
 import csv
 import hashlib
 import importlib.metadata as metadata
+import importlib.util
 import io
 import platform
 import re
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import twd
+from twd.cli.deploy.interpreter import libraries_of
 from twd.cli.deploy.looking import BundleNeeds
+from twd.cli.deploy.unpack import LIBRARIES, contents
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -38,15 +42,22 @@ class WheelBundle:
     name: str
     """The name of the version: it changes with any byte of the wheels."""
     needs: BundleNeeds
+    with_libraries: bool = False
+    """Libraries of the system here that the engine needs go along; a machine that has them keeps its own."""
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield a tar with all wheels."""
-        for file in self.files:
-            info = tarfile.TarInfo(file.name)
+        for part in self.parts():
+            yield part
+
+    def parts(self) -> Iterator[bytes]:
+        """Yield a tar with all wheels, and then with the libraries."""
+        for name, file in [*((one.name, one) for one in self.files), *(_libraries() if self.with_libraries else ())]:
+            info = tarfile.TarInfo(name)
             info.size = file.stat().st_size
-            yield info.tobuf(tarfile.USTAR_FORMAT if len(file.name) < 100 else tarfile.PAX_FORMAT)
-            with file.open("rb") as wheel:
-                while part := wheel.read(PART_BYTES):
+            yield info.tobuf(tarfile.USTAR_FORMAT if len(name) < 100 else tarfile.PAX_FORMAT)
+            with file.open("rb") as content:
+                while part := content.read(PART_BYTES):
                     yield part
             yield bytes(-info.size % tarfile.BLOCKSIZE)
         yield bytes(2 * tarfile.BLOCKSIZE)
@@ -70,7 +81,19 @@ def bundle_of(folder: Path, cache: Path) -> WheelBundle:
         files.append(_own_wheel(cache))
     if missing := sorted(_needed("twd") - names - {"twd"}):
         raise CommandError(ExitCode.NOT_FOUND, f"{folder} has no wheel of {', '.join(missing)}, which twd needs")
+    for file in files:
+        _check(file)
     return _bundle(files)
+
+
+def _check(wheel: Path) -> None:
+    """Raise CommandError for a wheel whose files are others than its own list says."""
+    try:
+        for _ in contents(wheel, wheel.name):
+            pass
+    except (SystemExit, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        text = f"{wheel} cannot be used: {error}. Nothing was sent; fetch or make this package again"
+        raise CommandError(ExitCode.CONFIG, text) from None
 
 
 def _needed(name: str) -> set[str]:
@@ -204,9 +227,18 @@ def _bundle(files: list[Path]) -> WheelBundle:
         stamp.update(f"{file.name}:{_sum(file)}\n".encode())
     version = next(file.name.split("-")[1] for file in files if file.name.startswith("twd-"))
     size = sum(file.stat().st_size for file in files)
-    return WheelBundle(
-        tuple(files), f"{version}-{stamp.hexdigest()[:12]}", needs_of([file.name for file in files], size)
-    )
+    needs = needs_of([file.name for file in files], size)
+    here = (platform.system(), platform.machine()) == (needs.system, needs.machine)
+    return WheelBundle(tuple(files), f"{version}-{stamp.hexdigest()[:12]}", needs, with_libraries=here)
+
+
+def _libraries() -> tuple[tuple[str, Path], ...]:
+    """Return the libraries that the engine here needs of its system."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        return ()
+    engine = sorted((Path(spec.origin).parent / "lib").glob("*.so*"))
+    return tuple((f"{LIBRARIES}{name}", place) for name, place in sorted(libraries_of(engine).items()))
 
 
 def _sum(file: Path) -> str:

@@ -13,7 +13,6 @@ from twd.cli.distribute.over_ssh import OverSsh, show
 from twd.cli.distribute.targets import Method, SshTarget, parse_target
 from twd.cli.distribute.to_agents import machines_without, send_to
 from twd.cli.models.command import file_of
-from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.net.addresses import bracketed
 
@@ -56,8 +55,6 @@ def distribute(
 
     settings = ctx.settings if model in ctx.settings.models else running_settings(ctx)
     file = Path(file_of(settings, ctx.node, model)[1].path)
-    if len(shards_of(file)) > 1:
-        raise CommandError(ExitCode.USAGE, f"{file.name} is one of several files; give each with -t and rsync yourself")
     asked = [parse_target(one) for one in targets]
     hash_ = file_hash(file)
     nodes = [] if asked or method == "rsync" else asyncio.run(machines_without(ctx, hash_))
@@ -65,7 +62,7 @@ def distribute(
     if not nodes and not by_ssh:
         return _nobody(method)
     swarm = ctx.settings.swarm
-    over = OverSsh(file, cast(Method, method), token or swarm.token, options, swarm.piece_size_mib)
+    over = OverSsh(shards_of(file), cast(Method, method), token or swarm.token, options, swarm.piece_size_mib)
     if dry_run:
         for facts in nodes:
             click.echo(f"{facts.node}: its swarm service pulls {file.name}")

@@ -54,18 +54,20 @@ class Outcome(NamedTuple):
 
 
 class OverSsh:
-    """One file, and how it is sent."""
+    """The files of one model, and how they are sent."""
 
-    def __init__(self, file: Path, method: Method, token: str, options: Sequence[str], piece_mib: int) -> None:
+    def __init__(
+        self, files: Sequence[Path], method: Method, token: str, options: Sequence[str], piece_mib: int
+    ) -> None:
         """`token`: for pulls from the seeder here; empty: one is drawn. `options`: more options of ssh."""
-        self._file, self._method, self._options, self._piece_mib = file, method, options, piece_mib
+        self._files, self._method, self._options, self._piece_mib = files, method, options, piece_mib
         self._token = token or secrets.token_urlsafe(24)
-        self._size = file.stat().st_size
+        self._size = sum(file.stat().st_size for file in files)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._rsync = shutil.which("rsync") is not None
 
     async def send(self, targets: Sequence[SshTarget]) -> list[Outcome]:
-        """Send the file to all targets; no failure of one ends the others."""
+        """Send them to all targets; no failure of one ends the others."""
         probes = await asyncio.gather(*(self._probe(target) for target in targets))
         plans = [self._plan(target, probe) for target, probe in zip(targets, probes, strict=True)]
         if not any(isinstance(plan, str) and plan == "swarm" for plan in plans):
@@ -87,22 +89,23 @@ class OverSsh:
 
     @asynccontextmanager
     async def _seeding(self) -> "AsyncIterator[tuple[Manifest, int]]":
-        """Give the file to whoever has the token, on a free port."""
-        from twd.pieces.making import manifest_for
+        """Give the model to whoever has the token, on a free port; yields the manifest of its first file."""
+        from twd.pieces.making import manifests_for
         from twd.pieces.manifest import check_piece_size
         from twd.swarm.door import Door
         from twd.swarm.library import Library
         from twd.swarm.seeder import Seeder
         from twd.swarm.shared import Shared
 
-        with hashing_bar(self._file.name) as progress:
+        with hashing_bar(self._files[0].name) as progress:
             size = check_piece_size(self._piece_mib)
-            manifest = await asyncio.to_thread(manifest_for, self._file, size, progress=progress)
+            made = await asyncio.to_thread(manifests_for, self._files[0], size, progress=progress)
         library = Library()
-        library.add(Shared.whole(manifest, self._file))
+        for manifest, file in zip(made, self._files, strict=True):
+            library.add(Shared.whole(manifest, file))
         seeder = Seeder(library)
         try:
-            yield manifest, await seeder.listen("0.0.0.0", 0, Door(self._token))
+            yield made[0], await seeder.listen("0.0.0.0", 0, Door(self._token))
         finally:
             await seeder.close()
             library.close()
@@ -131,7 +134,7 @@ class OverSsh:
             argv, told = ssh_argv(target, self._options, swarm_script(target, url, root)), f"{self._token}\n".encode()
         else:
             make = rsync_argv if how == "rsync" else scp_argv
-            argv, told = make(str(self._file), target, self._options), b""
+            argv, told = make([str(file) for file in self._files], target, self._options), b""
         code, said = await run(argv, told)
         if code:
             return Outcome(str(target), how, said.replace(self._token, "…") or f"exit code {code}")
@@ -148,7 +151,8 @@ class OverSsh:
             if how == "swarm":
                 argv = ssh_argv(target, self._options, swarm_script(target, "http://THIS-MACHINE:PORT", "ROOT"))
             else:
-                argv = (rsync_argv if how == "rsync" else scp_argv)(str(self._file), target, self._options)
+                make = rsync_argv if how == "rsync" else scp_argv
+                argv = make([str(file) for file in self._files], target, self._options)
             lines.append(shlex.join(argv))
         return lines
 

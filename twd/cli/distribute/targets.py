@@ -94,15 +94,15 @@ def swarm_script(target: SshTarget, url: str, root: str) -> str:
     return f'PATH="$PATH:$HOME/.local/bin"; {token} && exec twd swarm pull {target.shell_path} {pull}'
 
 
-def rsync_argv(file: str, target: SshTarget, options: Sequence[str]) -> list[str]:
+def rsync_argv(files: Sequence[str], target: SshTarget, options: Sequence[str]) -> list[str]:
     """Return the command line of rsync; -s keeps the path from a shell there."""
     shell = shlex.join(["ssh", *ssh_options(options)])
-    return ["rsync", "-s", "--times", "--partial", "-e", shell, "--", file, f"{target.host}:{target.plain_path}"]
+    return ["rsync", "-s", "--times", "--partial", "-e", shell, "--", *files, f"{target.host}:{target.plain_path}"]
 
 
-def scp_argv(file: str, target: SshTarget, options: Sequence[str]) -> list[str]:
+def scp_argv(files: Sequence[str], target: SshTarget, options: Sequence[str]) -> list[str]:
     """Return the command line of scp; -s takes SFTP, which needs no shell there."""
-    return ["scp", "-s", "-q", "-p", *ssh_options(options), "--", file, f"{target.host}:{target.plain_path}"]
+    return ["scp", "-s", "-q", "-p", *ssh_options(options), "--", *files, f"{target.host}:{target.plain_path}"]
 
 
 def choose(method: Method, size: int, probe: SshProbe, rsync_here: bool) -> str:

@@ -45,13 +45,13 @@ async def machines_without(ctx: CliContext, hash_: str) -> "list[NodeFacts]":
 
 
 async def send_to(ctx: CliContext, file: Path, hash_: str, nodes: "Sequence[NodeFacts]") -> list[Outcome]:
-    """Ask each machine to pull the file, and wait until all have it or have failed."""
-    from twd.pieces.making import manifest_for
+    """Ask each machine to pull the model, and wait until all have it or have failed."""
+    from twd.pieces.making import manifests_for
     from twd.pieces.manifest import check_piece_size
 
     with hashing_bar(file.name) as progress:  # so that no machine waits for it
         piece = check_piece_size(ctx.settings.swarm.piece_size_mib)
-        await asyncio.to_thread(manifest_for, file, piece, progress=progress)
+        await asyncio.to_thread(manifests_for, file, piece, progress=progress)
     async with ctx.bus("admin") as bus:
         heard = _Heard()
         await heard.follow(bus)
@@ -59,8 +59,6 @@ async def send_to(ctx: CliContext, file: Path, hash_: str, nodes: "Sequence[Node
 
 
 async def _one(bus: "NatsBus", heard: "_Heard", facts: "NodeFacts", name: str, hash_: str) -> Outcome:
-    from twd.wire.swarm import PullFailed, PullFinished
-
     if not facts.accepts:
         return Outcome(facts.node, "swarm", "it lends nothing and takes nothing in; set swarm.accept: true there")
     try:
@@ -72,11 +70,22 @@ async def _one(bus: "NatsBus", heard: "_Heard", facts: "NodeFacts", name: str, h
         return Outcome(facts.node, "swarm", answer.failure.with_advice)
     if answer.done:
         return Outcome(facts.node, f"{answer.path} is there already")
-    last = await heard.end_of(facts.node, answer.root)
-    if isinstance(last, PullFinished):
-        return Outcome(facts.node, f"swarm, {last.ms / 1000:.0f} s, {last.path}")
-    problem = last.failure.with_advice if isinstance(last, PullFailed) else f"it has said nothing for {SILENCE_S:g} s"
-    return Outcome(facts.node, "swarm", problem)
+    return await _ended(heard, facts.node, answer)
+
+
+async def _ended(heard: "_Heard", node: "NodeId", answer: "PullAnswered") -> Outcome:
+    """Wait for all files of the model."""
+    from twd.wire.swarm import PullFailed, PullFinished
+
+    took_ms = 0
+    for root in (answer.root, *answer.more):
+        last = await heard.end_of(node, root)
+        if isinstance(last, PullFailed):
+            return Outcome(node, "swarm", last.failure.with_advice)
+        if not isinstance(last, PullFinished):
+            return Outcome(node, "swarm", f"it has said nothing for {SILENCE_S:g} s")
+        took_ms = max(took_ms, last.ms)
+    return Outcome(node, f"swarm, {took_ms / 1000:.0f} s, {answer.path}")
 
 
 async def _entries(bus: "NatsBus") -> "list[LeaseEntry]":

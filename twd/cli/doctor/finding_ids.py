@@ -31,6 +31,7 @@ class FindingId(enum.StrEnum):
     ENGINE_WITHOUT_KERNELS = "engine-without-kernels"
     ENGINE_WITHOUT_RPC = "engine-without-rpc"
     ENGINES_DIFFER = "engines-differ"
+    FACTS_UNREADABLE = "facts-unreadable"
     FOLDER_OF_ANOTHER_USER = "folder-of-another-user"
     FOLDERS_MISSING = "folders-missing"
     GATE_JUDGE_IN_WORDS = "gate-judge-in-words"

@@ -6,10 +6,12 @@ from typing import Final
 
 from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
-from twd.process.hung_log import FACT as HUNG_FACT
+from twd.process.hung_log import hung_words
 from twd.process.process_table import WELL, StartPhase, shown_stage, stage_of
-from twd.wire.draft import read_paces
-from twd.wire.model import single_step_ms
+from twd.wire.leases.gate import GateFacts
+from twd.wire.leases.machine import AgentFacts, SupervisorFacts
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import DrafterLeaseFacts
 from twd.wire.node import NodeFacts
 from twd.wire.service import ServiceLease
 
@@ -81,7 +83,7 @@ def check_bus(look: BusProbe | None, address: str, outside: bool) -> Finding:
 def check_services(leases: Sequence[Aged], missing: Mapping[str, str]) -> list[Finding]:
     """Whether every service is there and well, by its own word and by its supervisor's."""
     found = [_service(lease) for lease, _ in leases]
-    found += [finding for lease, _ in leases for finding in _hung(lease)]
+    found += [finding for lease, _ in leases for finding in (*_hung(lease), *_unread(lease))]
     for name, why in missing.items():
         found.append(
             odd(FindingId.PROCESS_MISSING, name, f"missing: {why}", f"twd logs {name}") if why else _leaseless(name)
@@ -129,11 +131,20 @@ def _leaseless(name: str) -> Finding:
 
 def _hung(lease: ServiceLease) -> list[Finding]:
     """Return findings on processes that were killed because they were hung."""
-    told = lease.facts.get(HUNG_FACT)
-    lines = told if isinstance(told, list) else []
+    told = lease.facts
+    hung = told.hung if isinstance(told, AgentFacts | SupervisorFacts) else []
     return [
-        odd(FindingId.PROCESS_HUNG, f"hung on {lease.node}", line, f"twd logs {line.partition(':')[0]}")
-        for line in lines
+        odd(FindingId.PROCESS_HUNG, f"hung on {lease.node}", hung_words(one), f"twd logs {one.process}") for one in hung
+    ]
+
+
+def _unread(lease: ServiceLease) -> list[Finding]:
+    """Return a finding on facts of a lease that this version cannot read."""
+    if not lease.unread:
+        return []
+    text = f"{lease.unread} (it is of version {lease.version})"
+    return [
+        odd(FindingId.FACTS_UNREADABLE, f"{lease.service} on {lease.node}", text, "twd upgrade  # where twd is older")
     ]
 
 
@@ -172,23 +183,22 @@ def check_speculation(leases: Sequence[Aged]) -> list[Finding]:
     """Check whether drafts left texts unchanged, as measured, and which drafters do not pay."""
     found: list[Finding] = []
     for lease, _ in leases:
-        if lease.service == "speculator" and lease.facts.get("ready"):
-            found += [_exactness(lease), *_drafters(lease)]
-        if lease.service == "gate":
-            found += _gate(lease)
-        doubt = lease.facts.get("doubt") if lease.service == "drafter" and stage_of(lease) is StartPhase.READY else ""
-        if doubt:
-            text = f"its target says that it will not pay: {doubt}"
-            found.append(odd(FindingId.DRAFTER_DOUBTED, f"drafter {lease.facts.get('model', '')}", text, "twd bench"))
+        match lease.facts:
+            case SpeculatorFacts(ready=True) as facts:
+                found += [_exactness(facts), *_drafters(facts)]
+            case GateFacts() as facts:
+                found += _gate(facts)
+            case DrafterLeaseFacts(doubt=doubt) if doubt and stage_of(lease) is StartPhase.READY:
+                text = f"its target says that it will not pay: {doubt}"
+                found.append(odd(FindingId.DRAFTER_DOUBTED, f"drafter {lease.model}", text, "twd bench"))
     return found
 
 
-def _exactness(lease: ServiceLease) -> Finding:
-    name = f"exactness of {lease.facts.get('model')}"
-    settings = lease.facts.get("settings", "")
-    if lease.facts.get("exact"):
-        return good(name, f"drafts leave its texts alone ({settings})")
-    text = f"measured: drafts may change its texts on this device ({settings})"
+def _exactness(facts: SpeculatorFacts) -> Finding:
+    name = f"exactness of {facts.model}"
+    if facts.exact:
+        return good(name, f"drafts leave its texts alone ({facts.settings})")
+    text = f"measured: drafts may change its texts on this device ({facts.settings})"
     return odd(
         FindingId.TEXTS_NOT_EXACT,
         name,
@@ -197,11 +207,11 @@ def _exactness(lease: ServiceLease) -> Finding:
     )
 
 
-def _drafters(lease: ServiceLease) -> list[Finding]:
-    step_ms = single_step_ms(lease.facts)
+def _drafters(facts: SpeculatorFacts) -> list[Finding]:
+    step_ms = facts.single_step_ms
     found = []
-    for pace in read_paces(lease.facts):
-        name = f"drafter {pace.model} for {lease.facts.get('model')}"
+    for pace in facts.drafters:
+        name = f"drafter {pace.model} for {facts.model}"
         cost = f"{pace.token_ms:.1f} ms a guess against {step_ms:.1f} ms a token"
         held = f"{pace.agreement:.0%} of {pace.compared} guesses held"
         if pace.compared >= COMPARED_ENOUGH and pace.agreement < AGREEMENT_LOW:
@@ -227,30 +237,24 @@ def _drafters(lease: ServiceLease) -> list[Finding]:
     return found
 
 
-def _gate(lease: ServiceLease) -> list[Finding]:
+def _gate(facts: GateFacts) -> list[Finding]:
     """Whose profiles count no more, who brings nothing, who cannot judge by scores."""
-
-    def told(name: str) -> list[str]:
-        value = lease.facts.get(name)
-        return value if isinstance(value, list) else []
-
     found = []
-    for stale in told("stale"):
-        pair, _, why = stale.partition(": ")
+    for stale in facts.stale:
         found.append(
             odd(
                 FindingId.GATE_PROFILE_STALE,
-                f"gate {pair}",
-                f"answers must be exact: {why}",
+                f"gate {stale.target} {stale.member}",
+                f"answers must be exact: {stale.why}",
                 "twd gate calibrate FILE.jsonl",
             )
         )
-    for name in told("useless"):
+    for name in facts.useless:
         text = "next to nothing of its answers stands"
         found.append(
             odd(FindingId.GATE_MEMBER_USELESS, f"gate member {name}", text, "take it out of gate.fleet or gate.agents")
         )
-    for name in told("cannot_score"):
+    for name in facts.cannot_score:
         text = "it cannot score given tokens, so it judges in words"
         found.append(
             odd(

@@ -15,9 +15,9 @@ from twd.kit.wording import count
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.supervisor.model_weights import ModelWeights
+from twd.wire.leases.machine import SwarmFacts
 from twd.wire.node import ModelFile, NodeFacts
 from twd.wire.service import ServiceLease
-from twd.wire.swarm import read_store
 
 ENGINE = "engine"
 
@@ -100,9 +100,10 @@ def check_fetches(leases: Iterable[ServiceLease]) -> list[Finding]:
     """Whether machines that must fetch layers can do so, as their swarm services tell."""
     found = []
     for lease in leases:
-        if lease.service != "swarm":
+        told = lease.told(SwarmFacts)
+        if told is None:
             continue
-        store, name = read_store(lease.facts), f"layers on {lease.node}"
+        store, name = told.store, f"layers on {lease.node}"
         if store.accepts and not store.room_bytes:
             mend = f"twd slice  # on {lease.node}; then make room there, or raise swarm.disk_gib"
             found.append(odd(FindingId.LAYERS_WITHOUT_ROOM, name, "there is no room for layers of more models", mend))

@@ -3,12 +3,11 @@
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from twd.cli.common.context import CliContext
-from twd.cli.swarm.transfer_bar import TransferView
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.wire.failures import TwdError
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
     from twd.bus.nats.bus import NatsBus
     from twd.models.environment import HubEnvironment
     from twd.wire.base import Event
-    from twd.wire.swarm import HubFacts, PullAnswered, PullWanted
-
-SILENCE_S: Final = 30.0
+    from twd.wire.swarm import HubFacts, PullWanted
 
 
 class PullWish(NamedTuple):
@@ -39,7 +36,7 @@ def pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", a
 
 
 async def _pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironment", as_json: bool) -> ExitCode | None:
-    from twd.cli.swarm.ask import ask_service, hear_pulls
+    from twd.cli.swarm.ask import ask_service, follow_pulls, hear_pulls
 
     heard: asyncio.Queue[Event] = asyncio.Queue(1024)
     async with AsyncExitStack() as stack:
@@ -59,7 +56,7 @@ async def _pull_there(ctx: CliContext, wish: PullWish, environment: "HubEnvironm
         if answer.done:
             click.echo(f"{answer.path} is here already", err=True)
         else:
-            await _follow(heard, answer, as_json)
+            await follow_pulls(heard, answer, None, as_json)
         if not as_json:
             click.echo(answer.path if not wish.node else f"{answer.node}: {answer.path}")
         return ExitCode.OK
@@ -91,34 +88,3 @@ def _asks_alike(facts: "HubFacts | None", environment: "HubEnvironment") -> bool
     if facts is None or environment.offline:
         return False
     return facts.endpoint == environment.endpoint and (facts.token or not environment.token)
-
-
-async def _follow(heard: "asyncio.Queue[Event]", answer: "PullAnswered", as_json: bool) -> None:
-    """Show how far it is, until all files are there; raises for the first that fails."""
-    from twd.swarm.puller import Progress
-    from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
-
-    left = {answer.root, *answer.more}
-    views: dict[str, TransferView] = {}
-    while left:
-        try:
-            event = await asyncio.wait_for(heard.get(), SILENCE_S)
-        except TimeoutError:
-            text = f"the service on {answer.node} has said nothing for {SILENCE_S:g} s; see `twd status` and `twd logs`"
-            raise CommandError(ExitCode.UNHEALTHY, text) from None
-        root = str(getattr(event, "root", ""))
-        if root not in left or getattr(event, "node", "") != answer.node:
-            continue
-        match event:
-            case PullProgressed():
-                now = Progress(event.done_bytes, event.total_bytes, event.bytes_s, event.sources, event.banned)
-                views.setdefault(root, TransferView(event.file, as_json)).show(now)
-            case PullFinished():
-                left.discard(root)
-                size = event.total_bytes
-                view = views.setdefault(root, TransferView(event.file, as_json))
-                view.end(
-                    Progress(size, size, 0.0, 0, 0), "finished", path=event.path, fetched_bytes=event.fetched_bytes
-                )
-            case PullFailed():
-                raise CommandError(exit_code_of(event.failure.code), event.failure.with_advice)

@@ -202,5 +202,5 @@ def _join(paths: Sequence[Path]) -> None:
     known = [known_manifest(path) for path in paths]
     manifests = [one for one in known if one is not None]
     if len(manifests) == len(paths):
-        for path, manifest in zip(paths, together(paths, manifests), strict=True):
+        for path, manifest in zip(paths, together(manifests), strict=True):
             write_manifest(manifest_of(path), manifest)

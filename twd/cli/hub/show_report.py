@@ -46,8 +46,17 @@ def _facts(report: "ModelReport") -> list[str]:
         f"context: {report.context_length:,} tokens; a token takes {cache / 1024:,.4g} KiB of cache in F16",
         f"vocabulary: {report.vocabulary:,} tokens ({report.tokenizer or 'not told'}); {_template(report)}",
         _experts(report),
+        *_head(report),
         _cut(report),
     ]
+
+
+def _head(report: "ModelReport") -> list[str]:
+    from twd.gguf_tools.head_report import own_head_words
+
+    if report.head_file:
+        return [f"head: {report.head_file}"]
+    return [f"head: {own_head_words(report.own_head)}"] if report.own_head is not None else []
 
 
 def _parameters(number: int) -> str:

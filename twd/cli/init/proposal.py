@@ -37,6 +37,10 @@ class FoundModel:
     vocabulary: int = 0
     context: int = 0
     scores: bool = False
+    own_head: bool = False
+    """Its file has a head that guesses for it."""
+    heads: tuple[str, ...] = ()
+    """Files of trained heads that fit it."""
     problem: str = ""
 
     @property
@@ -87,6 +91,11 @@ class InitProposal:
     """Further servers, served under their own names."""
     pooled: bool = False
     why: str = ""
+
+    @property
+    def head(self) -> str:
+        """The file of a trained head that guesses for the target; over machines none does."""
+        return self.target.heads[0] if self.target is not None and self.target.heads and not self.pooled else ""
 
 
 def parameters_in(name: str) -> int:
@@ -171,6 +180,10 @@ def _why(target: FoundModel, drafters: Sequence[FoundModel], pooled: bool) -> st
         return f"{target.name} does not fit on this machine alone, so machines hold it together"
     if not target.verifies:
         return f"{target.kind} cannot check guesses: {target.name} is passed through as it comes"
+    if target.own_head or target.heads:
+        return (
+            f"a trained head guesses for {target.name}: {'the one in its file' if target.own_head else 'see drafters'}"
+        )
     return "" if drafters else f"no smaller model of its family was found to guess for {target.name}"
 
 
@@ -192,11 +205,15 @@ def settings_of(proposal: InitProposal, model_dirs: Sequence[str] = ()) -> Setti
     return Settings(
         models=models,
         backends=backends,
-        drafters=tuple(_drafter(one, names) for one in proposal.drafters),
+        drafters=(*_head(proposal), *(_drafter(one, names) for one in proposal.drafters)),
         mode="combined" if proposal.pooled else "speculate",
         pool=PoolConfig(),
         agent=AgentConfig(model_dirs=tuple(model_dirs)),
     )
+
+
+def _head(proposal: InitProposal) -> tuple[DrafterConfig, ...]:
+    return (DrafterConfig(head=proposal.head),) if proposal.head else ()
 
 
 def _backend(one: FoundModel, default: bool = False) -> BackendConfig:

@@ -11,6 +11,7 @@ from twd.backends.clients.openai_compatible import ListedModels
 from twd.backends.clients.upstream import UpstreamServer
 from twd.cli.common.context import CliContext
 from twd.cli.init.proposal import FoundMachine, FoundModel, url_of
+from twd.gguf_tools.head_file import HEAD_FILES, own_head_problem
 from twd.settings.model import ModelConfig, ServerConfig
 from twd.wire.failures import TwdError
 from twd.wire.node import ModelFile, read_node
@@ -111,12 +112,14 @@ def find_files(folders: Sequence[Path]) -> tuple[list[FoundModel], list[str]]:
     from twd.agent.model_scan import ModelScan
 
     scanned = ModelScan(tuple(folder for folder in folders if folder.is_dir()))
-    found = [_file(model) for model in scanned.scan()]
+    listed = scanned.scan()
+    heads = [Path(one.path) for one in listed if one.architecture in HEAD_FILES]
+    found = [_file(model, heads) for model in listed]
     once = {Path(one.path).resolve(): one for one in reversed(found)}
     return sorted(once.values(), key=lambda one: one.path), scanned.notes
 
 
-def _file(model: ModelFile) -> FoundModel:
+def _file(model: ModelFile, heads: Sequence[Path]) -> FoundModel:
     from twd.gguf_tools.inspect import inspect
     from twd.supervisor.model_weights import weights_of
 
@@ -136,8 +139,20 @@ def _file(model: ModelFile) -> FoundModel:
         needed_bytes=weights_of(model.name, ModelConfig(path=model.path)).needed,
         vocabulary=info.vocabulary,
         context=model.ctx_size,
+        own_head=info.head_layers > 0 and not own_head_problem(info),
+        heads=tuple(str(head) for head in heads if _fits(head, info)),
         problem=_unfit(info),
     )
+
+
+def _fits(head: Path, info: "GgufInfo") -> bool:
+    from twd.gguf_tools.head_file import head_problem
+    from twd.gguf_tools.header import read_header
+
+    try:
+        return not head_problem(read_header(head), info)
+    except TwdError:
+        return False
 
 
 def _unfit(info: "GgufInfo") -> str:
@@ -145,6 +160,8 @@ def _unfit(info: "GgufInfo") -> str:
 
     if read_facts(info.metadata) is not None:
         return "it is a slice of a model"
+    if info.architecture in HEAD_FILES:
+        return "it holds a trained head, which guesses for another model"
     return "" if info.vocabulary else "it holds no vocabulary, so it writes no texts"
 
 

@@ -9,6 +9,7 @@ import click
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.common.head_option import head_option, problem_words
 from twd.cli.common.numbers import SECONDS
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
@@ -41,6 +42,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 @click.command()
 @click.option("-m", "--model", default="", help="A name in the settings, a GGUF file, or a file that the agent found.")
+@head_option
 @reclaim_option
 @click.option("--skip-version-check", is_flag=True, help="Use machines of the pool whose engine does not match.")
 @node_option
@@ -50,6 +52,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 def start(
     ctx: CliContext,
     model: str,
+    head: str,
     ram_reclaim: str | None,
     skip_version_check: bool,
     node: str,
@@ -62,10 +65,15 @@ def start(
         raise CommandError(ExitCode.CONFIG, "the settings name no model; give one with -m, or write them: twd init")
     if not house_stands(ctx, node) and name not in ctx.settings.backends:
         _check_model(ctx, name)
+        _warn_of_head(ctx, name, head)
     start_house(ctx, node, as_json, timeout, ("--skip-version-check",) if skip_version_check else ())
     place = NodeId(node) or ctx.here
     wish = ModelWanted(
-        node=place, model=local_name(name, node), ram_reclaim=ram_reclaim or "", skip_version_check=skip_version_check
+        node=place,
+        model=local_name(name, node),
+        ram_reclaim=ram_reclaim or "",
+        skip_version_check=skip_version_check,
+        head=head,
     )
     return change(ctx, wish, timeout, as_json)
 
@@ -135,6 +143,17 @@ def _check_model(ctx: CliContext, name: str) -> None:
     inspect(path)
     for advice in advice_for(path, available_bytes()):
         click.echo(f"{path.name}: {advice.text}; {advice.command}", err=True)
+
+
+def _warn_of_head(ctx: CliContext, name: str, head: str) -> None:
+    """Say why a head will not guess; the model is served all the same."""
+    from twd.gguf_tools.inspect import inspect
+    from twd.supervisor.model_changes import with_head
+
+    if head:
+        info = inspect(Path(file_of(ctx.settings, ctx.node, name)[1].path))
+        for word in problem_words(with_head(ctx.settings, head), name, info):
+            click.echo(word, err=True)
 
 
 def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, ModelConfig]":

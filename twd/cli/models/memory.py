@@ -68,10 +68,12 @@ def _outlook(ctx: CliContext, model: str, size: int, ram_reclaim: str | None, pr
 
 def _show_effect(ctx: CliContext, path: Path, files: Sequence[Path], cached_before: int) -> None:
     from twd.engine.host_memory.page_cache import footprint
+    from twd.wire.leases.speculator import SpeculatorFacts
 
     here = ctx.here
     for lease in asyncio.run(_holders(ctx)):
-        if lease.node == here and lease.facts.get("file") == path.name:
+        told = lease.told(SpeculatorFacts)
+        if lease.node == here and told is not None and told.file == path.name:
             after = footprint(files, lease.pid)
             click.echo(
                 f"pid {lease.pid} holds {gib(after.rss)}; page cache of the file: "
@@ -144,9 +146,9 @@ async def _reclaim(ctx: CliContext, model: str) -> tuple[list[MemoryReclaimed], 
     async with ctx.bus("admin") as bus:
         here = ctx.here
         held = [lease for lease in await _leases(bus) if lease.node == here]
-        waiting = {lease.instance for lease in held if model in ("", lease.facts.get("model"))}
+        waiting = {lease.instance for lease in held if model in ("", lease.model)}
         if not waiting:
-            served = ", ".join(sorted({str(lease.facts.get("model")) for lease in held})) or "none"
+            served = ", ".join(sorted({lease.model for lease in held})) or "none"
             raise CommandError(ExitCode.NOT_FOUND, f"no process here holds {model or 'a model'}; served: {served}")
         told: list[MemoryReclaimed] = []
         await _collect(bus, ReclaimWanted(node=here, model=model), waiting, told)
@@ -188,8 +190,9 @@ async def _holders(ctx: CliContext) -> list[ServiceLease]:
 async def _leases(bus: "NatsBus") -> list[ServiceLease]:
     """Processes that hold a model in their memory."""
     from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-    from twd.wire.service import read_lease
+    from twd.wire.leases.speculator import SpeculatorFacts
+    from twd.wire.service import read_lease, told_by
 
     entries = await (await bus.leases(LEASE_BUCKET, LEASE_TTL_S)).entries()
-    leases = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
-    return [lease for lease in leases if lease.service == "speculator" and "file" in lease.facts]
+    leases = (read_lease(entry.value, entry.key) for entry in entries)
+    return [lease for lease, facts in told_by(leases, SpeculatorFacts) if facts.loaded]

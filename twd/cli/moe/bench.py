@@ -21,10 +21,11 @@ from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
     from twd.bench.client import BenchClient
-    from twd.bench.mixture import Facts, MixtureReport, MixtureRun
+    from twd.bench.mixture import MixtureReport, MixtureRun
     from twd.bench.mixture_process import HeldBench
     from twd.bench.prompts import BenchPrompt
     from twd.settings.model import ModelConfig
+    from twd.wire.leases.base import StreamedExperts
 
 FRESH_S: Final = 20.0
 """How long to wait for what a speculator tells now."""
@@ -126,15 +127,15 @@ async def _ask_bus(ctx: CliContext, options: MoeBenchOptions) -> "MixtureReport"
         await client.start()
         try:
             lease = await find_speculator(client, options.model)
-            name = str(lease.facts["model"])
+            name = lease.model
 
-            async def facts() -> "Facts":
+            async def experts() -> "StreamedExperts | None":
                 return await _fresh(client, name)
 
-            served = AskedMixture(client, ModelId(name), facts)
+            served = AskedMixture(client, ModelId(name), experts)
             bench = MixtureBench(options.prompts, options.max_tokens, options.warmup)
             runs, equal = await measure_mixture(served, bench, options.tell)
-            mib = experts_mib(await facts())
+            mib = experts_mib(await experts())
         finally:
             await client.stop("done")
     known = ctx.settings.models.get(name)
@@ -144,15 +145,15 @@ async def _ask_bus(ctx: CliContext, options: MoeBenchOptions) -> "MixtureReport"
     )
 
 
-async def _fresh(client: "BenchClient", name: str) -> "Facts":
+async def _fresh(client: "BenchClient", name: str) -> "StreamedExperts | None":
     """What the speculator has told after this call: leases are renewed now and then."""
-    from twd.bench.session import find_speculator
+    from twd.bench.session import facts_of, find_speculator
 
     asked_ms, until = client.clock.wall_ms(), time.monotonic() + FRESH_S
     while True:
         lease = await find_speculator(client, name)
         if lease.renewed_ms > asked_ms or time.monotonic() > until:
-            return lease.facts
+            return facts_of(lease).experts
         await asyncio.sleep(0.2)
 
 

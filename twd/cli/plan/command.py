@@ -8,6 +8,7 @@ import click
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.common.head_option import head_lines, head_option
 from twd.cli.common.measured_speed import beside_measured, measured_tok_s
 from twd.cli.models.command import file_of
 from twd.kit.errors import CommandError
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
 @click.option(
     "--ctx", default=0, type=click.IntRange(min=0), help="Tokens of context for one session, instead of the settings'."
 )
+@head_option
 @click.option("--sessions", default=0, type=click.IntRange(min=0), help="Sessions at once, instead of the settings'.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_json: bool) -> ExitCode:
+def plan(command_context: CliContext, model: str, ctx: int, head: str, sessions: int, as_json: bool) -> ExitCode:
     """Where a model would go on the machines that are there: a name in the settings, or a GGUF file.
 
     Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, it
@@ -72,7 +74,7 @@ def plan(command_context: CliContext, model: str, ctx: int, sessions: int, as_js
             click.echo(line)
         for line in planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters):
             click.echo(f"cores: {line}")
-        for line in _about_experts(command_context, model, nodes):
+        for line in (*_about_heads(command_context, model, head), *_about_experts(command_context, model, nodes)):
             click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
 
@@ -82,7 +84,7 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
 
     from twd.coordinator.core.processes import WantedModel
     from twd.coordinator.model_shape import read_shape
-    from twd.coordinator.service import wanted_of
+    from twd.coordinator.wanted import wanted_of
     from twd.wire.failures import FailureCode, TwdError
 
     settings = _settings_with(command_context, name)
@@ -101,6 +103,19 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
     if called not in command_context.settings.models:
         wanted = replace(wanted, file=None)  # no machine was to have a copy yet
     return replace(wanted, ctx=ctx or min(model.ctx_size or most, most), sessions=sessions or model.parallel)
+
+
+def _about_heads(command_context: CliContext, name: str, head: str) -> "Iterator[str]":
+    """What guesses for the model without a model of its own."""
+    from pathlib import Path
+
+    from twd.gguf_tools.inspect import inspect
+    from twd.supervisor.model_changes import with_head
+
+    settings = _settings_with(command_context, name)
+    called, model = file_of(settings, command_context.node, name or settings.default_model)
+    asked = with_head(settings, head) if head else settings
+    return (f"head: {line}" for line in head_lines(asked, called, inspect(Path(model.path))))
 
 
 def _about_experts(command_context: CliContext, name: str, nodes: "list[NodeFacts]") -> list[str]:

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from twd.bus.base import LeaseEntry
 from twd.coordinator.core.pass_time import main_kind
 from twd.coordinator.core.placement import ModelShape
-from twd.wire.model import read_costs, single_step_ms
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import MeasuredStep, NodeFacts, WeightShare
-from twd.wire.service import ServiceLease, read_lease
+from twd.wire.service import read_lease, told_by
 
 
 def with_live_steps(
@@ -17,20 +17,15 @@ def with_live_steps(
 ) -> list[NodeFacts]:
     """The machines, with what a token of this model takes now on the one that serves it alone and without a card."""
     leases = (read_lease(entry.value, entry.key) for entry in entries)
-    serving = {one.node: one for one in leases if one is not None and shape and _serves_alone(one, model)}
+    told = told_by(leases, SpeculatorFacts)
+    serving = {lease.node: facts for lease, facts in told if facts.model == model and not facts.engine}
     return [_with(facts, serving[facts.node], shape) if facts.node in serving and shape else facts for facts in nodes]
 
 
-def _serves_alone(lease: ServiceLease, model: str) -> bool:
-    pooled = "engine" in lease.facts
-    return lease.service == "speculator" and lease.facts.get("model") == model and not pooled
-
-
-def _with(facts: NodeFacts, lease: ServiceLease, shape: ModelShape) -> NodeFacts:
-    ms = single_step_ms(lease.facts)
+def _with(facts: NodeFacts, serving: SpeculatorFacts, shape: ModelShape) -> NodeFacts:
+    ms = serving.single_step_ms
     if not ms or facts.gpus:
         return facts
-    eight = next((point.ms for point in read_costs(lease.facts) if point.width == 8), 0.0)
     step = MeasuredStep(
         layers=len(shape.layer_bytes),
         weight_bytes=sum(shape.layer_bytes),
@@ -38,7 +33,7 @@ def _with(facts: NodeFacts, lease: ServiceLease, shape: ModelShape) -> NodeFacts
         head_bytes=shape.head_bytes,
         head_kind=shape.head_kind,
         ms=ms,
-        window=round(eight / ms, 3),
+        window=round(serving.step_cost_ms(8) / ms, 3),
     )
     others = [one for one in facts.cpu.measured if _kind(one.kinds) != _kind(step.kinds)]
     return replace(facts, cpu=replace(facts.cpu, measured=[*others, step]))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twd.wire.swarm import LayerRange, PullAnswered, PullWanted
 
 ASK_S: Final = 120.0
-SILENCE_S: Final = 15.0
+SILENCE_S: Final = 30.0
 
 
 def pull_by_service(ctx: CliContext, asked: "Asked", as_json: bool) -> ExitCode:
@@ -41,7 +41,10 @@ async def _pull(ctx: CliContext, asked: "Asked", as_json: bool) -> ExitCode:
         if answer.done:
             click.echo(f"{answer.path} is here already", err=True)
             return ExitCode.OK
-        return await _follow(heard, answer, asked.layers, TransferView(answer.file, as_json), as_json)
+        path = await follow_pulls(heard, answer, asked.layers, as_json)
+        if not as_json:
+            click.echo(answer.path or path)
+        return ExitCode.OK
 
 
 async def hear_pulls(bus: "NatsBus", heard: "asyncio.Queue[Event]") -> None:
@@ -91,36 +94,39 @@ async def ask_service(bus: "NatsBus", wanted: "PullWanted") -> "PullAnswered":
     return answer
 
 
-async def _follow(
-    heard: "asyncio.Queue[Event]",
-    answer: "PullAnswered",
-    layers: "LayerRange | None",
-    view: TransferView,
-    as_json: bool,
-) -> ExitCode:
-    from twd.swarm.puller import Progress
-    from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
-
-    now = Progress(0, answer.total_bytes, 0.0, 0, 0)
-    while True:
+async def follow_pulls(
+    heard: "asyncio.Queue[Event]", answer: "PullAnswered", layers: "LayerRange | None", as_json: bool
+) -> str:
+    """Show how far the files of an answer are, until all are there; returns the path of the first. Raises for one that
+    fails."""
+    paths: dict[str, str] = {}
+    views: dict[str, TransferView] = {}
+    roots = {answer.root, *answer.more}
+    while roots - paths.keys():
         try:
             event = await asyncio.wait_for(heard.get(), SILENCE_S)
         except TimeoutError:
-            text = f"the swarm service here has said nothing for {SILENCE_S:g} s; see `twd status` and `twd logs`"
+            text = (
+                f"the swarm service of {answer.node} has said nothing for {SILENCE_S:g} s; see `twd status`, `twd logs`"
+            )
             raise CommandError(ExitCode.UNHEALTHY, text) from None
-        about = [getattr(event, field, None) for field in ("node", "root", "layers")]
-        if about != [answer.node, answer.root, layers]:
-            continue
-        match event:
-            case PullProgressed():
-                now = Progress(event.done_bytes, event.total_bytes, event.bytes_s, event.sources, event.banned)
-                view.show(now)
-            case PullFinished():
-                now = now._replace(done_bytes=now.total_bytes)
-                view.end(now, "finished", path=event.path, fetched_bytes=event.fetched_bytes)
-                if not as_json:
-                    click.echo(event.path)
-                return ExitCode.OK
-            case PullFailed():
-                view.end(now, "failed", problem=event.failure.message)
-                raise CommandError(exit_code_of(event.failure.code), event.failure.with_advice)
+        root = str(getattr(event, "root", ""))
+        if root in roots and [getattr(event, "node", ""), getattr(event, "layers", None)] == [answer.node, layers]:
+            _show(event, views.setdefault(root, TransferView(getattr(event, "file", ""), as_json)), paths)
+    return paths[answer.root]
+
+
+def _show(event: "Event", view: TransferView, paths: dict[str, str]) -> None:
+    """Show one event; notes the path of a file that is there."""
+    from twd.swarm.puller import Progress
+    from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
+
+    match event:
+        case PullProgressed():
+            view.show(Progress(event.done_bytes, event.total_bytes, event.bytes_s, event.sources, event.banned))
+        case PullFinished():
+            paths[event.root], size = event.path, event.total_bytes
+            view.end(Progress(size, size, 0.0, 0, 0), "finished", path=event.path, fetched_bytes=event.fetched_bytes)
+        case PullFailed():
+            view.end(Progress(0, 0, 0.0, 0, 0), "failed", problem=event.failure.message)
+            raise CommandError(exit_code_of(event.failure.code), event.failure.with_advice)

@@ -48,8 +48,7 @@ def seed(ctx: CliContext, path: str, host: str, port: int | None, token: str, al
     host = host_for(host or settings.host, token)
     allowed = _networks(allowed_ips) or settings.allowed_ips
     check_bind(host, token)
-    files = _files(path_of(path))
-    library = _share(files, settings.piece_size_mib)
+    library = _share(_models(path_of(path)), settings.piece_size_mib)
     door = Door(token, allowed)
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         runner.run(_seed(library, host, settings.port if port is None else port, door, settings.upload_mib_s))
@@ -68,32 +67,35 @@ def _networks(given: Sequence[str]) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _files(path: Path) -> list[Path]:
+def _models(path: Path) -> list[Path]:
+    """The first file of each model."""
     from twd.pieces.making import files_of
 
     if path.is_dir():
         found = sorted(path.glob("*.gguf"))
         if not found:
             raise CommandError(ExitCode.NOT_FOUND, f"there is no .gguf file in {path}")
-        return found
+        later = {part for file in found for part in files_of(file)[1:]}
+        return [file for file in found if file not in later]
     if not path.exists():
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file {path}")
-    return files_of(path)
+    return [path]
 
 
-def _share(files: Sequence[Path], piece_mib: int) -> "Library":
-    from twd.pieces.making import known_manifest, manifest_for
+def _share(models: Sequence[Path], piece_mib: int) -> "Library":
+    from twd.pieces.making import files_of, known_manifests, manifests_for
     from twd.pieces.manifest import check_piece_size
     from twd.swarm.library import Library
     from twd.swarm.shared import Shared
 
     library = Library()
-    for file in files:
-        made = known_manifest(file)
+    for model in models:
+        made = known_manifests(model)
         if made is None:
-            with hashing_bar(file.name) as progress:
-                made = manifest_for(file, check_piece_size(piece_mib), progress=progress)
-        library.add(Shared.whole(made, file))
+            with hashing_bar(model.name) as progress:
+                made = manifests_for(model, check_piece_size(piece_mib), progress=progress)
+        for manifest, file in zip(made, files_of(model), strict=True):
+            library.add(Shared.whole(manifest, file))
     return library
 
 

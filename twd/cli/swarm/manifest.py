@@ -49,7 +49,7 @@ def create(
     for path in paths:
         with hashing_bar(path.name) as progress:
             made.append(make_manifest(path, piece_bytes, with_inspection=not no_inspect, progress=progress))
-    for path, one in zip(paths, together(paths, made), strict=True):
+    for path, one in zip(paths, together(made), strict=True):
         told = sign(one, path_of(seed_file)) if seed_file else one
         target = path_of(output) if output else manifest_of(path)
         write_manifest(target, told)

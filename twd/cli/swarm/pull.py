@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from twd.settings.model import SwarmConfig
     from twd.swarm.library import Library
     from twd.swarm.peer import Peers
+    from twd.swarm.puller import Hooks
+    from twd.swarm.transfer import Transfer
     from twd.wire.swarm import LayerRange
 
 
@@ -117,12 +119,14 @@ async def _pull(asked: Asked, ctx: CliContext, as_json: bool) -> ExitCode:
     peers, library, settings = Peers(asked.token), Library(), ctx.settings.swarm
     try:
         first = await _find(peers, asked)
-        await _serve(library, asked, settings)
-        for manifest in [first, *await _others(peers, asked, first)]:
+        manifests = [first, *await _others(peers, asked, first)]
+        for manifest in manifests:
             check_signer(manifest, settings.signers)
-            if asked.layers is not None:
-                await _layers(peers, library, asked, ctx, manifest, as_json)
-            else:
+        await _serve(library, asked, settings)
+        if asked.layers is not None:
+            await _layers(peers, library, asked, ctx, manifests, as_json)
+        else:
+            for manifest in manifests:
                 await _one(peers, library, asked, settings, manifest, as_json)
         if asked.stay and asked.port is not None:
             await _until_stopped()
@@ -193,12 +197,14 @@ def _none_or_several(asked: Asked, found: dict[str, str], names: dict[str, str],
 
 
 async def _others(peers: "Peers", asked: Asked, first: "Manifest") -> "list[Manifest]":
-    """The manifests of the other files of a split model, where DEST can take them."""
-    if not first.shards or asked.layers is not None or not path_of(asked.dest).is_dir():
+    """The manifests of the other files of a split model."""
+    if not first.model_hash:
         return []
-    wanted = [shard.root for shard in first.shards if shard.root and shard.root != first.root]
+    if asked.layers is None and not path_of(asked.dest).is_dir():
+        text = f"{first.filename} has {len(first.shards)} files; name a folder that is there instead of {asked.dest}"
+        raise CommandError(ExitCode.USAGE, text)
     url = _urls(asked)[0]
-    return [await peers.manifest(f"{url}/v1/swarm/{root}/manifest") for root in wanted]
+    return [await peers.manifest(f"{url}/v1/swarm/{shard.root}/manifest") for shard in first.shards[1:]]
 
 
 async def _serve(library: "Library", asked: Asked, settings: "SwarmConfig") -> None:
@@ -220,54 +226,70 @@ async def _one(
     peers: "Peers", library: "Library", asked: Asked, settings: "SwarmConfig", manifest: "Manifest", as_json: bool
 ) -> None:
     from twd.swarm.pace import Pace
-    from twd.swarm.peer import Peer
-    from twd.swarm.puller import Hooks
     from twd.swarm.transfer import Transfer, is_here, target_in
 
     target = target_in(path_of(asked.dest), manifest.filename)
     if await asyncio.to_thread(is_here, target, manifest):
         click.echo(f"{target} is here already", err=True)
         return
-    hooks = Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
     pace = Pace(settings.download_mib_s)
-    transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks)
+    transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=_hooks())
     transfer.stores = asked.stores
-    for url in _urls(asked):
-        transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
-    await watched(transfer, TransferView(manifest.filename, as_json))
+    await watched(_with_peers(transfer, peers, asked), TransferView(manifest.filename, as_json))
     if asked.verify:
         await asyncio.to_thread(_verify, target, manifest)
     if not as_json:
         click.echo(str(target))
 
 
+def _hooks() -> "Hooks":
+    from twd.swarm.puller import Hooks
+
+    return Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
+
+
+def _with_peers(transfer: "Transfer", peers: "Peers", asked: Asked) -> "Transfer":
+    from twd.swarm.peer import Peer
+
+    for url in _urls(asked):
+        transfer.pull.add(Peer(peers, url, transfer.manifest.name, transfer.manifest.total_size))
+    return transfer
+
+
 async def _layers(
-    peers: "Peers", library: "Library", asked: Asked, ctx: CliContext, manifest: "Manifest", as_json: bool
+    peers: "Peers", library: "Library", asked: Asked, ctx: CliContext, manifests: "Sequence[Manifest]", as_json: bool
 ) -> None:
     """Pull what some layers need to the folder of partial files, and write the slice."""
     from twd.gguf_tools.slice import write_slice
-    from twd.pieces.layers import cut_name, partial_source
     from twd.pieces.parts import PartFolder
+    from twd.swarm.layer_transfer import LayerTransfer
     from twd.swarm.pace import Pace
-    from twd.swarm.peer import Peer
-    from twd.swarm.puller import Hooks
-    from twd.swarm.transfer import Transfer, WantedLayers
+    from twd.swarm.puller import Ranges
+    from twd.swarm.transfer import Transfer
 
     assert asked.layers is not None
     layers, dest = asked.layers, path_of(asked.dest)
-    parts = PartFolder.of(ctx.home.cache, ctx.settings.swarm.disk_gib)
-    target = parts.target(manifest)
-    hooks = Hooks(banned=lambda name, reason, unit: click.echo(f"\nbanned: {reason}", err=True))
-    pace, only = Pace(ctx.settings.swarm.download_mib_s), WantedLayers(layers, parts)
-    transfer = Transfer(manifest, target, library=library, parallel=asked.parallel, pace=pace, hooks=hooks, layers=only)
-    for url in _urls(asked):
-        transfer.pull.add(Peer(peers, url, manifest.name, manifest.total_size))
+    parts, pace = PartFolder.of(ctx.home.cache, ctx.settings.swarm.disk_gib), Pace(ctx.settings.swarm.download_mib_s)
+
+    def begin(manifest: "Manifest", target: Path, ranges: Ranges) -> Transfer:
+        transfer = Transfer(
+            manifest,
+            target,
+            library=library,
+            parallel=asked.parallel,
+            pace=pace,
+            hooks=_hooks(),
+            ranges=ranges,
+        )
+        return _with_peers(transfer, peers, asked)
+
+    transfer = LayerTransfer(manifests, layers, parts, begin)
 
     def cut() -> Path:
-        path = dest / cut_name(target, manifest, layers) if dest.is_dir() else dest
-        return write_slice(partial_source(target, manifest), layers.first, layers.end, path, head=layers.head).path
+        path = dest / transfer.slice_name if dest.is_dir() else dest
+        return write_slice(transfer.source, layers.first, layers.end, path, head=layers.head).path
 
-    made = await watched(transfer, TransferView(manifest.filename, as_json), cut)
+    made = await watched(transfer, TransferView(manifests[0].filename, as_json), cut)
     if not as_json:
         click.echo(str(made))
 

@@ -10,17 +10,24 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from twd.swarm.puller import Pull
+    from twd.swarm.puller import Counts, Progress
 
 
 class Watchable(Protocol):
-    """One file on its way."""
-
-    target: Path
+    """A model on its way."""
 
     @property
-    def pull(self) -> "Pull":
-        """Its pull."""
+    def target(self) -> Path:
+        """The name that its first file gets."""
+        ...
+
+    @property
+    def counts(self) -> "Counts":
+        """What came."""
+        ...
+
+    def progress(self) -> "Progress":
+        """How far it is."""
         ...
 
     async def run(self) -> None:
@@ -39,7 +46,7 @@ async def watched(transfer: Watchable, view: TransferView, cut: Callable[[], Pat
 
     def show() -> None:
         nonlocal showing
-        view.show(transfer.pull.progress())
+        view.show(transfer.progress())
         showing = asyncio.get_running_loop().call_later(0.5, show)
 
     show()
@@ -51,14 +58,14 @@ async def watched(transfer: Watchable, view: TransferView, cut: Callable[[], Pat
             made = await asyncio.to_thread(cut)
     finally:
         showing.cancel()
-        counts = transfer.pull.counts
+        counts = transfer.counts
         more = {
             "fetched_bytes": counts.fetched_bytes,
             "wasted_bytes": counts.wasted_bytes,
             "by_source": counts.by_source,
         }
         state = "finished" if made is not None else "stopped"
-        view.end(transfer.pull.progress(), state, path=str(made or transfer.target), **more)
+        view.end(transfer.progress(), state, path=str(made or transfer.target), **more)
         if made is not None:
             view.sources(counts.by_source)
     if made is None:

@@ -1,49 +1,93 @@
 """`twd upgrade`: a newer version takes over, and the old one comes back if it does not work. `twd rollback`."""
 
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 
-from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.common.numbers import SECONDS
+from twd.cli.upgrade.apart import run_apart
+from twd.cli.upgrade.here import as_errors, house_of, installation, take, try_then_take
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.settings.model import Settings
-from twd.setup.units.journal import unit_of
-from twd.setup.units.system import LocalSystem
-from twd.setup.units.systemd_manager import SystemdManager
-from twd.setup.versions.folder import VersionProblem, VersionsFolder, order
-from twd.setup.versions.houses import DetachedHouse, ServiceHouse, SystemTime
+from twd.setup.versions.folder import VersionProblem, order
+from twd.setup.versions.lock import alone
 from twd.setup.versions.make import make_version, newest_wheel
-from twd.setup.versions.takeover import Takeover, TakeoverPolicy, UpgradeHouse
-from twd.setup.versions.trial import VersionTrial, no_room
+from twd.setup.versions.takeover import TakeoverPolicy
 
-DOWNLOAD_S = 600.0
+DOWNLOAD_S: Final = 600.0
+OTHER_S: Final = 900.0
+"""How long a takeover that was asked for from elsewhere waits for one that is under way."""
+SETTLED_S: Final = TakeoverPolicy().settled_s
 
 
 @click.command()
+@click.argument("nodes", metavar="[NODE]...", nargs=-1)
+@click.option("--all", "everywhere", is_flag=True, help="Every machine of the installation, and this one last.")
 @click.option(
     "--from",
     "wheels",
     type=click.Path(path_type=Path),
-    help="A folder with the packages of the new version; without: the package registry that pip knows.",
+    help="A folder with the packages of the new version; without: the package registry that pip knows, or for other "
+    "machines what is installed here.",
 )
 @click.option("--check", is_flag=True, help="Say whether there is a newer version, and change nothing.")
+@click.option("--ssh-user", default="", metavar="USER", help="The user on other machines; else as `twd deploy` had it.")
+@click.option(
+    "--settle", default=SETTLED_S, show_default=True, type=SECONDS, help="Seconds for which a new version is watched."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON what came of each machine.")
+@click.option("--take", "version", default="", hidden=True)
+@click.option("--apart", is_flag=True, hidden=True)
 @click.pass_obj
-def upgrade(ctx: CliContext, wheels: Path | None, check: bool) -> ExitCode:
+def upgrade(
+    ctx: CliContext,
+    nodes: tuple[str, ...],
+    everywhere: bool,
+    wheels: Path | None,
+    check: bool,
+    ssh_user: str,
+    settle: float,
+    as_json: bool,
+    version: str,
+    apart: bool,
+) -> ExitCode:
     """Install the newest version beside the one in use, try it, and let it take over.
 
     Its doctor must find nothing new, and it must load the models, before the old one ends. If it then does not work,
     the old one comes back by itself.
+
+    With NODE or --all, other machines of this installation are renewed by ssh, one after another: first those that
+    only lend, then those that serve, the coordinator, the edge, and this one last. All are looked at before any is
+    changed, and after the first one that fails the others keep what they have.
     """
+    if version:
+        words = ("--take", version, f"--settle={settle:g}")
+        return (
+            ExitCode(run_apart(ctx.home, *_options(ctx), "upgrade", *words)) if apart else _take(ctx, version, settle)
+        )
+    if nodes or everywhere:
+        from twd.cli.upgrade.rolling import RollingWish, roll
+
+        return roll(ctx, RollingWish(nodes, everywhere, wheels, check, ssh_user, settle, as_json))
+    if as_json or ssh_user:
+        raise CommandError(ExitCode.USAGE, "--json and --ssh-user are for other machines: name them, or --all")
+    return _upgrade_here(ctx, wheels, check, settle)
+
+
+def _options(ctx: CliContext) -> tuple[str, ...]:
+    return ("-c", ctx.config) if ctx.config else ()
+
+
+def _upgrade_here(ctx: CliContext, wheels: Path | None, check: bool, settle: float) -> ExitCode:
     folder = installation()
-    with _as_errors(), _packages(folder, wheels) as source:
+    with as_errors(), _packages(wheels) as source:
         version = newest_wheel(source)[0]
         if order(version) <= order(folder.in_use()):
             click.echo(f"{folder.in_use()} is in use, and {source if wheels else 'the registry'} has {version}")
@@ -51,11 +95,22 @@ def upgrade(ctx: CliContext, wheels: Path | None, check: bool) -> ExitCode:
         if check:
             click.echo(f"{version} is there; {folder.in_use()} is in use. `twd upgrade` takes it")
             return ExitCode.OK
-        house = house_of(ctx, folder)
-        make_version(folder, version, source, "native", click.echo)
-        _try(ctx, folder, version)
-        _take(ctx, folder, house, version)
+        with alone(folder):
+            make_version(folder, version, source, "native", click.echo)
+            try_then_take(ctx, folder, version, settle, click.echo)
     click.echo(f"{version} is in use; `twd rollback` goes back to {folder.before()}")
+    return ExitCode.OK
+
+
+def _take(ctx: CliContext, version: str, settle: float) -> ExitCode:
+    """Let a version take over that was sent here."""
+    folder = installation()
+    with as_errors(), alone(folder, OTHER_S):
+        if not folder.is_complete(version):
+            raise VersionProblem(f"version {version} is not there whole; there are: {', '.join(folder.listed())}")
+        if folder.in_use() != version:
+            try_then_take(ctx, folder, version, settle, click.echo)
+    click.echo(f"{version} is in use")
     return ExitCode.OK
 
 
@@ -70,31 +125,14 @@ def rollback(ctx: CliContext) -> ExitCode:
         raise CommandError(
             ExitCode.NOT_FOUND, f"no version was in use here before {folder.in_use()}; there are: {there}"
         )
-    with _as_errors():
-        _take(ctx, folder, house_of(ctx, folder), before)
+    with as_errors(), alone(folder):
+        take(ctx, folder, house_of(ctx, folder), before, SETTLED_S, click.echo)
     click.echo(f"{before} is in use")
     return ExitCode.OK
 
 
-def installation() -> VersionsFolder:
-    """The installation that this program belongs to."""
-    folder = VersionsFolder.of_program()
-    if folder is None:
-        text = f"{sys.prefix} is no installation with versions: in a checkout, `git pull` and `make setup` renew it"
-        raise CommandError(ExitCode.CANNOT_START, f"{text}; contrib/install.sh makes an installation that can")
-    return folder
-
-
 @contextmanager
-def _as_errors() -> Iterator[None]:
-    try:
-        yield
-    except VersionProblem as problem:
-        raise CommandError(ExitCode.CANNOT_START, str(problem)) from None
-
-
-@contextmanager
-def _packages(folder: VersionsFolder, wheels: Path | None) -> Iterator[Path]:
+def _packages(wheels: Path | None) -> Iterator[Path]:
     """The folder with the new packages; those of the registry are fetched first, with all that they need."""
     if wheels is not None:
         if not wheels.is_dir():
@@ -110,46 +148,3 @@ def _packages(folder: VersionsFolder, wheels: Path | None) -> Iterator[Path]:
         if code:
             raise VersionProblem("the newest version cannot be fetched; --from FOLDER takes packages from elsewhere")
         yield Path(fetched)
-
-
-def house_of(ctx: CliContext, folder: VersionsFolder) -> UpgradeHouse:
-    """What runs here: a service of the system, or what `twd up -d` started."""
-    machine = LocalSystem()
-    unit = unit_of(machine, str(ctx.home.path))
-    if unit is not None:
-        manager = SystemdManager(unit[0], machine)
-        if manager.state(unit[1]).active:
-            return ServiceHouse(ctx.home, manager, unit[1])
-    return DetachedHouse(ctx.home, folder)
-
-
-def _try(ctx: CliContext, folder: VersionsFolder, version: str) -> None:
-    options = ("-c", os.path.abspath(ctx.config)) if ctx.config else ()
-    trial = VersionTrial(folder.program(version), folder.program(folder.in_use()), options, ctx.environment)
-    click.echo(f"{version}: its doctor looks at this machine")
-    trial.doctor()
-    settings = running_settings(ctx)
-    size = model_bytes(settings)
-    reason = _no_room(settings, size)
-    if reason:
-        click.echo(f"{version} is not tried beside {folder.in_use()}: {reason}")
-        return
-    click.echo(f"{version} loads the models beside {folder.in_use()}, and is asked a question")
-    trial.load(TakeoverPolicy().with_models(size).ready_s)
-
-
-def _no_room(settings: Settings, size: int) -> str:
-    from twd.engine.host_memory.limits import available_bytes
-
-    return no_room(settings, size, available_bytes())
-
-
-def model_bytes(settings: Settings) -> int:
-    """How large the files of all models are."""
-    paths = [model.path for model in settings.models.values()] + [one.path for one in settings.drafters if one.path]
-    return sum(Path(path).stat().st_size for path in paths if Path(path).is_file())
-
-
-def _take(ctx: CliContext, folder: VersionsFolder, house: UpgradeHouse, version: str) -> None:
-    policy = TakeoverPolicy().with_models(model_bytes(running_settings(ctx)))
-    Takeover(folder, house, policy, SystemTime(), click.echo).take(version)

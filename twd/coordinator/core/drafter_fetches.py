@@ -41,7 +41,7 @@ def target_of(
     wanted: WantedState, observed: ObservedState, drafter: WantedDrafter, node: NodeId | None
 ) -> NodeId | None:
     """Return the machine that must fetch a draft model before it can run it; None where none must, or can."""
-    if wanted.pool.fetch == "off" or not drafter.file.hash or drafter.file.shards > 1:
+    if wanted.pool.fetch == "off" or not drafter.file.hash:
         return None
     nodes = observed.nodes
     if node is not None:

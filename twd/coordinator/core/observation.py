@@ -13,10 +13,11 @@ from twd.coordinator.core.state import ObservedState
 from twd.coordinator.core.stores import stores_of
 from twd.coordinator.links import LinkTable
 from twd.wire.base import NodeId
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.leases.workers import StageFacts
 from twd.wire.node import NodeFacts
-from twd.wire.placement import PLACE_FACT, GuestUse, Way, read_guests, read_ways
-from twd.wire.ring import read_stage, read_stage_way
-from twd.wire.service import ServiceLease, read_lease
+from twd.wire.placement import GuestUse, Way
+from twd.wire.service import ServiceLease, read_lease, told_by
 
 SETTLE_S: Final = 0.7
 """Seconds to wait for more machines when none is known yet: machines that start together are planned together."""
@@ -62,28 +63,28 @@ def take_in(observed: ObservedState, links: LinkTable, entries: Sequence[LeaseEn
     """Store what leases say of models served, workers held and speeds measured; return the use of agentless hosts, by
     place."""
     serving, stages = speculators(entries), stage_leases(entries)
-    observed.served = {place_served(lease) for lease in serving if lease.facts.get("ready")}
-    observed.homes = {place_served(lease): lease.node for lease in serving}
-    uses = {place_served(lease): read_guests(lease.facts) for lease in serving}
+    observed.served = {facts.served for _, facts in serving if facts.ready}
+    observed.homes = {facts.served: lease.node for lease, facts in serving}
+    uses = {facts.served: facts.guests for _, facts in serving}
     observed.held = held(uses)
-    for lease in serving:
-        links.learn(read_ways(lease.facts))
+    for _, facts in serving:
+        links.learn(facts.ways)
     links.learn_between(ways_between(stages))
-    measured = [stage for lease in stages if (stage := read_stage(lease.facts)) is not None]
+    measured = [facts.slice for _, facts in stages if facts.slice is not None]
     observed.paces = paces_of(measured, observed.decided.values())
     observed.stores = stores_of(_leases(entries, "swarm."))
     return uses
 
 
-def speculators(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
-    """Return the leases of processes that serve a model, or will; the oldest last, so that of several it counts as the
-    home."""
-    return sorted(_leases(entries, "speculator."), key=lambda lease: -lease.started_ms)
+def speculators(entries: Sequence[LeaseEntry]) -> list[tuple[ServiceLease, SpeculatorFacts]]:
+    """Return the processes that serve a model, or will; the oldest last, so that of several it counts as the home."""
+    ordered = sorted(_leases(entries, "speculator."), key=lambda lease: -lease.started_ms)
+    return told_by(ordered, SpeculatorFacts)
 
 
-def stage_leases(entries: Sequence[LeaseEntry]) -> list[ServiceLease]:
+def stage_leases(entries: Sequence[LeaseEntry]) -> list[tuple[ServiceLease, StageFacts]]:
     """Processes that hold slices."""
-    return list(_leases(entries, "stage."))
+    return told_by(_leases(entries, "stage."), StageFacts)
 
 
 def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease]:
@@ -91,15 +92,10 @@ def _leases(entries: Sequence[LeaseEntry], prefix: str) -> Iterator[ServiceLease
     return (lease for lease in read if lease is not None)
 
 
-def place_served(lease: ServiceLease) -> str:
-    """Return the model, or its replica, that a process serves."""
-    return str(lease.facts.get(PLACE_FACT) or lease.facts.get("model"))
-
-
-def ways_between(stages: Sequence[ServiceLease]) -> list[tuple[NodeId, Way]]:
+def ways_between(stages: Sequence[tuple[ServiceLease, StageFacts]]) -> list[tuple[NodeId, Way]]:
     """Return the links between machines that stages measured along their rings."""
-    nodes = {lease.instance: lease.node for lease in stages}
-    told = ((lease.node, way) for lease in stages if (way := read_stage_way(lease.facts)) is not None)
+    nodes = {lease.instance: lease.node for lease, _ in stages}
+    told = ((lease.node, facts.next) for lease, facts in stages if facts.next is not None)
     found = [(node, way, nodes[way.to]) for node, way in told if way.to in nodes]
     return [
         (node, Way(node=far, rtt_ms=way.rtt_ms, bandwidth=way.bandwidth)) for node, way, far in found if far != node

@@ -117,6 +117,13 @@ class ModelShape:
     state_layer: int = 0
     expert_layer_bytes: tuple[int, ...] = ()
     """Of each layer's bytes, those of experts that may be read from disk while it computes; empty: none may."""
+    own_head_bytes: int = 0
+    """What the model's own head (multi-token prediction) takes beside the output head, where a ring uses it."""
+
+    @property
+    def end_bytes(self) -> int:
+        """What whoever has the output head keeps besides layers."""
+        return self.head_bytes + self.own_head_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +241,7 @@ def kv_layer(shape: ModelShape, demand: PlacementDemand) -> int:
 def needed(shape: ModelShape, demand: PlacementDemand) -> int:
     """Return all bytes that the model takes, wherever they are."""
     kv = kv_layer(shape, demand) * len(shape.layer_bytes)
-    return sum(shape.layer_bytes) + shape.head_bytes + shape.embedding_bytes + kv
+    return sum(shape.layer_bytes) + shape.end_bytes + shape.embedding_bytes + kv
 
 
 # -- orders in which devices are filled ----------------------------------------------------------------
@@ -337,7 +344,7 @@ def _fill(
     home, kv = demand.home, kv_layer(shape, demand)
     left = {device.key: device.capacity for device in (*order, home)}
     filling = _Filling([weight + kv for weight in shape.layer_bytes], left)
-    filling.take(home, shape.head_bytes if head_at_home else 0)
+    filling.take(home, shape.end_bytes if head_at_home else 0)
     asked = quotas(split, len(filling.costs), shape.cuts.multiple) if split else []
     start = _first_stage(filling, order, asked, shape) if demand.ring else 0
     order, asked = order[start:], asked[start:]
@@ -380,7 +387,7 @@ def _head_behind(
     filling: _Filling, order: Sequence[PlacementDevice], pieces: list[DeviceShare], shape: ModelShape
 ) -> list[DeviceShare]:
     """Put the head on the device of the last layer, else on the next one that has room."""
-    size = shape.head_bytes
+    size = shape.end_bytes
     last = pieces[-1].device.key if pieces else None
     start = next((i for i, device in enumerate(order) if device.key == last), 0)
     device = next((device for device in order[start:] if filling.left[device.key] >= size), None)
@@ -397,7 +404,7 @@ def _head_behind(
 def _with_ends(pieces: list[DeviceShare], shape: ModelShape, demand: PlacementDemand, head: bool) -> list[DeviceShare]:
     """Add the embeddings, and the head where it stays at home; in a ring home is then the output stage."""
     if not demand.ring:
-        return _with_home(pieces, demand, shape.embedding_bytes + (shape.head_bytes if head else 0), head)
+        return _with_home(pieces, demand, shape.embedding_bytes + (shape.end_bytes if head else 0), head)
     if pieces:
         pieces[0] = replace(pieces[0], other_bytes=pieces[0].other_bytes + shape.embedding_bytes)
     if not head:
@@ -405,10 +412,10 @@ def _with_ends(pieces: list[DeviceShare], shape: ModelShape, demand: PlacementDe
     if pieces and pieces[-1].device.key == demand.home.key:
         return [
             *pieces[:-1],
-            replace(pieces[-1], other_bytes=pieces[-1].other_bytes + shape.head_bytes, head=True),
+            replace(pieces[-1], other_bytes=pieces[-1].other_bytes + shape.end_bytes, head=True),
         ]
     end = len(shape.layer_bytes)
-    return [*pieces, DeviceShare(demand.home, end, end, other_bytes=shape.head_bytes, head=True)]
+    return [*pieces, DeviceShare(demand.home, end, end, other_bytes=shape.end_bytes, head=True)]
 
 
 def _with_home(pieces: list[DeviceShare], demand: PlacementDemand, extra: int, head: bool) -> list[DeviceShare]:

@@ -5,11 +5,10 @@ from typing import Final
 
 from twd.coordinator.core.processes import WantedModel
 from twd.wire.base import NodeId
+from twd.wire.leases.others import CoordinatorFacts
 from twd.wire.node import NodeFacts
-from twd.wire.service import ServiceLease
+from twd.wire.service import ServiceLease, told_by
 
-READS_FACT: Final = "reads"
-"""The fact in which coordinators publish the models that they can plan."""
 NAMED_MAX: Final = 3
 
 
@@ -26,9 +25,8 @@ def unable(models: Iterable[WantedModel]) -> list[str]:
 def better(models: Collection[WantedModel], others: Iterable[ServiceLease]) -> NodeId | None:
     """Return the machine of a coordinator that can plan all models of this one and more; None if there is none."""
     mine, lacking = set(able(models)), set(unable(models))
-    for lease in others:
-        told = lease.facts.get(READS_FACT)
-        theirs = set(told) if isinstance(told, list) else set[str]()
+    for lease, told in told_by(others, CoordinatorFacts):
+        theirs = set(told.reads)
         if mine <= theirs and lacking & theirs:
             return lease.node
     return None

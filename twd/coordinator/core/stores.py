@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from twd.wire.base import NodeId
+from twd.wire.leases.machine import SwarmFacts
 from twd.wire.node import ModelFile, NodeFacts
 from twd.wire.placement import Slice
-from twd.wire.service import ServiceLease
-from twd.wire.swarm import Fetching, LayerRange, SharedFile, SliceHere, Store, read_files, read_store
+from twd.wire.service import ServiceLease, told_by
+from twd.wire.swarm import Fetching, LayerRange, SharedFile, SliceHere, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ Stores = Mapping[NodeId, SeenStore]
 
 def stores_of(leases: Iterable[ServiceLease]) -> dict[NodeId, SeenStore]:
     """Return what each machine tells, from the leases of swarm services."""
-    return {lease.node: SeenStore(read_store(lease.facts), tuple(read_files(lease.facts))) for lease in leases}
+    return {lease.node: SeenStore(facts.store, tuple(facts.files)) for lease, facts in told_by(leases, SwarmFacts)}
 
 
 def layers_of(piece: Slice) -> LayerRange:
@@ -74,7 +75,7 @@ def room_of(facts: NodeFacts, seen: SeenStore | None) -> int:
 
 def fetchers(nodes: Iterable[NodeFacts], stores: Stores, file: ModelFile) -> dict[NodeId, int]:
     """Return the machines without a model's file that may fetch its layers, with the bytes that they may take."""
-    if file.shards > 1 or not file.hash:  # layers of split models do not come alone
+    if not file.hash:
         return {}
     seen = list(nodes)
     return {

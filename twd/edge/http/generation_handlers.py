@@ -171,19 +171,16 @@ class GenerationHandlers:
             raise
 
     def _mode(self, request: web.Request, base: ModelId, wishes: TwdOptions, named: str, max_tokens: int | None) -> str:
-        """The mode of a request. If the client did not ask for the mode by name, and it is not available or this key
-        may not use it, the exact mode is used instead.
+        """The mode of a request. If the client did not ask for the mode by name, and it is not available, this key may
+        not use it or the answer must be exact, the exact mode is used instead.
         """
         principal = principal_of(request)
         wish = wishes.mode or ("direct" if wishes.speculation == "off" and not named else None)
         route = routed(self.settings.gate.routes, principal.name, max_tokens)
         chosen = choose(wish, named, route, house_mode(self.house.mode))
         full = full_name(base, chosen.mode)
-        if (
-            full != base
-            and not chosen.asked
-            and not (self.models.serves(base, chosen.mode) and principal.may_use(full))
-        ):
+        able = self.models.serves(base, chosen.mode) and principal.may_use(full) and not wishes.exact
+        if full != base and not chosen.asked and not able:
             chosen, full = Chosen("speculate"), base
         principal.check_model(full)
         if chosen.mode == "gate" and not self.models.serves(base, "gate"):

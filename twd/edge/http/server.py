@@ -13,8 +13,10 @@ from twd.edge.auth.certificate import tls_context
 from twd.edge.auth.middleware import AuthMiddleware
 from twd.edge.http.error_middleware import quiet_about_bad_http, reply_or_failure
 from twd.edge.http.generation_handlers import EdgeCounters
+from twd.edge.http.handover import HandedDoor
 from twd.edge.http.replies import sent_if_large
 from twd.net.addresses import bare_host, bracketed
+from twd.net.ports import listening_socket
 from twd.settings.model import EdgeConfig
 from twd.wire.failures import FailureCode, TwdError
 
@@ -26,8 +28,14 @@ class HttpServer:
     """The HTTP server of one edge. If a client leaves, its handler is cancelled."""
 
     def __init__(
-        self, settings: EdgeConfig, threshold: AuthMiddleware, counters: EdgeCounters, log: logging.Logger
+        self,
+        settings: EdgeConfig,
+        threshold: AuthMiddleware,
+        counters: EdgeCounters,
+        log: logging.Logger,
+        handover: HandedDoor | None = None,
     ) -> None:
+        """`handover`: where the port comes from while another version takes over, and goes to."""
         self.port = settings.port
         self._settings = settings
         self._threshold = threshold
@@ -36,6 +44,7 @@ class HttpServer:
         self._runner: web.AppRunner | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._handover = handover
 
     @property
     def url(self) -> str:
@@ -58,7 +67,32 @@ class HttpServer:
             shutdown_timeout=CLOSING_S,
         )
         await self._runner.setup()
+        if self._handover is not None and (port := self._handover.take()):
+            self.port = port
+            return
         await self._listen(self._runner)
+        if self._handover is not None and len(self._runner.addresses) == 1:
+            self._handover.offer(listening_socket(self.port))
+
+    @property
+    def waits(self) -> bool:
+        """Whether the port came from another edge, and nobody is answered yet: who connects waits."""
+        return self._handover is not None and self._handover.waiting is not None
+
+    async def begin(self) -> None:
+        """Answer those who wait at a port that came from another edge."""
+        if self._runner is None or self._handover is None or (taken := self._handover.begin()) is None:
+            return
+        await web.SockSite(self._runner, taken, ssl_context=tls_context(self._settings.tls)).start()
+
+    async def hand_over(self) -> None:
+        """Accept no more connections, and end idle ones, if another process has the port now."""
+        if self._handover is None or not self._handover.is_taken or self._runner is None:
+            return
+        for site in self._runner.sites:
+            await site.stop()
+        if self._runner.server is not None:
+            self._runner.server.pre_shutdown()
 
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = self._settings.host, self._settings.port
@@ -99,5 +133,7 @@ class HttpServer:
 
     async def close(self) -> None:
         """Let handlers send their last data, then close all connections."""
+        if self._handover is not None:
+            self._handover.close()
         if self._runner is not None:
             await self._runner.cleanup()

@@ -6,9 +6,10 @@ import msgspec
 
 from twd.edge.auth.access_policy import Principal
 from twd.edge.modes import split
-from twd.edge.monitoring.status_types import GateStats, ServiceState, SystemStatus
+from twd.edge.monitoring.status_types import ServiceState, SystemStatus
 from twd.edge.openai.answers import ModelCard
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.leases.gate import GateFigures
 
 
 def cards_for(principal: Principal, cards: Iterable[ModelCard]) -> list[ModelCard]:
@@ -32,7 +33,7 @@ def status_for(principal: Principal, status: SystemStatus) -> SystemStatus:
     bases = {split(name)[0] for name in principal.key.models}
     return msgspec.structs.replace(
         status,
-        stats=GateStats(),
+        stats=GateFigures(),
         agents=[],
         verifier="",
         wins={},

@@ -11,12 +11,13 @@ from twd.edge.auth.middleware import principal_of
 from twd.edge.http.generation_handlers import GenerationHandlers
 from twd.edge.http.openapi import document
 from twd.edge.http.replies import json_reply
-from twd.edge.monitoring.judges import gate_facts, gate_stats, votes, wins
+from twd.edge.monitoring.judges import gate_facts, gate_stats, votes
 from twd.edge.monitoring.key_view import card_for, cards_for, status_for
 from twd.edge.monitoring.status_types import EdgeState, HealthReply, ServiceState, SystemStatus
 from twd.edge.openai.answers import ModelList
 from twd.pools.transfers import TransfersView
 from twd.pools.view import PoolsView
+from twd.wire.leases.reading import shown_facts
 from twd.wire.service import Health, ServiceLease
 
 
@@ -92,12 +93,12 @@ class StatusHandlers:
         status = SystemStatus(
             mode=settings.mode,
             stats=gate_stats(self.services),
-            agents=[str(name) for name in gate.get("agents", ())],
-            verifier=str(gate.get("verifier", "")),
+            agents=gate.agents,
+            verifier=gate.verifier,
             consensus_mode=settings.consensus.policy,
             consensus_accepted=agreed,
             consensus_fallback=fallback,
-            wins=wins(gate),
+            wins=gate.wins,
             edge=self._edge(),
             default_model=directory.default_model,
             models=directory.cards(),
@@ -134,7 +135,7 @@ class StatusHandlers:
             pid=lease.pid,
             version=lease.version,
             health=lease.health.value,
-            note=lease.note,
+            note="; ".join(filter(None, (lease.note, lease.unread))),
             age_s=round((self.front.clock.wall_ms() - lease.renewed_ms) / 1000, 1),
-            facts=dict(lease.facts),
+            facts=shown_facts(lease.facts),
         )

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import msgspec
-
 from twd.edge.openai.answers import ModelCard, ResponsePart
 from twd.pools.state import PoolState
 from twd.pools.transfers import TransferState
+from twd.wire.leases.gate import GateFigures
 
 
 class ServiceState(ResponsePart, kw_only=True):
@@ -41,28 +40,12 @@ class EdgeState(ResponsePart, kw_only=True):
     bus_dropped: int
 
 
-class GateStats(ResponsePart, kw_only=True):
-    """What a gate did since it started."""
-
-    total_requests: int = 0
-    approved: int = 0
-    corrected: int = 0
-    rejected: int = 0
-    errors: int = 0
-    approve_rate: float = 0.0
-    gpu_usage_rate: float = 0.0
-    cache_hits: int = 0
-    avg_agent_ms: float = 0.0
-    avg_verify_ms: float = 0.0
-    uptime_seconds: float = 0.0
-
-
 class SystemStatus(ResponsePart, kw_only=True):
     """Everything that one look should show."""
 
     mode: str = "speculate"
     """How requests are served that name no mode."""
-    stats: GateStats = msgspec.field(default_factory=GateStats)
+    stats: GateFigures = GateFigures()
     agents: list[str] = []
     """Who writes for the gate."""
     verifier: str = ""

@@ -11,7 +11,7 @@ from msgspec import Meta
 from twd.bus.base import BusError, NoResponders, RequestTimeout
 from twd.edge.auth.middleware import principal_of
 from twd.edge.core import RequestContext, deadline_ms
-from twd.edge.http.base_types import ModelName, RequestBody, ShortText, TokenId
+from twd.edge.http.base_types import ModelName, RequestBody, ShortText, TokenId, TwdOptions
 from twd.edge.http.errors import unasked
 from twd.edge.http.generation_handlers import GenerationHandlers
 from twd.edge.http.replies import json_reply
@@ -76,7 +76,7 @@ class EmbeddingHandlers:
     async def embed(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
         asked = await self._front.read(request, EmbeddingsRequest)
-        terms = self._front.terms(request, asked.model, None)
+        terms = self._front.terms(request, asked.model, TwdOptions(mode="speculate"))  # a vector is not judged
         prompts, key = inputs_of(asked), principal_of(request).key
         with self._front.counted(request, 1) as use:
             until = self._front.clock.now() + deadline_ms(terms) / 1000

@@ -56,6 +56,11 @@ function times(value) {
   return value === null ? "–" : `${value.toFixed(2)}x`;
 }
 
+function audited({ target, member, errors, audits, low, high }) {
+  const [from, to] = [low, high].map((share) => `${(100 * share).toFixed(1)} %`);
+  return `${target} ${member}: ${errors} of ${audits} wrong, ${from} to ${to}`;
+}
+
 function drawGate({ services, stats, wins, consensus_mode, consensus_accepted, consensus_fallback }) {
   const gate = services.find((one) => one.service === "gate")?.facts;
   const voted = consensus_mode !== "off";
@@ -64,7 +69,7 @@ function drawGate({ services, stats, wins, consensus_mode, consensus_accepted, c
     "Approved, corrected, rejected": `${stats.approved}, ${stats.corrected}, ${stats.rejected} of ${stats.total_requests}`,
     "Approved by member": Object.entries(wins).map(([name, count]) => `${name} ${count}`).join(", ") || "none",
     "Resting": gate.resting?.join(", ") || "nobody",
-    "Audited": gate.audited?.join("; ") || "nothing: texts are exact",
+    "Audited": gate.audited?.map(audited).join("; ") || "nothing: texts are exact",
     "Target's time": `${round(gate.target_s, 1)} s, audits ${round(gate.audit_s, 1)} s, fleet ${round(gate.fleet_s, 1)} s`,
     "Saved beside exact speculation": `${round(gate.saved_s, 1)} s of the target`,
     "Tokens written by members": `${gate.kept_tokens}`,

@@ -3,6 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from twd.engine.experts.stream import ExpertStream
+from twd.wire.leases.base import StreamedExperts
 
 
 @runtime_checkable
@@ -15,18 +16,18 @@ class StreamsExperts(Protocol):
         ...
 
 
-def expert_facts(loaded: object) -> dict[str, int | float]:
-    """The facts for the lease; empty if no experts are read."""
+def expert_facts(loaded: object) -> StreamedExperts | None:
+    """The facts for the lease; None if no experts are read."""
     stream = loaded.experts if isinstance(loaded, StreamsExperts) else None
     if stream is None:
-        return {}
+        return None
     numbers = stream.numbers()
-    return {
-        "moe_memory_bytes": numbers.budget,
-        "moe_expert_bytes": stream.layout.expert_bytes,
-        "moe_asked": numbers.asked,
-        "moe_hits": numbers.hits,
-        "moe_read_bytes": numbers.read_bytes,
-        "moe_waited_s": round(numbers.waited_ns / 1e9, 3),
-        "moe_half_life": stream.half_life,
-    }
+    return StreamedExperts(
+        memory_bytes=numbers.budget,
+        expert_bytes=stream.layout.expert_bytes,
+        asked=numbers.asked,
+        hits=numbers.hits,
+        read_bytes=numbers.read_bytes,
+        waited_s=round(numbers.waited_ns / 1e9, 3),
+        half_life=stream.half_life,
+    )

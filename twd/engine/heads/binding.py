@@ -9,12 +9,14 @@ _SET_ROWS = "_Z26llama_set_embeddings_nextnP13llama_contextbb"
 _GET_ROWS = "_Z26llama_get_embeddings_nextnP13llama_context"
 _SET_INPUTS = "_Z30llama_set_embeddings_layer_inpP13llama_contextjb"
 _GET_INPUTS = "_Z30llama_get_embeddings_layer_inpP13llama_contextj"
+_SET_LAYER = "_Z28llama_set_nextn_layer_offsetP13llama_contexti"
 _GET_ROW = "_Z30llama_get_embeddings_nextn_ithP13llama_contexti"
 
 
 def heads_available() -> bool:
     """Whether this build of llama.cpp exports the functions."""
-    return all(_function(name) is not None for name in (_SET_ROWS, _GET_ROWS, _GET_ROW, _SET_INPUTS, _GET_INPUTS))
+    names = (_SET_ROWS, _GET_ROWS, _GET_ROW, _SET_INPUTS, _GET_INPUTS, _SET_LAYER)
+    return all(_function(name) is not None for name in names)
 
 
 def give_hidden_rows(context: int, *, outputs_only: bool) -> None:
@@ -36,6 +38,13 @@ def hidden_row(context: int, row: int) -> int:
     function = _function(_GET_ROW)
     function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_void_p
     return function(context, row) or 0
+
+
+def use_head_layer(context: int, number: int) -> None:
+    """Compute the head with this number in the next passes of a head's context; the first one is 0."""
+    function = _function(_SET_LAYER)
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int32], None
+    function(context, number)
 
 
 def give_layer_inputs(context: int, layer: int) -> None:

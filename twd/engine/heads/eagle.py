@@ -6,17 +6,14 @@ reads it together with the next token. It may take its embedding and output matr
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from twd.engine.context import Context, Logits
-from twd.engine.heads.binding import give_hidden_rows, give_layer_inputs, heads_available, hidden_rows, layer_inputs
+from twd.engine.heads.binding import give_hidden_rows, give_layer_inputs, hidden_rows, layer_inputs
 from twd.engine.heads.head import OwnHead
 from twd.engine.library import last_errors, llama
-from twd.engine.model import LoadedGguf, ModelLoadOptions
-from twd.gguf_tools.head_file import HEAD_FILES, head_problem, layers_read
-from twd.gguf_tools.header import read_header
+from twd.engine.model import LoadedGguf
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -78,29 +75,3 @@ class EagleHead(OwnHead):
         row = ctypes.c_float * (self._width * count)
         found = np.ctypeslib.as_array(row.from_address(hidden_rows(self._context.handle)))
         return found.reshape(count, self._width).copy()
-
-
-def load_head(target: Context, path: Path) -> EagleHead:
-    """Load a head for a target; raises TwdError if the file is no head, or not one for this model."""
-    header = read_header(path)
-    problem = head_problem(header, target.model.info)
-    if problem:
-        raise TwdError(FailureCode.BAD_REQUEST, problem)
-    if not heads_available():
-        raise TwdError(FailureCode.UNSUPPORTED, "this build of llama.cpp does not export what heads need")
-    model = LoadedGguf.load(ModelLoadOptions(path))
-    try:
-        if model.vocab.size != target.model.vocab.size:
-            sizes = f"that knows {model.vocab.size} tokens, this one {target.model.vocab.size}"
-            raise TwdError(FailureCode.BAD_REQUEST, f"{path.name} is a head of another model: {sizes}")
-        return EagleHead(target, model, layers_read(header))
-    except BaseException:
-        model.close()
-        raise
-
-
-def refuse_head(architecture: str, path: Path) -> None:
-    """Raise TwdError if a file that is to be served holds a head."""
-    if architecture in HEAD_FILES:
-        text = f"{path.name} holds a head for another model; name it as `drafters: [{{head: {path}}}]`"
-        raise TwdError(FailureCode.BAD_REQUEST, text)

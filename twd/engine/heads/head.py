@@ -6,7 +6,7 @@ token before. It never decides anything: its guesses are verified like those of 
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from twd.decoding.window import Sampler
 from twd.engine.context import BatchTokens, CacheLayout, Context, Logits
-from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows
+from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows, use_head_layer
 from twd.engine.library import llama
 from twd.engine.model import LoadedGguf
-from twd.gguf_tools.head_file import OWN_HEADS
+from twd.gguf_tools.head_file import own_head_problem
 from twd.wire.failures import FailureCode, TwdError
 
 _KEPT: Final = 128
@@ -46,6 +46,10 @@ class GuessingHead(Protocol):
         """The next tokens behind `tokens`, of which the head has read all but the last; and how sure it is of each."""
         ...
 
+    def forget(self, slot: int) -> None:
+        """Begin anew with a slot: its text is another one now."""
+        ...
+
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from now on."""
         ...
@@ -70,6 +74,7 @@ class HeadContext(Context):
         parameters = super()._parameters()
         if self._own:
             parameters.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
+            parameters.offload_kqv = not self.model.settings.host_tensors  # its layers are in this machine's memory
         parameters.ctx_other = self._target.handle
         return parameters
 
@@ -83,6 +88,7 @@ class OwnHead:
     """The head of one target. For the target's thread only."""
 
     name = "its own head"
+    context_of: type[HeadContext] = HeadContext
     behind = 0
     """How many places before a token the head keeps it."""
 
@@ -90,7 +96,7 @@ class OwnHead:
         model, settings = model or target.model, target.settings
         self._target = target
         self._width = int(llama.llama_model_n_embd_out(model.handle))
-        self._context = HeadContext(target, model)
+        self._context = self.context_of(target, model)
         self._ends = [0] * settings.parallel
         """For each slot, how many tokens the head has read."""
         self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
@@ -112,14 +118,18 @@ class OwnHead:
     def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
         self._back(slot, at if at <= self._ends[slot] else 0)  # llama.cpp refuses gaps
         before = np.concatenate((self._hidden[slot, (at - 1) % _KEPT][None], rows[: len(tokens) - 1]))
+        self._decode_all(slot, at, tokens, before)
+        for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
+            self._hidden[slot, (at + row) % _KEPT] = rows[row]
+        self._ends[slot] = at + len(tokens)
+
+    def _decode_all(self, slot: int, at: int, tokens: Sequence[int], before: Logits) -> None:
+        """Compute tokens from position `at` on without outputs, each with the hidden state of the token before."""
         size = self._context.settings.ubatch
         for start in range(max(self.behind - at, 0), len(tokens), size):
             part = BatchTokens()
             part.add(slot, at + start - self.behind, tokens[start : start + size], output_from=size)
             self._context.decode(part, np.ascontiguousarray(before[start : start + size]))
-        for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
-            self._hidden[slot, (at + row) % _KEPT] = rows[row]
-        self._ends[slot] = at + len(tokens)
 
     def guess(self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler) -> tuple[list[int], list[float]]:
         """The same, picked with the session's own sampler, and so with its noise."""
@@ -128,10 +138,9 @@ class OwnHead:
         sure: list[float] = []
         if at != len(tokens) - 1:
             return guesses, sure
-        text, state = list(tokens), self._hidden[slot, (at - 1) % _KEPT]
+        text = list(tokens)
         try:
-            for step in range(count):
-                logits, state = self._step(slot, at + step, text[-1], state)
+            for logits in self._chain(slot, at, text, count):
                 token = sampler.pick(logits, text)
                 guesses.append(token)
                 sure.append(_share(logits, token))
@@ -139,6 +148,9 @@ class OwnHead:
         finally:
             self._back(slot, at)
         return guesses, sure
+
+    def forget(self, slot: int) -> None:
+        self._back(slot, 0)
 
     def use_threads(self, threads: int) -> None:
         self._context.use_threads(threads)
@@ -150,13 +162,23 @@ class OwnHead:
         self._context.rollback(slot, max(position - self.behind, 0))
         self._ends[slot] = min(self._ends[slot], position)
 
+    def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
+        """The logits behind `text`, which grows by one token after each."""
+        state = self._hidden[slot, (at - 1) % _KEPT]
+        for step in range(count):
+            logits, state = self._step(slot, at + step, text[-1], state)
+            yield logits
+
     def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
         rows = BatchTokens()
         rows.add(slot, max(at - self.behind, 0), [token])
         self._context.decode(rows, np.ascontiguousarray(state[None]))
+        return self._context.logits(0).copy(), self._row(0)
+
+    def _row(self, index: int) -> Logits:
+        """The hidden state that the head gave for a token of its last pass: a copy."""
         row = ctypes.c_float * self._width
-        after = np.ctypeslib.as_array(row.from_address(hidden_row(self._context.handle, 0)))
-        return self._context.logits(0).copy(), after.copy()
+        return np.ctypeslib.as_array(row.from_address(hidden_row(self._context.handle, index))).copy()
 
     def _measured(self) -> float:
         taken = []
@@ -168,14 +190,44 @@ class OwnHead:
         return min(taken)
 
 
+class ChainedHeads(OwnHead):
+    """Several heads in one file: the first guesses the next token, the second the one after it, and so on.
+
+    Each has KV cells of its own layer for all tokens, so each reads all that the others read.
+    """
+
+    name = "its own heads, one for each token ahead,"
+
+    def _decode_all(self, slot: int, at: int, tokens: Sequence[int], before: Logits) -> None:
+        for number in range(self._context.model.head_layers):
+            self._use(number, slot, at)
+            super()._decode_all(slot, at, tokens, before)
+
+    def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
+        states = [self._hidden[slot, (at - 1) % _KEPT]]
+        for number in range(min(count, self._context.model.head_layers)):
+            self._use(number, slot, at)
+            rows = BatchTokens()
+            rows.add(slot, at, text[-len(states) :], output_from=number)
+            self._context.decode(rows, np.ascontiguousarray(np.stack(states)))
+            states.append(self._row(number))
+            yield self._context.logits(number).copy()
+
+    def _use(self, number: int, slot: int, at: int) -> None:
+        """Compute with another head from position `at` of a slot on."""
+        self._context.rollback(slot, at)
+        use_head_layer(self._context.handle, number)
+
+
 def own_head(context: Context) -> OwnHead | None:
     """The head of a context's model; None if its file has none that was loaded. Raises TwdError if it is not used."""
     model = context.model
     if not model.head_layers:
         return None
-    if model.info.architecture not in OWN_HEADS or not heads_available():
-        raise TwdError(FailureCode.UNSUPPORTED, f"heads of {model.info.architecture} models are not used")
-    return OwnHead(context)
+    problem = own_head_problem(model.info)
+    if problem or not heads_available():
+        raise TwdError(FailureCode.UNSUPPORTED, problem or "this build of llama.cpp does not export what heads need")
+    return ChainedHeads(context) if model.head_layers > 1 else OwnHead(context)
 
 
 def _share(logits: Logits, token: int) -> float:

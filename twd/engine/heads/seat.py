@@ -52,6 +52,10 @@ class HeadSeat:
 
         verdict.aside_ms += self._timed(work)
 
+    def forget(self, slot: int) -> None:
+        """Begin anew with a slot: its text is another one now."""
+        self._timed(lambda: self._head.forget(slot))
+
     def use_threads(self, threads: int) -> None:
         """Compute with this number of threads from now on."""
         self._head.use_threads(threads)

@@ -1,6 +1,7 @@
 """Measures at load how long forward passes of several sizes take."""
 
 import time
+from collections.abc import Sequence
 from itertools import accumulate
 from statistics import mean
 
@@ -8,22 +9,30 @@ from twd.engine.context import BatchTokens, Context
 from twd.wire.model import CostPoint
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+SHARED_WIDTHS = (48, 64)
+"""Further widths where sessions may share passes of one width."""
 _DEPTH = 32
 _TURNS_MAX = 7
 
 
 def measure_cost(
-    context: Context, *, rows_min: int = 1, budget_s: float = 1.5, away: bool = False, reads: bool = False
+    context: Context,
+    *,
+    rows_min: int = 1,
+    budget_s: float = 1.5,
+    away: bool = False,
+    reads: bool = False,
+    more: Sequence[int] = (),
 ) -> list[CostPoint]:
     """Time passes of several widths (n_tokens) on the first sequence, which must be empty. It is emptied afterwards.
 
     Every width is timed at least once, and again while the budget in seconds lasts. The fastest time counts, because
     other programs can only make a pass slower; `CostCurve.observe` follows the load later. With RPC workers (`away`),
     every width is used once before, because its first pass takes many times as long. If experts are read while the
-    model computes (`reads`), each pass has other tokens, as in a text, and the mean counts.
+    model computes (`reads`), each pass has other tokens, as in a text, and the mean counts. `more`: further widths.
     """
     room = min(context.settings.ubatch, context.settings.ctx_size - _DEPTH)
-    widths = [width for width in WIDTHS if width <= room]
+    widths = [width for width in (*WIDTHS, *more) if width <= room]
     taken: dict[int, list[float]] = {width: [] for width in widths}
     _pass(context, 0, min(_DEPTH, context.settings.ubatch))
     depth = context.end(0)

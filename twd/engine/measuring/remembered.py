@@ -22,6 +22,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
     exactness: Exactness
     cost: list[CostPoint]
+    together: int = 1
+    """How many sessions share each pass where all passes have one width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def build_id() -> str:
 def farther(found: Measurement, ms: float) -> Measurement:
     """The same measurement over links that take `ms` longer, or shorter if negative."""
     cost = [CostPoint(width=point.width, ms=max(LEAST_MS, round(point.ms + ms, 4))) for point in found.cost]
-    return Measurement(exactness=found.exactness, cost=cost)
+    return Measurement(exactness=found.exactness, cost=cost, together=found.together)
 
 
 def _library_stamp() -> int:

@@ -1,4 +1,4 @@
-"""Keeps on disk how long one token of each model took on this machine's CPU. Forecasts for other models use it.
+"""Keeps on disk how long one token of each model took on a device of this machine. Forecasts for other models use it.
 
 This module does not load llama.cpp, because agents use it, too.
 """
@@ -20,14 +20,16 @@ KINDS_MAX: Final = 16
 _KIND: Final = "step"
 
 
-def keep_step(folder: Path, model: Path, cost: Sequence[CostPoint]) -> None:
-    """Keep the times of this model's passes; replaces what was kept for it."""
-    step = measured_step(model, cost)
+def keep_step(folder: Path, model: Path, cost: Sequence[CostPoint], device: str = "") -> None:
+    """Keep the times of this model's passes; replaces what was kept for it. `device`: llama.cpp's name of the only
+    device that computed; empty: the CPU."""
+    step = measured_step(model, cost, device)
     if step is not None:
-        remember(folder / file_name(_KIND, str(model.resolve())), step)
+        what = (str(model.resolve()), device) if device else str(model.resolve())
+        remember(folder / file_name(_KIND, what), step)
 
 
-def measured_step(model: Path, cost: Sequence[CostPoint]) -> MeasuredStep | None:
+def measured_step(model: Path, cost: Sequence[CostPoint], device: str = "") -> MeasuredStep | None:
     """The same as a value; None if a single token was not timed."""
     times = {point.width: point.ms for point in cost}
     if not times.get(1):
@@ -41,6 +43,7 @@ def measured_step(model: Path, cost: Sequence[CostPoint]) -> MeasuredStep | None
         head_kind=reads.head_kind,
         ms=times[1],
         window=round(times.get(WINDOW, 0.0) / times[1], 3),
+        device=device,
     )
 
 

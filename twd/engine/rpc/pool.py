@@ -68,13 +68,16 @@ class PoolPlan:
         return f"over {', '.join(devices)}, head {'here' if self.head_here else 'there'}"
 
 
-def gpu_layers(plan: PoolPlan) -> int:
-    """llama.cpp's `n_gpu_layers`: this many last layers go to devices; the output head counts as one more."""
-    return sum(share.layers for share in plan.away) + 1 if plan.away else 0
+def gpu_layers(plan: PoolPlan, own_head: int = 0) -> int:
+    """llama.cpp's `n_gpu_layers`: this many last layers go to devices; the output head counts as one more.
+
+    So do the `own_head` layers of the model's own head (multi-token prediction), whether they are loaded or not.
+    """
+    return sum(share.layers for share in plan.away) + own_head + 1 if plan.away else 0
 
 
-def tensor_split(plan: PoolPlan) -> tuple[float, ...]:
-    """llama.cpp's `tensor_split`, so that each device gets exactly its layers, and the last one also the head.
+def tensor_split(plan: PoolPlan, own_head: int = 0) -> tuple[float, ...]:
+    """llama.cpp's `tensor_split`, so that each device gets exactly its layers, and the last one also the heads.
 
     The borders are half a layer below whole numbers, so that rounding cannot move them.
     """
@@ -82,8 +85,13 @@ def tensor_split(plan: PoolPlan) -> tuple[float, ...]:
     if not counts:
         return ()
     counts[0] -= 0.5
-    counts[-1] += 1.5
+    counts[-1] += 1.5 + own_head
     return tuple(max(0.0, count) for count in counts)
+
+
+def layer_names(first: int, end: int) -> bytes:
+    """The name pattern of the tensors of layers `first` to `end` (not included)."""
+    return rf"^blk\.({'|'.join(str(layer) for layer in range(first, end))})\.".encode()
 
 
 def open_devices(plan: PoolPlan) -> tuple[EngineDevice, ...]:

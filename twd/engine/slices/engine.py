@@ -1,5 +1,6 @@
 """Computes one slice of a model: tokens or hidden states in, hidden states or logits out. For one thread only."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,8 @@ import numpy as np
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, BatchTokens, ContextSettings, Logits
 from twd.engine.exactness import ExactPlan, exact_plan
+from twd.engine.heads.head import own_head
+from twd.engine.heads.seat import HeadSeat
 from twd.engine.host_memory.limits import available_bytes
 from twd.engine.kernels import one_row_like_many, repacked_unevenly
 from twd.engine.library import device_named
@@ -23,6 +26,7 @@ from twd.gguf_tools.slice_table import RULES
 from twd.kit.progress import Progress, unheard
 from twd.wire.failures import FailureCode, TwdError
 
+_log = logging.getLogger("twd.engine")
 _SNAPSHOTS = 8
 _FEWEST_SNAPSHOTS = 2
 _SHARE = 4
@@ -60,12 +64,21 @@ class StagePlan:
     """Read the weights from disk while computing: slow and near instead of exact, but they need not fit in memory."""
     expert_bytes: int = 0
     """If given, experts of a mixture are read while it computes, and may take this much memory."""
+    own_head: bool = False
+    """Use the model's own head (multi-token prediction), if the slice has it."""
 
 
 class StageEngine:
     """The layers of a slice with their own KV cache. Slots and positions are the same as for the whole model."""
 
-    def __init__(self, model: LoadedGguf, facts: SliceFacts, context: StageContext, exact: ExactPlan) -> None:
+    def __init__(
+        self,
+        model: LoadedGguf,
+        facts: SliceFacts,
+        context: StageContext,
+        exact: ExactPlan,
+        guesser: HeadSeat | None = None,
+    ) -> None:
         settings = context.settings
         self.facts = facts
         self.first, self.head = facts.first == 0, facts.head
@@ -79,6 +92,8 @@ class StageEngine:
         self.settings = exact.describe() + (", on a GPU" if model.offloads else "")
         self.model = model
         self.context = context
+        self.guesser = guesser
+        """The model's own head (multi-token prediction); None: this slice has none, or it is not used."""
         self._states = context.states
         self._flag: AbortFlag | None = None
         self._undo = _undo_of(context, self._compute_again) if context.recurrent else None
@@ -101,6 +116,7 @@ class StageEngine:
             use_extra_bufts=plan.use_extra_bufts and not uneven,
             from_disk=plan.from_disk,
             expert_bytes=plan.expert_bytes,
+            head=plan.own_head and plan.head and not plan.expert_bytes,
             host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
         model = LoadedGguf.load(settings, lambda share: progress(0.9 * share, "reading weights"))
@@ -110,11 +126,12 @@ class StageEngine:
             progress(0.95, "making room")
             sizes = replace(exact.settings, snapshots=_snapshots(model, exact.settings))
             context = StageContext(model, sizes, _states(model, facts, sizes))
+            guesser = _guesser(context)
         except BaseException:
             model.close()
             raise
         progress(1.0, "ready")
-        return cls(model, facts, context, exact)
+        return cls(model, facts, context, exact, guesser)
 
     @property
     def vocab_size(self) -> int:
@@ -161,11 +178,15 @@ class StageEngine:
         """Copy slot `source` to slot `target`."""
         self.context.clear(target)
         self.context.copy(source, target)
+        if self.guesser is not None:
+            self.guesser.forget(target)
         if self._undo is not None:
             self._undo.copy(source, target)
 
     def clear(self, slot: int) -> None:
         """Remove all tokens of a slot."""
+        if self.guesser is not None:
+            self.guesser.forget(slot)
         if self._undo is None:
             self.context.clear(slot)
         else:
@@ -177,6 +198,8 @@ class StageEngine:
 
     def close(self) -> None:
         """Free the memory. A second call does nothing."""
+        if self.guesser is not None:
+            self.guesser.close()
         self.context.close()
         self.model.close()
 
@@ -301,6 +324,15 @@ def _snapshots(model: LoadedGguf, settings: ContextSettings) -> int:
     one = model.info.state_bytes * settings.parallel
     count = min(_SNAPSHOTS, available_bytes() // _SHARE // one) if one else _SNAPSHOTS
     return count if count >= _FEWEST_SNAPSHOTS and model.recurrent else 0
+
+
+def _guesser(context: StageContext) -> HeadSeat | None:
+    """The model's own head. One that cannot be used is left aside."""
+    try:
+        return HeadSeat.of(own_head(context))
+    except TwdError as error:
+        _log.warning("the model's head is left aside: %s", error)
+        return None
 
 
 def _undo_of(context: StageContext, compute: Compute) -> SliceUndo:

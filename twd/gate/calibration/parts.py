@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
-from twd.wire.job import JobCancelled, JobFinished, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 
 MEMBER: Final = OwnerPolicy(losses=0, patience_s=1.0, recovery_s=1.0)
 """For jobs of members. Another member can write instead, so the gate does not wait long for one."""
@@ -72,6 +72,12 @@ class Parts:
             if isinstance(action, Release):
                 self._publish(action.event)
         self._parts.pop(job, None)
+
+    def answered(self, event: JobQueued | JobFailed) -> None:
+        """A submission was answered."""
+        part = self._parts.get(event.job)
+        if part is not None:
+            self._act(part, part.owner.answer(event, self._now()))
 
     def hear(self, event: Event) -> None:
         """Handle an event of a job; events of other jobs are ignored."""

@@ -2,7 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,7 @@ from msgspec import Meta
 from twd.gate.verdict import Rule, Statistic
 from twd.private_file import write_private
 from twd.wire.job import Sampling
+from twd.wire.leases.base import ServerFacts
 
 FOLDER: Final = "gate"
 JUDGE_FACTS: Final = ("file", "architecture", "quantization", "parameters", "vocab", "settings", "template")
@@ -71,9 +72,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return f"changed since it was calibrated: {', '.join(changed)}" if changed else ""
 
 
-def identity(facts: dict[str, Any]) -> str:
+def identity(facts: ServerFacts | None) -> str:
     """A hash that identifies a model: its file, its template, its settings."""
-    told = {name: facts.get(name) for name in JUDGE_FACTS}
+    told = {name: getattr(facts, name, None) for name in JUDGE_FACTS}
     return sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:16]
 
 

@@ -75,6 +75,14 @@ class VersionsFolder:
             _link(self.previous, f"versions/{old}")
         _link(self.current, f"versions/{version}")
 
+    def give_back(self, version: str, before: str) -> None:
+        """Make a version the current one again, with the one that was before it."""
+        _link(self.current, f"versions/{version}")
+        if before:
+            _link(self.previous, f"versions/{before}")
+        else:
+            self.previous.unlink(missing_ok=True)
+
     def remove_rest(self, version: str) -> None:
         """Remove what a failed installation left."""
         folder = self.folder_of(version)

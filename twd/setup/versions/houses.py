@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import msgspec
 import psutil
 
+from twd.edge.http.handover import NEXT, OFFERED
+from twd.net.handed_socket import SocketOffer, take_socket
 from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import Settings
 from twd.setup.units.systemd_manager import SystemdManager
@@ -40,6 +42,8 @@ class _InstanceHouse:
 
     def __init__(self, home: StateFolder) -> None:
         self._home = home
+        self._door: SocketOffer | None = None
+        """The API's port, kept open while versions change."""
         self._well: tuple[int, dict[str, int]] = (0, {})
         """The processes when all of them worked."""
 
@@ -71,6 +75,28 @@ class _InstanceHouse:
             time.sleep(LOOK_S)
         raise VersionProblem(f"it was not ready within {deadline_s:g} s")
 
+    def keep_door(self) -> None:
+        """Keep the port of the API open, so that who connects from now on waits for the next version."""
+        port = take_socket(self._home.run / OFFERED)
+        if port is None:
+            return
+        if self._door is not None:  # it is kept already; the edge that ends knows it now, too
+            port.close()
+            return
+        door = SocketOffer(self._home.run / NEXT, port)
+        try:
+            door.open()
+        except OSError:  # the port is closed for some seconds, then
+            door.close()
+            return
+        self._door = door
+
+    def release(self) -> None:
+        """Keep the port no longer: the edge that runs has it."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
+
     def wait_gone(self) -> None:
         give_up = time.monotonic() + DRAIN_S
         while self._home.held():
@@ -86,7 +112,7 @@ class DetachedHouse(_InstanceHouse):
         super().__init__(home)
         self._folder = folder
         instance = home.running()
-        if instance is not None and not instance.guard:
+        if instance is not None and (instance.in_terminal or not instance.guard):
             text = f"twd runs in a terminal (pid {instance.pid}), where it cannot be started again"
             raise VersionProblem(f"{text}: end it there, or start it by `twd up -d` or as a service")
         self._arguments, self._environment = started_by(instance) if instance else (("up",), {})
@@ -94,6 +120,7 @@ class DetachedHouse(_InstanceHouse):
     def stop(self) -> None:
         """Drain, as `twd down` does."""
         if self._home.held():
+            self.keep_door()
             self._twd("down", deadline_s=DRAIN_S)
         self.wait_gone()
 
@@ -130,6 +157,7 @@ class ServiceHouse(_InstanceHouse):
 
     def stop(self) -> None:
         """Drain, as the service manager does."""
+        self.keep_door()
         self._manager.machine.must(*self._manager.systemctl, "stop", self._unit)
         self.wait_gone()
 

@@ -42,6 +42,9 @@ class UpgradeHouse(Protocol):
         """Return why it does not work; empty if it does."""
         ...
 
+    def release(self) -> None:
+        """The change is over, whatever came of it."""
+
 
 class UpgradeClock(Protocol):
     """Time, as a takeover sees it."""
@@ -68,17 +71,23 @@ class Takeover:
 
     def take(self, version: str) -> None:
         """Make a version the one in use; raises VersionProblem after the old one is back."""
-        old, ran = self._folder.in_use(), self._house.runs()
+        old, before, ran = self._folder.in_use(), self._folder.before(), self._house.runs()
         if not ran:
             self._folder.take(version)
             return
+        try:
+            self._change(old, before, version)
+        finally:
+            self._house.release()
+
+    def _change(self, old: str, before: str, version: str) -> None:
         self._say(f"{old} ends; jobs are finished first")
         self._house.stop()
         self._folder.take(version)
         try:
             self._begin(version)
         except BaseException as error:
-            self._go_back(old, version, error)
+            self._go_back(old, before, version, error)
             raise
 
     def _begin(self, version: str) -> None:
@@ -93,12 +102,12 @@ class Takeover:
                 return
             self._clock.sleep(LOOK_S)
 
-    def _go_back(self, old: str, version: str, error: BaseException) -> None:
+    def _go_back(self, old: str, before: str, version: str, error: BaseException) -> None:
         self._say(f"{error}; going back to {old}")
         try:
             self._house.stop()
         finally:
-            self._folder.take(old)
+            self._folder.give_back(old, before)
         try:
             self._house.start(self._policy.ready_s)
         except VersionProblem as problem:

@@ -106,11 +106,14 @@ class VersionTrial:
             raise VersionProblem(f"`twd {' '.join(arguments)}` does not work: {error}") from None
 
 
-def no_room(settings: Settings, model_bytes: int, free: int) -> str:
-    """Return why the new version cannot load its models beside the old one; empty if it can."""
+def no_room(settings: Settings, model_bytes: int, free: int, joined: bool = False) -> str:
+    """Return why the new version cannot load its models beside the old one; empty if it can.
+
+    `joined`: the broker is elsewhere because this machine joined; a trial has a broker of its own.
+    """
     if not settings.models:
         return "no model is served here"
-    if settings.bus.url or settings.pooled:
+    if (settings.bus.url and not joined) or settings.pooled:
         return "its models are spread over machines"
     if model_bytes * ROOM + SPARE_BYTES > free:
         return "the memory holds the models once"

@@ -22,6 +22,8 @@ earlier steps are discarded and the comparison starts again, at most this many t
 SAMPLE_EVERY = 192
 _FIRST = 32
 """Tokens before the first comparison: drafters should not rest at the start of a session."""
+_FIRST_MS, _FIRST_CYCLES = 500.0, 8
+"""Or so much time with drafters, and so many cycles: one that only takes the target's time rests within a second."""
 GREAT, CLEAR = 2.0, 1.25
 SELDOM = {GREAT: 16, CLEAR: 4}
 """Lead of the drafters (factor) -> how many times rarer plain steps are tried."""
@@ -117,11 +119,17 @@ class SpeculationABTest:
         if self._rested >= self._pause and self.lost:
             self._look_again()
         just_lost = self._rested == 0 and self.lost
-        if just_lost or (self._left == 0 and self._since >= SAMPLE_EVERY and self._since >= self._between(restart_ms)):
+        if just_lost or (self._left == 0 and self._due(restart_ms)):
             self._left, self._since = self.steps, 0
         if just_lost and self._pause > PAUSE:  # the first time it is tried again soon
             self._pause = min(PAUSE_MAX, max(self._pause, int(TRY_COSTS * self._lost_tokens)))
         return self.is_plain
+
+    def _due(self, restart_ms: float) -> bool:
+        """Returns whether plain steps should be measured now."""
+        if not self.plain.cycles and self.drafted.cycles >= _FIRST_CYCLES and self.drafted.ms >= _FIRST_MS:
+            return True
+        return self._since >= SAMPLE_EVERY and self._since >= self._between(restart_ms)
 
     @property
     def _lost_tokens(self) -> float:

@@ -13,6 +13,7 @@ from twd.speculator.core.draft_tree import DraftNode, lay_out
 from twd.speculator.core.head_guesses import guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
+from twd.speculator.core.step_runs import repeats_that_matter, steps_together
 from twd.speculator.core.window_size import common_width, expected_tokens, worth_waiting
 from twd.speculator.drafters.drafter_link import LATE, AttachedDrafter, DrafterLink
 from twd.speculator.drafters.pool import DrafterPool
@@ -44,7 +45,7 @@ class StepPlanner:
         cost: Cost,
         sessions: dict[int, Session],
         drafter_pool: DrafterPool,
-        consensus: Consensus | None = None,
+        consensus: Consensus,
     ) -> None:
         self._limits = limits
         self.recall = HistoryNgram(limits.recall_tokens)
@@ -67,47 +68,71 @@ class StepPlanner:
     def _votes_first(self, plan: NextStep, session: Session, now: float) -> bool:
         """Returns whether a session waits for drafters to agree, or has a window that reads the tokens they agreed
         on."""
-        if self._consensus is None or not session.job.speculation.consensus:
-            return False
-        until = self._consensus.wait_until(session, self._cost(1))
-        if until is not None and now < until:
-            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+        if self._awaits_votes(plan, session, now):
             return True
-        session.misses += until is not None
         if session.unread:
-            self._read_unread(plan, session)
+            self._read_unread(plan, session, now)
         return bool(session.inflight_windows)
 
-    def _read_unread(self, plan: NextStep, session: Session) -> None:
-        """Add a window in which the target reads the unread tokens, scores them and picks the next token."""
-        tokens = tuple(session.tokens[session.fed :])
-        plan.windows.append(Window(session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=True))
-        session.inflight_windows.append(InFlightWindow(session.fed, [], None))
+    def _awaits_votes(self, plan: NextStep, session: Session, now: float) -> bool:
+        """Returns whether a session waits for drafters to agree; the plan then tells until when."""
+        if not session.job.speculation.consensus:
+            return False
+        until = self._consensus.wait_until(session, self._cost(1), self._drafter_pool.vote_ms(session))
+        if until is None:
+            return False
+        if now < until:
+            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+            return True
+        self._consensus.waited(session)
+        return False
+
+    def _read_unread(self, plan: NextStep, session: Session, now: float) -> None:
+        """Add a window in which the target reads the unread tokens, scores them and verifies drafts behind them."""
+        nodes = self._behind_unread(session, now)
+        tokens = (*session.tokens[session.fed :], *(node.token for node in nodes))
+        goes_on = session.ending is None
+        window = Window(
+            session.slot, session.epoch, session.fed, tokens, scores=True, goes_on=goes_on, drafts=len(nodes)
+        )
+        plan.windows.append(window)
+        session.inflight_windows.append(InFlightWindow(session.fed, nodes, None))
         session.spec_stats.passes += 1
         plan.rows += len(tokens)
 
+    def _behind_unread(self, session: Session, now: float) -> list[DraftNode]:
+        fixed = session.job.speculation.window
+        limit = min(fixed or self._limits.max_window, self._limits.score_rows - 1 - session.unread)
+        if session.ending is not None or limit <= 0:
+            return []
+        path = self._candidates(session, limit, chain=True)
+        waited_ms = (now - session.passed_at) * 1000
+        cut = len(path) if fixed else self._cut(session, [chance for _, chance in path], waited_ms)
+        return [node for node, _ in path[:cut]]
+
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
+        steps = steps_together(ready, self._cost, self._limits) if len(ready) == len(self._sessions) else 1
         if len(ready) > 1:
-            self._plan_together(plan, ready)
+            self._plan_together(plan, ready, steps)
             return
         for session in ready:
             nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
             if wake_at is not None:
                 plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
             else:
-                self._launch(plan, session, nodes, parents)
+                self._launch(plan, session, nodes, parents, steps)
 
-    def _plan_together(self, plan: NextStep, ready: list[Session]) -> None:
+    def _plan_together(self, plan: NextStep, ready: list[Session], steps: int) -> None:
         """Several sessions share the pass. All windows have one width, so that the weights are read once."""
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
         paths = [self._candidates(session, limit) for session in ready]
         chances = [[chance for _, chance in path] for path in paths]
         width = common_width(chances, self._cost, limit, self._limits.undo)
         for session, path in zip(ready, paths, strict=True):
-            self._launch(plan, session, [node for node, _ in path[: width - 1]], None)
+            self._launch(plan, session, [node for node, _ in path[: width - 1]], None, steps if width == 1 else 1)
 
     def _candidates(
-        self, session: Session, limit: int, start: DraftNode | None = None
+        self, session: Session, limit: int, start: DraftNode | None = None, *, chain: bool = False
     ) -> list[tuple[DraftNode, float]]:
         if not session.speculates:
             return []
@@ -119,7 +144,7 @@ class StepPlanner:
             return []
         self._guess(session, ahead + limit)
         self._guess_forced(session, start or root, limit)
-        if self._limits.tree and start is None and len(self._sessions) == 1:
+        if self._limits.tree and not chain and start is None and len(self._sessions) == 1:
             path = session.tree.likeliest(session.believe, limit, self._limits.branches)
         else:
             path = session.tree.chain(session.believe, limit, start)
@@ -212,7 +237,9 @@ class StepPlanner:
             link.late += 1
             drafter.silent = link.late >= LATE
 
-    def _launch(self, plan: NextStep, session: Session, nodes: list[DraftNode], parents: list[int] | None) -> None:
+    def _launch(
+        self, plan: NextStep, session: Session, nodes: list[DraftNode], parents: list[int] | None, steps: int = 1
+    ) -> None:
         guesses = tuple(node.token for node in nodes)
         if session.guessing:
             at, tokens = nodes[0].at, guesses
@@ -220,7 +247,11 @@ class StepPlanner:
             at, tokens = len(session.tokens) - 1, (session.tokens[-1], *guesses)
         asked = self._asked(session, nodes)
         tree = tuple(parents) if parents else None
-        plan.windows.append(Window(session.slot, session.epoch, at, tokens, tree, guesses=asked))
+        steps = 1 if nodes else steps
+        repeats = repeats_that_matter(session, self._limits) if steps > 1 else 0
+        plan.windows.append(
+            Window(session.slot, session.epoch, at, tokens, tree, guesses=asked, steps=steps, repeats=repeats)
+        )
         plan.rows += len(tokens)
         session.inflight_windows.append(InFlightWindow(at, nodes, parents))
         session.spec_stats.passes += 1
@@ -255,7 +286,7 @@ class StepPlanner:
         added."""
         if session.judged is not None and rows > session.unfed:
             return self._score(plan, session, rows)
-        count = min(rows, session.unfed + 1)
+        count = min(rows, session.unfed - session.unread if session.unread else session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
         asked = self._asked(session, []) if last else 0

@@ -5,6 +5,7 @@ There is no clock here: time comes in as an argument.
 """
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from twd.drafting.betting import Audit
 from twd.speculator.core.limits import SpeculatorLimits
@@ -14,6 +15,8 @@ from twd.wire.judging import TokensAgreed
 
 PATIENCE_PASSES = 1.5
 """Agreement is awaited for as long as this many plain steps of the target take."""
+LONGEST_PASSES = 4.0
+"""Slow drafters are awaited for as long as this many plain steps."""
 MISSES = 3
 """After this many waits in a row without agreement, the session waits no more."""
 
@@ -48,6 +51,8 @@ class Consensus:
 
     def fitting(self, session: Session, event: TokensAgreed, vocabulary: int) -> list[int]:
         """Returns the agreed tokens that come next; none if they contradict the text or too few drafters agree."""
+        if session.ending is not None:
+            return []
         known = session.place(event.at, event.prefix, event.tokens)
         if known is None or event.at > len(session.tokens) or not self._enough(event):
             self.refused += 1
@@ -63,20 +68,44 @@ class Consensus:
             return False
         return 2 * event.votes > event.asked if self.limits.consensus == "majority" else event.votes == event.asked
 
-    def wait_until(self, session: Session, step_ms: float) -> float | None:
-        """Returns until when to wait for agreement before a pass; None: do not wait."""
+    def awaited(self, session: Session) -> bool:
+        """Returns whether agreement on the next tokens is likely enough to wait for it."""
         if not self.heard or not self.applies(session) or session.unread >= self.limits.unread:
-            return None
-        if session.misses >= MISSES or len(session.links) < 2:
-            return None
-        return session.accepted_at + PATIENCE_PASSES * step_ms / 1000
+            return False
+        at_work = sum(link.credit > 0 for link in session.links.values())
+        return session.misses < MISSES and at_work >= 2
 
-    def read(self, session: Session, gaps: list[float]) -> None:
-        """Record that the target has read all unread tokens. A gap above 0: it would have picked another token."""
+    def wait_until(self, session: Session, step_ms: float, vote_ms: float) -> float | None:
+        """Returns until when to wait for agreement before a pass; None: do not wait. `vote_ms`: how soon enough
+        drafters vote on the next tokens."""
+        if not self.awaited(session) or session.ending is not None:
+            return None
+        patience_ms = min(max(PATIENCE_PASSES * step_ms, vote_ms), LONGEST_PASSES * step_ms)
+        return session.accepted_at + patience_ms / 1000
+
+    def waited(self, session: Session) -> None:
+        """Record that a wait ended without agreement; each wait counts once."""
+        session.misses += session.missed_at != session.accepted_at
+        session.missed_at = session.accepted_at
+
+    def reads_end(self, session: Session) -> bool:
+        """Returns whether the target reads the last tokens, too, although the text is complete without that."""
+        chance = int.from_bytes(sha256(session.id.encode()).digest()[:4]) / 2**32
+        return bool(session.unread) and chance < self.limits.audit
+
+    def read(self, session: Session, gaps: list[float]) -> str:
+        """Record that the target has read all unread tokens. A gap above 0: it would have picked another token. Returns
+        why drafters may agree no more, if that was found out now."""
+        broken = self.audit.broken
         for gap in gaps:
             self.audit.learn(gap > 0.0)
         session.unlike += sum(gap > 0.0 for gap in gaps)
         session.unread = 0
+        if broken or not self.audit.broken:
+            return ""
+        return (
+            f"{self.audit.errors} of {self.audit.audits} agreed tokens were wrong: more than {self.audit.max_error:.1%}"
+        )
 
     def judged(self, session: Session) -> Judged | None:
         """Returns how an answer was decided; None: the job did not ask for agreement."""

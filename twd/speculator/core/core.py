@@ -8,7 +8,6 @@ flight of the old epoch become void.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace as replace_limits
 from itertools import takewhile
 
 from msgspec.structs import replace
@@ -31,7 +30,7 @@ from twd.wire.base import Event, InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import FinishReason, JobSubmitted, TokensAccepted
-from twd.wire.judging import RACERS, TokensAgreed
+from twd.wire.judging import RACERS, ModeClosed, TokensAgreed
 
 CONSENSUS = InstanceId("consensus")
 """The name under which tokens are reported on which drafters agreed."""
@@ -67,11 +66,11 @@ class SpeculatorCore:
         self.by_id: dict[SessionId, Session] = {}
         usual = limits.undo.usual(cost) if limits.undo is not None else cost
         self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
-        self.consensus = Consensus(limits if pipe is None else replace_limits(limits, consensus=""))
+        self.consensus = Consensus(limits)
         self._planner: StepPlanner = (
             StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus)
             if pipe is None
-            else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool)
+            else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool, self.consensus)
         )
         self.draining = False
         self._epochs = FIRST_EPOCH
@@ -104,7 +103,7 @@ class SpeculatorCore:
         session = Session(self._bounded(job), opening, self.drafter_pool.calibrations, now, self.limits.ngram_match)
         self.by_job[job.job] = session
         self.by_id[session.id] = session
-        problem = self._overflow(session)
+        problem = session.overflow(self.limits.ctx_size)
         if problem:
             field = "prompt" if session.prompt_len >= self.limits.ctx_size else "max_tokens"
             self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field=field), now)
@@ -120,15 +119,6 @@ class SpeculatorCore:
         if job.speculation.window <= self.limits.max_window:
             return job
         return replace(job, speculation=replace(job.speculation, window=self.limits.max_window))
-
-    def _overflow(self, session: Session) -> str:
-        size, prompt = self.limits.ctx_size, session.prompt_len
-        if prompt >= size:
-            return f"the prompt has {prompt} tokens and the context holds {size}"
-        wanted = session.job.max_tokens
-        if wanted is not None and not session.job.at_most and prompt + wanted > size:
-            return f"{prompt} prompt tokens and max_tokens {wanted} are more than the context of {size}"
-        return ""
 
     def cancel(self, job: JobId, now: float, reason: str = "", attempts: int = 0) -> None:
         """Cancel a job because its owner asked. `attempts`: only attempts up to this number; 0: any attempt."""
@@ -209,9 +199,10 @@ class SpeculatorCore:
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
         self._say_all(now)
-        session.slot, session.fed, session.read_from = slot, cached, cached
+        read = min(cached, len(session.tokens) - 1 - session.unread)  # unread tokens are still to be scored
+        session.slot, session.fed, session.read_from = slot, read, read
         session.epoch = self._next_epoch()
-        session.spoke_at = session.accepted_at = now
+        session.spoke_at = session.accepted_at = session.passed_at = now
         self.sessions[slot] = session
         if session.opened_at < 0:
             self._start(session, cached, now)
@@ -300,9 +291,14 @@ class SpeculatorCore:
         if not inflight.picks:
             return
         session.replay = verdict.replay
-        if session.unread:
+        agreed = session.unread
+        if agreed:
             self._read(session, verdict)
-        held = len(verdict.tokens) - 1
+        if session.ending is not None:
+            self._finish(session, session.ending, now)
+            return
+        held = min(len(verdict.tokens) - 1, len(inflight.nodes))
+        session.spec_stats.passes += len(verdict.tokens) - 1 - held  # several steps in one call
         guessed = [self._author(session, node) for node in inflight.nodes]
         if session.first_at < 0:
             session.first_at = now
@@ -313,8 +309,8 @@ class SpeculatorCore:
         session.spec_stats.count(judged if taken == held else judged[:taken], taken)
         session.fed = len(session.tokens) - 1
         if place[1]:
-            self.drafter_pool.measure(session, len(kept), (now - session.accepted_at) * 1000, guessed)
-        session.accepted_at = now
+            self.drafter_pool.measure(session, agreed + len(kept), (now - session.passed_at) * 1000, guessed)
+        session.accepted_at = session.passed_at = now
         ahead = self._guess_behind(session) if held >= len(inflight.nodes) else None
         follows = ahead is not None and ahead.token == verdict.tokens[-1]
         if ahead is not None:
@@ -359,7 +355,9 @@ class SpeculatorCore:
     def _read(self, session: Session, verdict: VerifyResult) -> None:
         """The target has read the tokens on which drafters agreed. Only the tokens behind them are new."""
         unread = session.unread
-        self.consensus.read(session, [one.gap for one in verdict.scores])
+        closed = self.consensus.read(session, [one.gap for one in verdict.scores])
+        if closed:
+            self._tell(ModeClosed(model=self.identity.model, mode="consensus", why=closed))
         session.fed = len(session.tokens) - 1
         del verdict.tokens[:unread]
 
@@ -395,7 +393,9 @@ class SpeculatorCore:
             self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
         accepted = session.accepted(*place, kept, shown)
         self._speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
-        if end is not None:
+        if end is not None and self.consensus.reads_end(session):
+            session.ending = end
+        elif end is not None:
             self._finish(session, end, now)
 
     def _author(self, session: Session, node: DraftNode) -> str:

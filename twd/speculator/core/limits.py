@@ -1,7 +1,7 @@
 """The identity and the limits of a speculator."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twd.decoding.window import Target
 from twd.drafting.ngram import MIN_MATCH
@@ -56,6 +56,8 @@ class SpeculatorLimits:
     recall_tokens: int = 0
     """How many tokens of the latest answers are kept for drafts."""
     keepalive_s: float = 1.0
+    steps_ms: float = 0.0
+    """How long one call of the target for several tokens may take; 0: it makes one token in a call."""
     stream_ms: float = 0.0
     """Pieces of a text that follow each other within this time are sent together."""
     device: DeviceKind = DeviceKind.CPU
@@ -67,6 +69,8 @@ class SpeculatorLimits:
     unread: int = 0
     """Most tokens that may stand unread by the target."""
     max_error: float = 0.05
+    audit: float = 0.0
+    """Share of the texts of which the target also reads the last tokens, on which drafters agreed."""
     needs_drafters: bool = False
     """True: a job with speculation fails where no drafter is attached, instead of running without."""
 
@@ -85,6 +89,15 @@ def usual_limits(target: Target, name: ModelId, model: ModelConfig, settings: Se
         stream_ms=model.stream_ms,
         needs_drafters=needs_drafters(settings, name),
     )
+
+
+def with_votes(limits: SpeculatorLimits, target: Target, settings: Settings) -> SpeculatorLimits:
+    """Returns the limits of a target that reads tokens on which drafters agreed, as far as the settings allow it."""
+    votes = settings.consensus
+    if votes.policy == "off":
+        return limits
+    unread = min(votes.unread, target.window_max - 1)
+    return replace(limits, consensus=votes.policy, unread=unread, max_error=votes.max_error, audit=votes.audit)
 
 
 def window_limit(settings: Settings, window_max: int) -> int:

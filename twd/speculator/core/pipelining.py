@@ -13,6 +13,7 @@ from math import ceil
 
 from twd.decoding.pipeline import PipelineState
 from twd.speculator.core.batch_planning import ROWS_TOGETHER, NextStep, StepPlanner
+from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import InFlightWindow, Session
@@ -137,9 +138,14 @@ class PipelinePlanner(StepPlanner):
     """Plans the passes of a pipeline target: each plan is one pass."""
 
     def __init__(
-        self, limits: SpeculatorLimits, pipe: PipelineState, sessions: dict[int, Session], drafter_pool: DrafterPool
+        self,
+        limits: SpeculatorLimits,
+        pipe: PipelineState,
+        sessions: dict[int, Session],
+        drafter_pool: DrafterPool,
+        consensus: Consensus,
     ) -> None:
-        super().__init__(limits, pipe.trip_ms, sessions, drafter_pool)
+        super().__init__(limits, pipe.trip_ms, sessions, drafter_pool, consensus)
         self._pipe = pipe
         self._prompts_turn = False
         self._together = 0
@@ -155,10 +161,11 @@ class PipelinePlanner(StepPlanner):
             plan.wake_at = self._pipe.due()
             return plan
         running = [session for session in self._sessions.values() if not session.prefilling]
+        running = [session for session in running if session.guessing or not self._awaits_votes(plan, session, now)]
         turns = [self._start, self._read_prompts]
         if self._prompts_turn:
             turns.reverse()
-        for turn in (*turns, self._follow):
+        for turn in (self._read_agreed, *turns, self._follow):
             turn(plan, running, now)
             if plan.windows:
                 break
@@ -171,16 +178,24 @@ class PipelinePlanner(StepPlanner):
         fills = self._pipe.trip_ms(rows) / self._pipe.step_ms(rows)
         return self._pipe.flying <= fills and all(session.prefilling for session in self._sessions.values())
 
+    def _read_agreed(self, plan: NextStep, running: list[Session], now: float) -> None:
+        """Add a window that reads the tokens on which drafters agreed, for the session that waited longest."""
+        able = [session for session in running if session.unread and not session.guessing]
+        for session in sorted(able, key=lambda one: one.accepted_at)[:1]:
+            self._read_unread(plan, session, now)
+            self._due(plan, [session], now)
+
     def _start(self, plan: NextStep, running: list[Session], now: float) -> None:
         """Add windows of sessions that have none in flight."""
-        group = self._group(running)
+        group = self._group([session for session in running if not session.unread])
         if not group:
             return
         limit = min(self._limits.max_window, self._rows_max // len(group) - 1)
         paths = [self._candidates(session, self._fixed(session) or limit) for session in group]
         if len(running) == 1:
-            plan.wake_at = self._wait(group[0], paths[0], now)
-            if plan.wake_at is not None:
+            wake_at = self._wait(group[0], paths[0], now)
+            if wake_at is not None:
+                plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
                 return
         width = self._width(group, paths, passes=ceil(len(running) / len(group)))
         for session, path in zip(group, paths, strict=True):
@@ -255,6 +270,8 @@ class PipelinePlanner(StepPlanner):
         """Add a window that assumes that all drafts in flight are accepted, for the session that wins most by it."""
         best: tuple[float, Session, list[DraftNode]] | None = None
         for session in running:
+            if self._consensus.awaited(session):
+                continue  # agreement is taken when no window is in flight
             if session.guessing and len(session.inflight_windows) < self._limits.in_flight and session.speculates:
                 gain, nodes = self._following(session, len(running), now)
                 if gain >= WORTH and (best is None or gain > best[0]):

@@ -127,17 +127,10 @@ class Session:
         self.prompt_len = len(opening.tokens)
         self.judged = _left_to_judge(job, opening.judged)
         """The tokens of the given answer that are not scored yet; None: no answer was given."""
-        self.unread = 0
-        """Number of tokens at the end on which drafters agreed and which the target has not read yet."""
-        self.agreed = 0
-        """Number of all tokens on which drafters agreed."""
-        self.unlike = 0
-        """How many of them the target would not have picked."""
-        self.misses = 0
-        """How often in a row the wait for agreement ended without one."""
-        self.vote: TokensAgreed | None = None
-        """An agreement that came while a pass was in flight."""
+        self._begin_votes()
         self.end_score: TokenScore | None = None
+        self.stops = bool(job.stop or opening.stops)
+        """Whether a text may end the answer, so that each token must be looked at."""
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""
@@ -172,10 +165,28 @@ class Session:
         self.opened_at = -1.0
         self.first_at = -1.0
         self.accepted_at = now
+        self.passed_at = now
+        """When the last pass of this session ended. Tokens on which drafters agree are accepted between passes."""
         self.spoke_at = now
         self.unsaid: list[JobStarted | TokensAccepted] = []
         """Events that wait to be published together with later ones."""
         self.spec_stats = SpeculationStats()
+
+    def _begin_votes(self) -> None:
+        self.unread = 0
+        """Number of tokens at the end on which drafters agreed and which the target has not read yet."""
+        self.agreed = 0
+        """Number of all tokens on which drafters agreed."""
+        self.unlike = 0
+        """How many of them the target would not have picked."""
+        self.misses = 0
+        """How often in a row the wait for agreement ended without one."""
+        self.missed_at = -1.0
+        """The value of `accepted_at` when the last such wait ended."""
+        self.ending: FinishReason | None = None
+        """Why the text ends; set while the target still reads its last tokens."""
+        self.vote: TokensAgreed | None = None
+        """An agreement that came while a pass was in flight."""
 
     def _extend_hashes(self, tokens: Sequence[int]) -> None:
         value = self.hashes[-1]
@@ -267,6 +278,15 @@ class Session:
             return None
         known = self.tokens[at : at + len(tokens)]
         return len(known) if list(tokens[: len(known)]) == known else None
+
+    def overflow(self, ctx_size: int) -> str:
+        """Returns why the job does not fit the context; empty: it does."""
+        wanted = self.job.max_tokens
+        if self.prompt_len >= ctx_size:
+            return f"the prompt has {self.prompt_len} tokens and the context holds {ctx_size}"
+        if wanted is not None and not self.job.at_most and self.prompt_len + wanted > ctx_size:
+            return f"{self.prompt_len} prompt tokens and max_tokens {wanted} are more than the context of {ctx_size}"
+        return ""
 
     def ended_before(self, ctx_size: int) -> FinishReason | None:
         """Returns why a resumed text is already complete, so that only its end event was lost; None: it goes on."""

@@ -80,13 +80,15 @@ def take_scores(
         session.judged.popleft()
     kept, shown, end = session.take(verdict.tokens)
     scores = [TokenScore(gap=one.gap, logprob=one.logprob, entropy=one.entropy) for one in verdict.scores]
-    if len(scores) > len(verdict.tokens) and end is None:
-        session.end_score = scores[-1]
+    if len(scores) > len(kept) and (end is None or (end is FinishReason.STOP and session.text.hit is None)):
+        session.end_score = scores[len(kept)]  # of the end behind the text, or of an end token in it
+    if len(session.tokens) >= ctx_size and end is None:
+        end = session.cut()
     session.fed = len(session.tokens) - 1
     most = session.job.judge.stop_above
     above = most is not None and any(one.gap > most for one in scores)
     piece = session.accepted(*place, kept, shown)
-    over = above or session.scored or len(session.tokens) >= ctx_size
+    over = above or session.scored
     told = TokensAccepted(
         job=piece.job,
         attempt=piece.attempt,

@@ -65,6 +65,12 @@ class DrafterPool:
         able = [one for one in self.drafters.values() if not one.by_text]
         return [Voter(drafter=one.name, model=one.model or one.name) for one in able]
 
+    def vote_ms(self, session: Session) -> float:
+        """Returns how soon most of the drafters at work on a session can vote on its next two tokens; 0: nobody is."""
+        at_work = [self.drafters[name] for name, link in session.links.items() if link.credit and name in self.drafters]
+        paces = sorted(one.lead_ms + 2 * one.token_ms for one in at_work)
+        return paces[len(paces) // 2] if paces else 0.0
+
     def assess(self, name: InstanceId) -> DrafterChecked | None:
         """Returns whether a drafter pays here, from what was measured so far; None: unknown, or nothing new."""
         drafter, record = self.drafters.get(name), self.calibrations.get(name)

@@ -4,8 +4,6 @@ import math
 from collections.abc import Collection
 from typing import Final
 
-import msgspec
-
 from twd.drafting.calibration import Calibration
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId
@@ -105,9 +103,9 @@ def refusal(event: DrafterAttached, facts: ModelFacts) -> DrafterChecked | None:
     )
 
 
-def pace_of(drafter: AttachedDrafter, record: Calibration | None) -> str:
-    """Returns what was measured of a drafter, as JSON for the lease."""
-    pace = DrafterPace(
+def pace_of(drafter: AttachedDrafter, record: Calibration | None) -> DrafterPace:
+    """Returns what was measured of a drafter, for the lease."""
+    return DrafterPace(
         drafter=drafter.name,
         model=drafter.model,
         token_ms=round(drafter.token_ms, 3),
@@ -117,4 +115,3 @@ def pace_of(drafter: AttachedDrafter, record: Calibration | None) -> str:
         beside=drafter.beside,
         by_text=drafter.by_text,
     )
-    return msgspec.json.encode(pace).decode()

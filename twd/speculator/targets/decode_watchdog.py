@@ -10,6 +10,7 @@ from typing import Final
 from twd.decoding.cost import CostCurve
 from twd.process.compute import ProcessEffort
 from twd.wire.draft import DeviceKind
+from twd.wire.failures import FailureCode, TwdError
 
 LEAST_S: Final = 15.0
 FACTOR: Final = 4.0
@@ -105,3 +106,17 @@ class DecodeWatchdog:
             self._waited_s += share * min(seconds, LOOK_MOST_S)
         self._looked_at, self._effort = now, effort
         return self._waited_s
+
+    def check(
+        self, pace: PassTimes, cost: CostCurve, device: DeviceKind, now: float, effort: ProcessEffort, crowd: float
+    ) -> None:
+        """Raise TwdError when a pass takes so long that its device must hang."""
+        under_way = pace.now
+        waited_s = self.look(under_way, now, effort, device)
+        if under_way is None:
+            return
+        expected_ms = pace.expected_ms(under_way.rows, cost)
+        familiar = device is DeviceKind.GPU and pace.familiar(under_way.rows)
+        if waited_s > patience_s(expected_ms, familiar=familiar, crowding=crowd):
+            usual = f"{expected_ms / 1000:.3g} s were expected of its {under_way.rows} rows"
+            raise TwdError(FailureCode.WORKER_LOST, f"a pass has not ended for {waited_s:.0f} s, {usual}; it hangs")

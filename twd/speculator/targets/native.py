@@ -22,12 +22,14 @@ from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
 from twd.speculator.core.batch_planning import PROMPT_ROWS
-from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
+from twd.speculator.core.step_runs import longest_call_ms
 from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load
 from twd.speculator.targets.memory_care import MemoryCare
+from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
@@ -145,7 +147,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
     """Returns the limits of a speculator with this model."""
     target, undo = native.target, native.undo
     usual = usual_limits(target, native.facts.model, model, settings)
-    return replace(
+    limits = replace(
         usual,
         max_window=min(usual.max_window, undo.drafts_max or usual.max_window),
         undo=undo.cost,
@@ -153,12 +155,11 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         tree=target.trees,
         head_ms=target.head.step_ms if target.head is not None else 0.0,
         can_rollback=native.facts.can_rollback,
+        steps_ms=longest_call_ms(usual.stream_ms) if target.runs_steps else 0.0,
         score_rows=target.window_max,
-        consensus=settings.consensus.policy if settings.consensus.policy != "off" and undo.cost is None else "",
-        unread=min(settings.consensus.unread, target.window_max - 1),
-        max_error=settings.consensus.max_error,
         device=native.device,
     )
+    return with_votes(limits, target, settings) if undo.cost is None else limits
 
 
 def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> RequestPreprocessor:
@@ -172,7 +173,7 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     def load(progress: Progress) -> NativeTarget:
         memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
         layers = gpu_layers(settings, model)
-        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **_head(name, settings))
+        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **head_choice(name, settings))
         experts = _expert_bytes(model, layers)
         if experts:
             plan = replace(plan, use_mmap=True, expert_bytes=experts, head=False, head_file=None)
@@ -205,7 +206,7 @@ def _expert_bytes(model: ModelConfig, layers: int) -> int:
     )
 
 
-def _head(name: ModelId, settings: Settings) -> HeadChoice:
+def head_choice(name: ModelId, settings: Settings) -> HeadChoice:
     """Returns which head guesses for a model: one that the settings name, or the one in its own file."""
     if not settings.speculation.enabled:
         return HeadChoice(head=False, head_file=None)
@@ -216,10 +217,9 @@ def _head(name: ModelId, settings: Settings) -> HeadChoice:
 def native_speculator(ctx: ServiceContext, settings: Settings, name: str) -> SpeculatorService:
     """Returns the speculator of one configured model."""
     model, told = ModelId(name), settings.models[name].threads
-    return SpeculatorService(
-        ctx,
-        model,
+    source = ReadySource(
         loader(model, settings, ctx.ids.seed),
         reclaim=lambda: MemoryCare(settings.models[name], settings).reclaim(),
         cores=OwnCores(EngineRole.TARGET, model, 0 if told == "auto" else told),
     )
+    return SpeculatorService(ctx, model, source)

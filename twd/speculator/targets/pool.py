@@ -1,4 +1,4 @@
-"""The speculator of a pooled model: it waits for its parts, watches them, and restarts if one is lost.
+"""A pooled model over RPC workers: it waits for its parts, watches them, and restarts if one is lost.
 
 llama.cpp ends the process when a worker dies, and hangs when one hangs. Both have the same answer: this process ends,
 its supervisor starts it again, it loads with the parts that are there then, and the owners submit their jobs again
@@ -10,19 +10,17 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from twd.bus.base import BusError
-from twd.kit.effects import Effect, Publish
 from twd.kit.exit_codes import ExitCode
-from twd.kit.progress import Progress
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
-from twd.net.tcp_info import LinkCount, count_links
+from twd.net.tcp_info import count_links
 from twd.process.compute import crowding
 from twd.process.core_registry import OwnCores
 from twd.settings.model import Settings
-from twd.speculator.service import SpeculatorService
+from twd.speculator.targets.link_traffic import LinkTraffic
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.pool_core import (
     PoolAssembly,
@@ -34,19 +32,14 @@ from twd.speculator.targets.pool_core import (
     still_placed,
 )
 from twd.speculator.targets.pool_view import PoolView
-from twd.wire.base import ModelId
+from twd.speculator.targets.source import TargetHost, TargetSource
+from twd.wire.base import Event
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import TokensAccepted
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import CPU, NodeChanged
 from twd.wire.placement import (
-    CERTIFICATE_FACT,
-    GUESTS_FACT,
-    PLACE_FACT,
-    WAYS_FACT,
     GuestUse,
     PlacementDecided,
-    Way,
-    place_of,
 )
 from twd.wire.service import ServiceFaulted
 
@@ -60,34 +53,29 @@ SUSPECT_S: Final = 1.0
 CHANGE_S: Final = 30.0
 """A better placement waits at most this many seconds for a moment without jobs."""
 GOODBYE_S: Final = 0.3
-ENOUGH_BYTES: Final = 4 * 1024**2
-"""A link must have carried this many bytes before its bandwidth is reported."""
 
 Assembled = Callable[[PoolAssembly], Awaitable[Load]]
 """Returns what loads the model from complete parts; raises TwdError where a part cannot be used."""
 
 
-class PooledSpeculator(SpeculatorService):
-    """Serves one model on the machines that the coordinator chose."""
+class PoolSource(TargetSource):
+    """A model on the machines that the coordinator chose."""
 
-    reads = (*SpeculatorService.reads, PlacementDecided, NodeChanged)
+    watched = True
 
     def __init__(
         self,
-        ctx: ServiceContext,
-        model: ModelId,
         settings: Settings,
+        place: str,
         load: Assembled,
         leave: Callable[[int], None] = os._exit,
-        replica: int = 1,
         cores: OwnCores | None = None,
     ) -> None:
-        super().__init__(ctx, model, _never, cores=cores)
-        self._place = place_of(model, replica)
+        self.cores = cores
+        self._place = place
         self._settings = settings
         self._assembled = load
         self._leave_with = leave
-        self._view: PoolView | None = None
         self._news = asyncio.Event()
         self._looked = asyncio.Event()
         self._stirred = asyncio.Event()
@@ -104,75 +92,77 @@ class PooledSpeculator(SpeculatorService):
         self.guests: list[GuestUse] = []
         """Workers of agentless hosts that this process holds, or could not use."""
 
-    def under_way(self) -> None:
-        """Returns None: passes wait for other machines, and `_keep_guarding` watches them."""
+    @property
+    def hears(self) -> tuple[type[Event], ...]:
+        """The coordinator's decisions, and news of machines."""
+        return (PlacementDecided, NodeChanged)
 
-    async def setup(self) -> None:
+    async def open(self, host: TargetHost) -> None:
         """Open the registry."""
-        await super().setup()
-        registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self._host = host
+        registry = await host.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
 
-    async def start(self) -> None:
-        """Start the service and the tasks that watch the parts."""
-        await super().start()
-        if not self.ended.is_set():
-            self.tasks.start("look", self._keep_looking())
-            self.tasks.start("guard", self._keep_guarding())
+    async def watch(self) -> None:
+        """Look for the parts, and guard the loaded ones, as long as the speculator runs."""
+        self._host.tasks.start("guard", self._keep_guarding())
+        await self._keep_looking()
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self, facts: SpeculatorFacts) -> SpeculatorFacts:
         """Returns the facts of any speculator, and where the model lies and what its links carried."""
         over = self._over or self._now
-        engine = self._settings.pool.engine
-        told = {**super().facts(), CERTIFICATE_FACT: self.certificate, "engine": engine, PLACE_FACT: self._place}
-        if self.guests:
-            told[GUESTS_FACT] = msgspec.json.encode(self.guests).decode()
+        told = replace(
+            facts,
+            engine=self._settings.pool.engine,
+            place=self._place,
+            certificate=self.certificate,
+            guests=self.guests,
+        )
         placement = over.placement
         if placement is None:
             return told
-        return {
-            **told,
-            "pool": [_shown(member) for member in over.members],
-            "links": self._traffic.shown(over, placement),
-            WAYS_FACT: msgspec.json.encode(self._traffic.ways(over)).decode(),
-            "tokens": self._traffic.tokens,
-        }
+        return replace(
+            told,
+            pool=[_shown(member) for member in over.members],
+            links=self._traffic.links(over, placement),
+            ways=self._traffic.ways(over),
+            tokens=self._traffic.tokens,
+        )
+
+    async def show(self, certificate: str) -> None:
+        """Publish the certificate with which this process comes to workers."""
+        self.certificate = certificate
+        await self._host.renew_lease()
 
     async def tell_guests(self, uses: list[GuestUse]) -> None:
         """Publish the workers of agentless hosts: nobody else connects to one that is held, and plans leave out one
         that cannot be used."""
         if uses != self.guests:
             self.guests = uses
-            await self.renew_lease()
+            await self._host.renew_lease()
 
-    async def open_for_work(self, loaded: LoadedModel) -> None:
+    def serves(self, loaded: LoadedModel) -> None:
+        """Count what the links carry from now on."""
         if self._over is not None:
             self._traffic.begin(self._over)
             where = ", ".join(_shown(member) for member in self._over.members)
-            self.log.info("%s is loaded after %d ms over %s", self.model, loaded.load_ms, where)
-        await super().open_for_work(loaded)
+            self._host.log.info("%s is loaded after %d ms over %s", self._host.model, loaded.load_ms, where)
 
-    def _deliver(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Publish) and isinstance(effect.event, TokensAccepted):
-                self._traffic.tokens += len(effect.event.tokens)
-        super()._deliver(effects)
+    def accepted(self, tokens: int) -> None:
+        """Count them, for what links carry for each token."""
+        self._traffic.tokens += tokens
 
     # -- looking -------------------------------------------------------------------------------
 
-    def on_placement_decided(self, event: PlacementDecided) -> Effects:
-        """Take the coordinator's decision for this model."""
-        if event.place == self._place and self._view is not None:
+    def hear(self, event: Event) -> None:
+        """Take the coordinator's decision for this model, and check the parts again if a machine of it changed."""
+        if isinstance(event, PlacementDecided) and event.place == self._place:
             self._view.placement = event
             self._news.set()
-        return None
-
-    def on_node_changed(self, event: NodeChanged) -> Effects:
-        """Check the parts again, because a machine of this pool may have changed."""
-        placement = self._view.placement if self._view is not None else None
-        if placement is None or any(piece.node == event.node for piece in placement.slices):
-            self._news.set()
-        return None
+        elif isinstance(event, NodeChanged):
+            placement = self._view.placement
+            if placement is None or any(piece.node == event.node for piece in placement.slices):
+                self._news.set()
 
     async def _keep_looking(self) -> None:
         while True:
@@ -182,11 +172,10 @@ class PooledSpeculator(SpeculatorService):
             await heard(self._news, LOOK_S)
 
     async def _look(self) -> None:
-        assert self._view is not None
         try:
             self._now = await self._view.look()
         except BusError as error:
-            self.log.warning("the registry could not be read: %s", error)
+            self._host.log.warning("the registry could not be read: %s", error)
             return
         if self._over is None:
             await self.tell_guests(still_placed(self.guests, self._now))
@@ -194,7 +183,7 @@ class PooledSpeculator(SpeculatorService):
 
     # -- loading -------------------------------------------------------------------------------
 
-    async def loader(self) -> Load:
+    async def acquire(self) -> Load:
         """Wait until every part is there and answers. Returns what loads the model."""
         while True:
             now = self._now
@@ -202,31 +191,23 @@ class PooledSpeculator(SpeculatorService):
                 try:
                     load = await self._assembled(now)
                 except TwdError as error:
-                    self._tell_waiting(str(error))
+                    self._host.tell_waiting(str(error))
                 else:
-                    self._over, self._progress_at = now, self.clock.now()
+                    self._over, self._progress_at = now, self._host.clock.now()
                     return load
             elif now.waits_for:
-                self._tell_waiting(f"waits for {'; '.join(now.waits_for)}")
+                self._host.tell_waiting(f"waits for {'; '.join(now.waits_for)}")
             if self._now is now:
                 self._looked.clear()
                 await self._looked.wait()
 
-    def cannot_load(self, error: TwdError, new: bool) -> None:
-        """Handle a failed load."""
-        self._over = None  # until the next try there is nothing to watch
-        super().cannot_load(error, new)
+    def failed(self) -> None:
+        """Until the next try there is nothing to watch."""
+        self._over = None
 
-    def _tell_waiting(self, note: str) -> None:
-        if note != self.note:
-            self.note = note
-            self.log.info("%s: %s", self.model, note)
-            self.tasks.start("tell", self.renew_lease())
-
-    def tell_progress(self, share: float, stage: str) -> None:
-        """Publish which share of the model is loaded."""
-        self._progress_at = self.clock.now()
-        super().tell_progress(share, stage)
+    def progressed(self) -> None:
+        """The load does not hang."""
+        self._progress_at = self._host.clock.now()
 
     # -- guarding ------------------------------------------------------------------------------
 
@@ -242,31 +223,31 @@ class PooledSpeculator(SpeculatorService):
         since, limit = self._under_way()
         if since is None or self._over is None or self._leaving:
             return LOOK_S
-        return min(LOOK_S, max(0.0, since + limit - self.clock.now()) + OVERDUE_S)
+        return min(LOOK_S, max(0.0, since + limit - self._host.clock.now()) + OVERDUE_S)
 
     async def _guard(self) -> None:
         """Check that all parts of the loaded model are there and that the engine makes progress."""
-        over, now = self._over, self.clock.now()
+        over, now = self._over, self._host.clock.now()
         if over is None or self._leaving:
             return
         gone = replaced(over, self._now) or hung_up(over)
         since, limit = self._under_way()
         if since is not None and now - since > limit:
             why = gone or silent(over, self._now) or "a worker hangs"
-            await self._come_back(f"the engine has not gone on for {now - since:.1f} s: {why}")
-        elif gone and self.loaded is not None and (self._runner is None or self._runner.busy_since is None):
-            await self._come_back(gone)
+            await self.replace(f"the engine has not gone on for {now - since:.1f} s: {why}")
+        elif gone and self._host.loaded is not None and since is None:
+            await self.replace(gone)
         await self._look_for_better(over, now)
 
     def _under_way(self) -> tuple[float | None, float]:
         """Returns since when a pass or load is running, and how many seconds it may take before it counts as hung."""
-        runner, over = self._runner, self._over
-        if runner is None or self.loaded is None:
-            since, limit = (self._progress_at if self.loaded is None else None), LOADING_S
+        runner, loaded, over = self._host.engine, self._host.loaded, self._over
+        if runner is None or loaded is None:
+            since, limit = (self._progress_at if loaded is None else None), LOADING_S
         else:
             rows = max(1, runner.busy_rows)
             familiar = self._on_processors or runner.pace.familiar(rows)
-            since, limit = runner.busy_since, pass_deadline_s(self.loaded.cost.ms(rows), crowding(), familiar=familiar)
+            since, limit = runner.busy_since, pass_deadline_s(loaded.cost.ms(rows), crowding(), familiar=familiar)
         in_doubt = over is not None and (replaced(over, self._now) or silent(over, self._now))
         return since, SUSPECT_S if in_doubt else limit
 
@@ -274,10 +255,10 @@ class PooledSpeculator(SpeculatorService):
     def _on_processors(self) -> bool:
         return self._over is not None and all(member.slice.device == CPU for member in self._over.members)
 
-    def _look_idle(self) -> None:
-        super()._look_idle()
-        if self._better_since is not None and not self._owners:
-            self._stirred.set()  # a better placement may have waited for this moment
+    def rests(self) -> None:
+        """A better placement may have waited for this moment."""
+        if self._better_since is not None:
+            self._stirred.set()
 
     async def _look_for_better(self, over: PoolAssembly, now: float) -> None:
         """Change to another placement when its parts are there, and no job runs or it has waited long enough."""
@@ -285,26 +266,24 @@ class PooledSpeculator(SpeculatorService):
             self._better_since = None
             return
         self._better_since = now if self._better_since is None else self._better_since
-        if not self._owners or now - self._better_since > CHANGE_S:
-            await self._come_back("the model goes elsewhere: " + ", ".join(member.name for member in self._now.members))
+        if not self._host.jobs or now - self._better_since > CHANGE_S:
+            await self.replace("the model goes elsewhere: " + ", ".join(member.name for member in self._now.members))
 
-    async def _come_back(self, why: str) -> None:
+    async def replace(self, why: str) -> None:
         """End this process. Its supervisor starts another at once, and the owners submit their jobs to that one."""
         if self._leaving:
             return
         self._leaving = True
-        self.log.error("%s; this process ends and comes back", why)
+        self._host.log.error("%s; this process ends and comes back", why)
         failure = Failure(code=FailureCode.WORKER_LOST, message=why)
-        self.emit(ServiceFaulted(service=self.name, node=self.ctx.node, failure=failure, during="pool"))
+        self._host.emit(
+            ServiceFaulted(service=self._host.name, node=self._host.ctx.node, failure=failure, during="pool")
+        )
         try:
-            await asyncio.wait_for(self.bus.flush(GOODBYE_S), 2 * GOODBYE_S)
+            await asyncio.wait_for(self._host.bus.flush(GOODBYE_S), 2 * GOODBYE_S)
         except (BusError, TimeoutError) as error:
-            self.log.warning("nobody could be told: %s", error)
+            self._host.log.warning("nobody could be told: %s", error)
         self._leave_with(ExitCode.WORKER_LOST)
-
-
-def _never(progress: Progress) -> LoadedModel:
-    raise AssertionError("a pooled model is loaded over its parts")
 
 
 def _shown(member: RingMember) -> str:
@@ -316,39 +295,3 @@ def hung_up(over: PoolAssembly) -> str:
     guests = {member.address: member.name for member in over.processes.values() if member.is_guest}
     closed = [guests[at] for at, count in count_links(set(guests)).items() if count.hung_up]
     return f"{closed[0]} hung up" if closed else ""
-
-
-class LinkTraffic:
-    """What the links carried since the model was loaded, for each accepted token."""
-
-    def __init__(self) -> None:
-        self.tokens = 0
-        self._before: dict[tuple[str, int], LinkCount] = {}
-
-    def begin(self, over: PoolAssembly) -> None:
-        """Start to count; the bytes of loading are left out."""
-        self.tokens, self._before = 0, count_links({member.address for member in over.processes.values()})
-
-    def shown(self, over: PoolAssembly, placement: PlacementDecided) -> list[str]:
-        """Returns in words each machine's link: its round trip and the bytes for each token."""
-        addresses = {member.address: member.slice.node for member in over.processes.values()}
-        counts = count_links(set(addresses))
-        return [self._line(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
-
-    def ways(self, over: PoolAssembly) -> list[Way]:
-        """Returns the round trip and bandwidth of each link; the bandwidth is known after the weights were sent."""
-        addresses = {member.address: member.slice.node for member in over.processes.values()}
-        counts = count_links(set(addresses))
-        return [
-            Way(node=addresses[at], rtt_ms=count.rtt_ms, bandwidth=count.rate if count.sent >= ENOUGH_BYTES else 0)
-            for at, count in counts.items()
-        ]
-
-    def _line(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> str:
-        rtt_ms = told_ms or (count.rtt_ms if count else 0.0)
-        if count is None or not self.tokens:
-            return f"{node} {rtt_ms:g} ms"
-        before = self._before.get(address, LinkCount())
-        there, back = count.sent - before.sent, count.received - before.received
-        each = f"{there // self.tokens} bytes there and {back // self.tokens} back a token"
-        return f"{node} {rtt_ms:g} ms, {each}"

@@ -1,38 +1,41 @@
 """A pooled model over a ring: it uses the stages that the coordinator decided, in whatever process they run now."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import msgspec
-
-from twd.bus.base import BusError
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
-from twd.kit.tasks import heard
+from twd.bus.base import Bus
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
 from twd.ring.wiring import of_other_files
 from twd.settings.model import Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.pool_core import PoolAssembly
 from twd.speculator.targets.pool_view import PoolView
-from twd.speculator.targets.ring import LOOK_S, RingSpeculator
-from twd.wire.base import InstanceId, ModelId
+from twd.speculator.targets.ring import RingSource, StageFinder
+from twd.wire.base import Event, InstanceId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import NodeChanged
-from twd.wire.placement import PLACE_FACT, WAYS_FACT, PlacementDecided, Way, place_of
+from twd.wire.placement import PlacementDecided, place_of
 from twd.wire.ring import StageReady
 
 LOST_MAX: Final = 64
-CHANGE_S: Final = 10.0
-"""A better placement waits at most this many seconds for a moment without jobs."""
 
 
-class PlacedStages:
+class PlacedStages(StageFinder):
     """Finds the stages that the coordinator decided."""
 
-    def __init__(self, view: PoolView) -> None:
-        self._view = view
+    hears = (PlacementDecided, NodeChanged)
+
+    def __init__(self, place: str, lease_s: float) -> None:
+        self.place = place
+        self._lease_s = lease_s
         self.over = PoolAssembly()
         """The assembly that was found last."""
+
+    async def open(self, bus: Bus) -> None:
+        """Open the registry."""
+        registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self._view = PoolView(registry, self.place, self._lease_s)
 
     async def stages(self, file_hash: str) -> Sequence[StageReady]:
         """Returns all stages in ring order; raises TwdError that says what is missing."""
@@ -63,95 +66,27 @@ class PlacedStages:
         lost = [stage for stage in self._view.habit.lost if stage not in there]
         self._view.habit = replace(self._view.habit, lost=lost)
 
+    def concerns(self, event: Event) -> bool:
+        """Whether it is a decision about this model, or news of one of its machines."""
+        if isinstance(event, PlacementDecided):
+            return event.place == self.place
+        decided = self._view.placement
+        if not isinstance(event, NodeChanged):
+            return False
+        return decided is None or any(piece.node == event.node for piece in (*decided.slices, *decided.spares))
 
-class PlacedRingSpeculator(RingSpeculator):
-    """A ring speculator that follows the coordinator's decisions."""
-
-    reads = (*RingSpeculator.reads, PlacementDecided, NodeChanged)
-
-    def __init__(self, ctx: ServiceContext, model: ModelId, settings: Settings, replica: int = 1) -> None:
-        super().__init__(ctx, model, settings)
-        self._place = place_of(model, replica)
-        self._view: PoolView | None = None
-        self._better_since: float | None = None
-        self._stirred = asyncio.Event()
-        """Set when there may be a better placement."""
-
-    async def setup(self) -> None:
-        """Use the decided stages, not any stages."""
-        registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        self._view = PoolView(registry, self._place, self._settings.coordinator.lease_s)
-        self._finder = self._placed = PlacedStages(self._view)
-        await super().setup()
-
-    async def start(self) -> None:
-        """Start the service and the task that looks for better placements."""
-        await super().start()
-        if not self.ended.is_set():
-            self.tasks.start("look for better", self._keep_looking())
-
-    def on_placement_decided(self, event: PlacementDecided) -> Effects:
-        """Take the coordinator's decision for this model."""
-        if event.place == self._place:
-            self._stir()
-        return None
-
-    def on_node_changed(self, event: NodeChanged) -> Effects:
-        """Look again, because a machine of this pool may have changed."""
-        decided = self._view.placement if self._view is not None else None
-        if decided is None or any(piece.node == event.node for piece in (*decided.slices, *decided.spares)):
-            self._stir()
-        return None
-
-    def _stir(self) -> None:
-        super()._stir()
-        self._stirred.set()
-
-    def _look_idle(self) -> None:
-        super()._look_idle()
-        if self._better_since is not None and not self._owners:
-            self._stirred.set()
-
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
-        """Returns the facts of any ring, and which replica it is and the links to its stages."""
-        told = {**super().facts(), PLACE_FACT: self._place}
-        if self._home is None:
-            return told
-        ways = [
-            Way(node=stage.node, rtt_ms=hop.rtt_min_ms, bandwidth=hop.bandwidth)
-            for stage, hop in zip(self._stages, self._home.hops(), strict=False)
-        ]
-        return {**told, WAYS_FACT: msgspec.json.encode(ways).decode()}
-
-    async def _keep_looking(self) -> None:
-        while True:
-            self._stirred.clear()
-            await self._look_for_better()
-            await heard(self._stirred, LOOK_S)
-
-    async def _look_for_better(self) -> None:
-        """Follow another decision when its stages are there, and no job runs or it has waited long enough."""
-        assert self._view is not None
-        if self._home is None or self._lost_at is not None:
-            return
-        try:
-            now = await self._view.look()
-        except BusError as error:
-            self.log.warning("the registry could not be read: %s", error)
-            return
-        others = of_other_files(now.stages, self._file_hash)
-        if not now.complete or others or now.signature == self._placed.over.signature:
-            self._better_since = None
-            return
-        at = self.clock.now()
-        self._better_since = at if self._better_since is None else self._better_since
-        if not self._owners or at - self._better_since > CHANGE_S:
-            self._better_since = None
-            where = ", ".join(member.name for member in now.members)
-            self._home.close(TwdError(FailureCode.WORKER_LOST, f"the model goes elsewhere: {where}"))
+    async def better(self, file_hash: str) -> str:
+        """Returns where another decision puts the model, when all its stages are there."""
+        now = await self._view.look()
+        others = of_other_files(now.stages, file_hash)
+        if not now.complete or others or now.signature == self.over.signature:
+            return ""
+        return ", ".join(member.name for member in now.members)
 
 
-def placed_ring(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> PlacedRingSpeculator:
+def placed_ring(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> SpeculatorService:
     """Returns the speculator of one configured model, or of one of its replicas, over the ring that the coordinator
     decides."""
-    return PlacedRingSpeculator(ctx, ModelId(name), settings, replica)
+    model = ModelId(name)
+    finder = PlacedStages(place_of(model, replica), settings.coordinator.lease_s)
+    return SpeculatorService(ctx, model, RingSource(settings, model, finder))

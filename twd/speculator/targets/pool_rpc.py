@@ -17,14 +17,16 @@ from twd.process.core_plan import EngineRole
 from twd.process.core_registry import OwnCores
 from twd.process.home import StateFolder
 from twd.settings.model import Settings
+from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load, LoadedModel
-from twd.speculator.targets.native import NativeTarget, limits_of, load_plan, preparer_of
-from twd.speculator.targets.pool import PooledSpeculator
+from twd.speculator.targets.native import NativeTarget, head_choice, limits_of, load_plan, preparer_of
+from twd.speculator.targets.pool import PoolSource
 from twd.speculator.targets.pool_core import PoolAssembly, RingMember, after_reaching, rpc_plan, uses_of
 from twd.wire.base import ModelId
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import FailureCode, TwdError
+from twd.wire.placement import place_of
 
 if TYPE_CHECKING:
     from twd.ring.trust import LinkIdentity
@@ -94,38 +96,37 @@ class WorkerRoutes:
         return self._identity
 
 
-async def reach_all(ways: WorkerRoutes, members: Sequence[RingMember], speculator: PooledSpeculator) -> list[str]:
+async def reach_all(ways: WorkerRoutes, members: Sequence[RingMember], source: PoolSource) -> list[str]:
     """Returns the endpoints of all members, and publishes the state of agentless hosts, which no agent reports."""
-    await speculator.tell_guests(uses_of(members, speculator.guests))
+    await source.tell_guests(uses_of(members, source.guests))
     reached = await asyncio.gather(*(ways.reach(member) for member in members), return_exceptions=True)
     problems = {member.key: str(end) for member, end in zip(members, reached, strict=True) if isinstance(end, TwdError)}
-    await speculator.tell_guests(after_reaching(speculator.guests, problems))
+    await source.tell_guests(after_reaching(source.guests, problems))
     for end in reached:
         if isinstance(end, BaseException):
             raise end
     return [end for end in reached if isinstance(end, str)]
 
 
-def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> PooledSpeculator:
+def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: int = 1) -> SpeculatorService:
     """Returns the speculator of one configured model, or of one of its replicas, over RPC workers."""
     model = ModelId(name)
 
     async def show(certificate: str) -> None:
-        speculator.certificate = certificate
-        await speculator.renew_lease()
+        await source.show(certificate)
 
     ways = WorkerRoutes(settings, name, show)
 
     async def assembled(assembly: PoolAssembly) -> Load:
         members = assembly.processes
-        reached = await reach_all(ways, list(members.values()), speculator)
+        reached = await reach_all(ways, list(members.values()), source)
         plan = rpc_plan(assembly, dict(zip(members, reached, strict=True)))
 
         def load(progress: Progress) -> LoadedModel:
             leave_on_abort_with(ExitCode.WORKER_LOST)
             entry = settings.models[name]
             wanted = load_plan(model, entry, StateFolder(settings.home_dir).cache)
-            native = load_native(replace(wanted, pool=plan, gpu_layers=0), progress)
+            native = load_native(replace(wanted, pool=plan, gpu_layers=0, **head_choice(model, settings)), progress)
             native.facts = msgspec.structs.replace(native.facts, backend="rpc")
             limits = replace(limits_of(native, entry, settings), device=assembly.device)
             return RpcTarget(native, preparer_of(native, ctx.ids.seed), limits)
@@ -136,5 +137,5 @@ def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: 
     cores = OwnCores(
         EngineRole.WORKER, name, 0 if told == "auto" else told
     )  # its part of a pass is also computed in turn
-    speculator = PooledSpeculator(ctx, model, settings, assembled, replica=replica, cores=cores)
-    return speculator
+    source = PoolSource(settings, place_of(model, replica), assembled, cores=cores)
+    return SpeculatorService(ctx, model, source)

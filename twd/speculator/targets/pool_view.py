@@ -6,10 +6,11 @@ from typing import Final
 from twd.bus.base import LeaseEntry, Leases
 from twd.speculator.targets.pool_core import PlacementHistory, PoolAssembly, assemble
 from twd.wire.base import NodeId
+from twd.wire.leases.workers import StageFacts
 from twd.wire.node import GUEST_KEYS, NodeFacts, read_node
 from twd.wire.placement import PlacementDecided, placement_key, read_placement
-from twd.wire.ring import StageReady, read_stage
-from twd.wire.service import read_lease
+from twd.wire.ring import StageReady
+from twd.wire.service import read_lease, told_by
 
 AGENTS: Final = "agent."
 STAGES: Final = "stage."
@@ -45,5 +46,5 @@ def _nodes(entries: Iterable[LeaseEntry], lease_s: float) -> dict[NodeId, NodeFa
 def _stages(entries: Iterable[LeaseEntry]) -> dict[tuple[NodeId, int], StageReady]:
     """Returns the stages that have loaded their slices, by machine and process."""
     leases = [read_lease(entry.value, entry.key) for entry in entries if entry.key.startswith(STAGES)]
-    told = [(lease, read_stage(lease.facts)) for lease in leases if lease is not None]
-    return {(lease.node, lease.pid): stage for lease, stage in told if stage is not None}
+    told = told_by(leases, StageFacts)
+    return {(lease.node, lease.pid): facts.slice for lease, facts in told if facts.slice is not None}

@@ -1,4 +1,4 @@
-"""The speculator of a model on a ring of stages: it connects the stages, and connects others when one is lost.
+"""A model on a ring of stages: it connects the stages, and connects others when one is lost.
 
 Sessions stay here while a ring is lost: the next ring reads their tokens again, and their texts go on.
 """
@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from twd.bus.base import BusError
+from msgspec.structs import replace
+
+from twd.bus.base import Bus, BusError
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.progress import Progress
-from twd.kit.service import Effects, ServiceContext
 from twd.kit.tasks import heard, in_a_thread_of_its_own, soon
 from twd.ring.home import RingDriver
 from twd.ring.links import SWITCH_S, ProbePace
@@ -22,13 +23,15 @@ from twd.ring.trust import RingTrust, make_identity, ring_nonce
 from twd.ring.wiring import wirings
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
-from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.decode_watchdog import until_known_s
 from twd.speculator.targets.loaded import Load, LoadedModel
 from twd.speculator.targets.pool_core import shown_piece
 from twd.speculator.targets.ring_model import RingModel, load_ring
-from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.speculator.targets.source import TargetHost, TargetSource
+from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.placement import Way
 from twd.wire.ring import RingWired, StageAnswered, StageGone, StageReady, StateFormat
 from twd.wire.service import Health
 
@@ -40,6 +43,8 @@ WIRE_S: Final = 0.3
 each try."""
 WIRE_MOST_S: Final = 2.4
 JOIN_S: Final = 5.0
+CHANGE_S: Final = 10.0
+"""A better place waits at most this many seconds for a moment without jobs."""
 PASS_S: Final = 3.0
 PASS_FACTOR: Final = 8.0
 """A pass that takes this many times longer than expected, plus `PASS_S` seconds, counts as hung."""
@@ -48,59 +53,76 @@ GIVE_UP_S: Final = 60.0
 then."""
 
 
-class StageFinder(Protocol):
+class StageFinder:
     """Finds the stages for a ring."""
+
+    place = ""
+    """What the ring serves of a pool: a model, or one of its replicas."""
+    hears: tuple[type[Event], ...] = ()
+
+    async def open(self, bus: Bus) -> None:
+        """Prepare; called before everything else."""
 
     async def stages(self, file_hash: str) -> Sequence[StageReady]:
         """Returns the stages of this file that should form the ring now, in ring order; raises TwdError that says what
         is missing."""
-        ...
+        raise NotImplementedError
 
     def lost(self, stage: InstanceId, reason: str) -> None:
         """Record a stage that could not be reached, or that broke the ring."""
-        ...
 
     def reached(self, stages: Sequence[StageReady]) -> None:
         """Record that these stages form a ring now, whatever was recorded of them before."""
-        ...
+
+    def concerns(self, event: Event) -> bool:
+        """Whether one of the events of `hears` may change which stages form the ring."""
+        return False
+
+    async def better(self, file_hash: str) -> str:
+        """Returns in words where the model should go from where it is, if all is there; empty: nowhere."""
+        return ""
 
 
-class RingSpeculator(SpeculatorService):
-    """Serves one model over a ring of stages."""
+class RingSource(TargetSource):
+    """A model over a ring of stages."""
 
-    reads = (*SpeculatorService.reads, StageReady, StageGone)
-
-    def __init__(
-        self, ctx: ServiceContext, model: ModelId, settings: Settings, finder: StageFinder | None = None
-    ) -> None:
-        super().__init__(ctx, model, _never)
+    def __init__(self, settings: Settings, model: ModelId, finder: StageFinder) -> None:
         self._settings = settings
         self._finder = finder
-        self._identity = make_identity(self.instance)
         self._path = path_of(settings.models[model].path)
         self._file_hash = ""
         self._stages: Sequence[StageReady] = ()
         self._home: RingDriver | None = None
         self._rings = 0
         self._lost_at: float | None = None
+        self._better_since: float | None = None
         self._news = asyncio.Event()
-        """Set when something may have changed since the last look."""
+        """Set when something may have changed since the last search for stages."""
+        self._stirred = asyncio.Event()
+        """Set when there may be a better place."""
         self.pace = ProbePace()
 
-    async def setup(self) -> None:
+    @property
+    def hears(self) -> tuple[type[Event], ...]:
+        """The events that may change which stages there are."""
+        return (StageReady, StageGone, *self._finder.hears)
+
+    async def open(self, host: TargetHost) -> None:
         """Shorten the thread switch interval, because links have threads of their own that must run soon."""
         sys.setswitchinterval(SWITCH_S)
-        await super().setup()
+        self._host = host
+        self._identity = make_identity(host.instance)
+        await self._finder.open(host.bus)
 
     # -- a ring ----------------------------------------------------------------------------------
 
-    async def loader(self) -> Load:
+    async def acquire(self) -> Load:
         """Wait until a ring is connected and has passed its trial; a ring that breaks meanwhile is made again."""
         loop = asyncio.get_running_loop()
         self._file_hash = await asyncio.to_thread(_hash_of, self._path)
 
         def progress(share: float, stage: str) -> None:
-            soon(loop, self.tell_progress, share, stage)
+            soon(loop, self._host.tell_progress, share, stage)
 
         while True:
             home = await self._find_ring()
@@ -115,15 +137,14 @@ class RingSpeculator(SpeculatorService):
                 return lambda _: model
 
     def _load_over(self, home: RingDriver, progress: Progress) -> LoadedModel:
-        return load_ring(self.model, self._settings, home, self._stages, self.ctx.ids.seed, progress)
+        return load_ring(self._host.model, self._settings, home, self._stages, self._host.ctx.ids.seed, progress)
 
-    async def open_for_work(self, loaded: LoadedModel) -> None:
-        await super().open_for_work(loaded)
+    def serves(self, loaded: LoadedModel) -> None:
+        """The ring may have ended while the model was opened."""
         if self._home is not None and self._home.over is not None:
             self._ring_over(self._home, self._home.over)
 
     async def _find_ring(self) -> RingDriver:
-        assert self._finder is not None
         pause_s, wire_s = AGAIN_S, WIRE_S
         while True:
             self._news.clear()
@@ -141,31 +162,25 @@ class RingSpeculator(SpeculatorService):
             self._stages, self._home = stages, home
             return home
 
-    def on_stage_ready(self, event: StageReady) -> Effects:
-        """Look again: a ring may be possible now."""
-        return self._stage_news(event)
+    def hear(self, event: Event) -> None:
+        """Look again: another ring may be possible now, or needed."""
+        own = isinstance(event, StageReady | StageGone) and event.model == self._host.model
+        if own or self._finder.concerns(event):
+            self._news.set()
+            self._stirred.set()
 
-    def on_stage_gone(self, event: StageGone) -> Effects:
-        """Look again: another stage may have to replace this one."""
-        return self._stage_news(event)
-
-    def _stage_news(self, event: StageReady | StageGone) -> Effects:
-        if event.model == self.model:
-            self._stir()
-        return None
-
-    def _stir(self) -> None:
-        """Wake the search for a ring."""
-        self._news.set()
+    def rests(self) -> None:
+        """A better place may have waited for this moment."""
+        if self._better_since is not None:
+            self._stirred.set()
 
     async def _join(self, stages: Sequence[StageReady], wire_s: float) -> RingDriver:
         """Tell the stages their places in the ring and open the links. Returns the connected ring."""
-        assert self._finder is not None
-        pool = self._settings.pool
+        pool, own = self._settings.pool, self._host.instance
         self._rings += 1
-        ring = f"{self.instance}.{self._rings}.{self.clock.wall_ms()}"
+        ring = f"{own}.{self._rings}.{self._host.clock.wall_ms()}"
         trust = RingTrust(ring, ring_nonce(), pool.key, not pool.trusted_lan)
-        told = wirings(stages, trust, self.instance, self._identity.certificate, StateFormat(pool.states))
+        told = wirings(stages, trust, own, self._identity.certificate, StateFormat(pool.states))
         answers = await asyncio.gather(*(self._wire(one, wire_s) for one in told))
         for stage, failure in zip(stages, answers, strict=True):
             if failure is not None:
@@ -174,7 +189,7 @@ class RingSpeculator(SpeculatorService):
         loop = asyncio.get_running_loop()
         deadline = time.monotonic() + JOIN_S
         home = await in_a_thread_of_its_own(
-            lambda: RingDriver.connect(stages, trust, self._identity, self.instance, deadline, self.pace)
+            lambda: RingDriver.connect(stages, trust, self._identity, own, deadline, self.pace)
         )
         home.ended = lambda reason: soon(loop, self._ring_over, home, reason)
         if home.over is not None:
@@ -183,7 +198,7 @@ class RingSpeculator(SpeculatorService):
 
     async def _wire(self, wired: RingWired, answer_s: float) -> Failure | None:
         try:
-            answer = await self.ask(wired, timeout_s=answer_s)
+            answer = await self._host.ask(wired, timeout_s=answer_s)
         except BusError as error:
             return Failure(code=error.code, message=str(error))
         if not isinstance(answer, StageAnswered):
@@ -191,32 +206,36 @@ class RingSpeculator(SpeculatorService):
         return answer.failure
 
     def _wait_for(self, what: str) -> None:
-        note = f"waits for its ring: {what}"[:1000]
-        if note != self.note:
-            self.note = note
-            self.log.info("%s: %s", self.model, note)
-            self.tasks.start("tell", self.renew_lease())
+        self._host.tell_waiting(f"waits for its ring: {what}"[:1000])
 
     # -- its loss --------------------------------------------------------------------------------
 
     def _ring_over(self, home: RingDriver, reason: TwdError) -> None:
-        if not isinstance(self.loaded, RingModel) or self._home is not home or self._lost_at is not None:
+        host = self._host
+        if not isinstance(host.loaded, RingModel) or self._home is not home or self._lost_at is not None:
             return
-        if self._stopping:
+        if host.stopping:
             return
-        self._lost_at = self.clock.now()
-        self.log.warning("%s; its %d sessions wait for another ring", reason, len(self._owners))
-        self.health = Health.DEGRADED
-        self.tasks.start("rewire", self._rewire(self.loaded))
+        self._lost_at = host.clock.now()
+        host.health = Health.DEGRADED
+        host.tasks.start("rewire", self.replace(str(reason)))
+
+    async def replace(self, why: str) -> None:
+        """Put another ring under the loaded model; sessions stay and go on. Raises TwdError if there is none for long,
+        and the process ends."""
+        self._host.log.warning("%s; its %d sessions wait for another ring", why, self._host.jobs)
+        assert isinstance(self._host.loaded, RingModel)
+        await self._rewire(self._host.loaded)
 
     async def _rewire(self, loaded: RingModel) -> None:
         assert self._lost_at is not None
+        host = self._host
         before, until = _cut(self._stages), self._lost_at + GIVE_UP_S
         while True:
             try:
-                home = await asyncio.wait_for(self._find_ring(), max(0.0, until - self.clock.now()))
+                home = await asyncio.wait_for(self._find_ring(), max(0.0, until - host.clock.now()))
             except TimeoutError:
-                message = f"no ring for {GIVE_UP_S:g} s: {self.note}"
+                message = f"no ring for {GIVE_UP_S:g} s: {host.note}"
                 raise TwdError(FailureCode.WORKER_LOST, message) from None
             try:
                 await in_a_thread_of_its_own(lambda home=home: loaded.recheck(home, self._stages))  # type: ignore[misc]
@@ -230,46 +249,71 @@ class RingSpeculator(SpeculatorService):
                 await asyncio.sleep(2 * AGAIN_S)
                 continue
             break
-        took, self._lost_at = self.clock.now() - self._lost_at, None
-        self.health, self.note = Health.OK, f"rewired after {took:.2f} s"
-        self.log.info("a ring of %d stages stands again after %.2f s", len(self._stages), took)
-        await self.renew_lease()
+        took, self._lost_at = host.clock.now() - self._lost_at, None
+        host.health, host.note = Health.OK, f"rewired after {took:.2f} s"
+        host.log.info("a ring of %d stages stands again after %.2f s", len(self._stages), took)
+        await host.renew_lease()
         if home.over is not None:
             self._ring_over(home, home.over)
 
-    def tick(self, now: float) -> Effects:
-        """Run the usual checks, and check whether the ring hangs although its links are alive."""
-        if isinstance(self.loaded, RingModel) and self._lost_at is None:
-            target = self.loaded.target
-            waited_s, familiar = target.oldest(time.monotonic())
-            usual = PASS_S + PASS_FACTOR * target.pipe.trip_ms(target.window_max) / 1000
-            limit = until_known_s(usual, familiar=familiar)
-            if waited_s > limit:
-                target.home.close(TwdError(FailureCode.WORKER_LOST, f"a pass is under way for over {limit:.1f} s"))
-        return super().tick(now)
+    def tick(self) -> None:
+        """Check whether the ring hangs although its links are alive."""
+        if not isinstance(self._host.loaded, RingModel) or self._lost_at is not None:
+            return
+        target = self._host.loaded.target
+        waited_s, familiar = target.oldest(time.monotonic())
+        usual = PASS_S + PASS_FACTOR * target.pipe.trip_ms(target.window_max) / 1000
+        limit = until_known_s(usual, familiar=familiar)
+        if waited_s > limit:
+            target.home.close(TwdError(FailureCode.WORKER_LOST, f"a pass is under way for over {limit:.1f} s"))
+
+    # -- another place ---------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Look for a better place as long as the speculator runs."""
+        while True:
+            self._stirred.clear()
+            await self._look_for_better()
+            await heard(self._stirred, LOOK_S)
+
+    async def _look_for_better(self) -> None:
+        """Go to other stages when they are there, and no job runs or that has waited long enough."""
+        if self._home is None or self._lost_at is not None:
+            return
+        try:
+            where = await self._finder.better(self._file_hash)
+        except BusError as error:
+            self._host.log.warning("the registry could not be read: %s", error)
+            return
+        at = self._host.clock.now()
+        since = self._better_since if self._better_since is not None else at
+        if where and (not self._host.jobs or at - since > CHANGE_S):
+            self._better_since = None
+            self._home.close(TwdError(FailureCode.WORKER_LOST, f"the model goes elsewhere: {where}"))
+        else:
+            self._better_since = since if where else None
 
     # -- what others see -------------------------------------------------------------------------
 
-    def facts(self) -> dict[str, str | int | float | bool | list[str]]:
+    def facts(self, facts: SpeculatorFacts) -> SpeculatorFacts:
         """Returns the facts of any speculator, and the ring's stages and links."""
-        facts = {
-            **super().facts(),
-            "engine": "ring",
-            "pool": [shown_piece(stage.node, stage) for stage in self._stages],
-        }
-        if not isinstance(self.loaded, RingModel):
-            return facts
-        target, pipe = self.loaded.target, self.loaded.target.pipe
-        return facts | {
-            "links": [
-                f"{hop.to} {hop.rtt_ms:g} ms, {hop.sent_bytes} bytes there, {hop.received_bytes} back"
-                for hop in target.home.hops()
-            ],
-            "ring": target.generation_number,
-            "step_ms": round(pipe.step_ms(1), 3),
-            "trip_ms": round(pipe.trip_ms(1), 3),
-            "waste": round(target.rows_sent / max(1, target.rows_kept), 3),
-        }
+        pool = [shown_piece(stage.node, stage) for stage in self._stages]
+        told = replace(facts, engine="ring", place=self._finder.place, pool=pool)
+        if self._home is not None:
+            hops = zip(self._stages, self._home.hops(), strict=False)
+            ways = [Way(node=stage.node, rtt_ms=hop.rtt_min_ms, bandwidth=hop.bandwidth) for stage, hop in hops]
+            told = replace(told, ways=ways)
+        if not isinstance(self._host.loaded, RingModel):
+            return told
+        target, pipe = self._host.loaded.target, self._host.loaded.target.pipe
+        return replace(
+            told,
+            links=target.home.hops(),
+            ring=target.generation_number,
+            step_ms=round(pipe.step_ms(1), 3),
+            trip_ms=round(pipe.trip_ms(1), 3),
+            waste=round(target.rows_sent / max(1, target.rows_kept), 3),
+        )
 
 
 def _cut(stages: Sequence[StageReady]) -> list[tuple[NodeId, int, int]]:
@@ -283,7 +327,3 @@ def _hash_of(path: Path) -> str:
     except OSError as error:
         text = f"{path} cannot be read: {error.strerror}; the machine that serves a model needs a copy, too"
         raise TwdError(FailureCode.MODEL_NOT_FOUND, text) from error
-
-
-def _never(progress: object) -> LoadedModel:
-    raise AssertionError("a model on a ring is loaded when the ring stands")

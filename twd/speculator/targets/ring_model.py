@@ -14,6 +14,8 @@ from twd.decoding.window import Report, Sampler
 from twd.drafting.continuation import KnownContinuation
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.slices.undo import UNLIMITED
+from twd.gguf_tools.head_file import pool_problem
+from twd.gguf_tools.header import read_header
 from twd.kit.progress import Progress
 from twd.ring.frames import SessionSpec
 from twd.ring.home import RingDriver
@@ -22,9 +24,10 @@ from twd.ring.trial import RingTrial, pipe_of
 from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
-from twd.speculator.core.limits import SpeculatorLimits, usual_limits
+from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.targets.embeddings import Embedding
+from twd.speculator.targets.native import head_choice
 from twd.speculator.targets.ring_check import CutCheck
 from twd.wire.base import ModelId, SessionId
 from twd.wire.draft import DeviceKind
@@ -175,8 +178,8 @@ def load_ring(
         template=template,
         preparer=RequestPreprocessor(model.vocab, template, samplers, draw_seed, target.ctx_size),
         ring=target,
-        bounds=_limits(target, name, settings),
-        facts=_facts(model, name, entry, target, stages),
+        bounds=_limits(target, name, settings, stages[-1].guess_ms if settings.speculation.own_head else 0.0),
+        facts=_facts(model, name, entry, target, stages, _left_out(name, settings)),
         exactness=exactness,
         load_ms=int((time.monotonic() - began) * 1000),
         check=check,
@@ -188,25 +191,46 @@ def _in_flight(settings: Settings) -> int:
     return _IN_FLIGHT_MAX if wanted == "auto" else wanted
 
 
-def _limits(target: RingTarget, name: ModelId, settings: Settings) -> SpeculatorLimits:
-    return replace(
+def _limits(target: RingTarget, name: ModelId, settings: Settings, head_ms: float) -> SpeculatorLimits:
+    limits = replace(
         usual_limits(target, name, settings.models[name], settings),
         can_rollback=target.can_rollback,
         prefill_rows=target.window_max,
         score_rows=target.window_max,
         in_flight=target.in_flight,
         ahead=_AHEAD,
+        head_ms=head_ms,
         device=DeviceKind.ELSEWHERE,
     )
+    return with_votes(limits, target, settings) if target.can_rollback else limits
 
 
 def _facts(
-    model: LoadedGguf, name: ModelId, entry: ModelConfig, target: RingTarget, stages: Sequence[StageReady]
+    model: LoadedGguf,
+    name: ModelId,
+    entry: ModelConfig,
+    target: RingTarget,
+    stages: Sequence[StageReady],
+    left_out: str,
 ) -> ModelFacts:
     can = target.can_rollback
     facts = model.facts(name, ctx_size=target.ctx_size, parallel=target.n_slots, can_rollback=can)
     cut = ", ".join(f"{one.first}-{one.end}{'+head' if one.head else ''}" for one in stages)
-    return msgspec.structs.replace(facts, backend="ring", note=f"a ring of {len(stages)} stages: layers {cut}")
+    guess_ms = stages[-1].guess_ms
+    head = f"; its own head guesses on the last stage, {guess_ms:.2f} ms each" if guess_ms else ""
+    note = f"a ring of {len(stages)} stages: layers {cut}{head}{left_out}"
+    return msgspec.structs.replace(facts, backend="ring", note=note)
+
+
+def _left_out(name: ModelId, settings: Settings) -> str:
+    """Returns why a named head does not guess; empty if none is named."""
+    head = head_choice(name, settings)["head_file"]
+    if head is None:
+        return ""
+    try:
+        return f"; without a head: {pool_problem(read_header(head), 'ring')}"
+    except TwdError as error:
+        return f"; without a head: {error}"
 
 
 def _exactness(

@@ -68,7 +68,7 @@ def status_words(rows: Sequence[ProcessRow], ready: bool, trouble: str = "") -> 
 
 def _at_work(rows: Sequence[ProcessRow]) -> str:
     servers = [row for row in rows if _is_server(row) and row.stage in DONE]
-    models = sorted({str(row.facts["model"]) for row in servers if row.facts.get("model")})
+    models = sorted({row.model for row in servers if row.model})
     missing = [row.name for row in rows if row.stage is StartPhase.MISSING]
     text = f"serves {_listed(models)}" if models else "works; no model is served" if _has_api(rows) else "works"
     return text + (f"; without {_listed(missing)}" if missing else "")

@@ -15,18 +15,20 @@ from twd.models.hub import client_for, found_on_hub
 from twd.models.remote_file import RemoteFile
 from twd.models.spec import Spec, parse_spec
 from twd.models.stores import ModelStore
-from twd.pieces.manifest import check_piece_size
+from twd.pieces.manifest import Manifest, check_piece_size
 from twd.pieces.names import wish_of
+from twd.pieces.source import SourceError, SourceTrouble
 from twd.settings.model import SwarmConfig
 from twd.swarm.hub.claim import HubClaim
-from twd.swarm.hub.transfer import HubTransfer, is_here_already
+from twd.swarm.hub.transfer import Elsewhere, HubTransfer, is_here_already
 from twd.swarm.hub.wishes import HubWish, read_wishes, write_wish
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine
 from twd.swarm.pace import Pace
 from twd.swarm.peer import HubPeer, Peers
 from twd.swarm.puller import Hooks
-from twd.swarm.pulls import Teller
+from twd.swarm.pulls import ADMITTED_S, AGAIN_S, Teller
+from twd.swarm.seeder import ROOT
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.swarm import HubFacts, PeerBanned, PullAnswered, PullFailed, PullFinished, PullProgressed, PullWanted
 
@@ -141,12 +143,37 @@ class HubPulls:
         )
         job = _Job(transfer, client, self._claim(file.sha256), time.monotonic())
         transfer.when_begun = lambda: self._begun(job)
+        transfer.elsewhere = lambda: self._elsewhere(file)
         self._running[file.sha256] = job
         self._work[file.sha256] = self._tasks.start(f"pull {file.name}", self._run(job))
 
     def _begun(self, job: _Job) -> None:
         self.meet(self._machines)
         self._tasks.start(f"claim {job.file.name}", self._turn(job))
+
+    async def _elsewhere(self, file: RemoteFile) -> Elsewhere:
+        """Return what the machines of the bus have of a file."""
+        holders = [machine for machine in self._machines if file.sha256 in machine.hub.files]
+        give_up = time.monotonic() + ADMITTED_S
+        asked = list(holders)
+        while asked and time.monotonic() < give_up:
+            machine = asked.pop(0)
+            try:
+                known = await self._manifest_from(machine, file)
+            except SourceError as error:
+                if error.trouble is SourceTrouble.AWAY:  # perhaps it does not know this machine yet
+                    asked.append(machine)
+                    await asyncio.sleep(AGAIN_S)
+                continue
+            except TwdError:
+                continue
+            if (known.sha256, known.total_size) == (file.sha256, file.size) and known.root:
+                return Elsewhere(True, known)
+        return Elsewhere(bool(holders))
+
+    async def _manifest_from(self, machine: Machine, file: RemoteFile) -> Manifest:
+        context = self._certificates.client(machine.door.certificate)
+        return await self._peers.manifest(f"{machine.url}{ROOT}/{file.sha256}/manifest", context)
 
     # -- sources -------------------------------------------------------------------------------------
 

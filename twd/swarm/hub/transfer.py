@@ -3,33 +3,35 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from twd.kit.progress import Share, unheard
 from twd.models.client import HubClient
 from twd.models.remote_file import CONNECTIONS, MAGIC, HubSource, RemoteFile, check_magic
-from twd.models.reuse import take_units, whole
+from twd.models.reuse import take_local, take_units, whole
 from twd.models.stores import ModelStore, whole_copies
 from twd.pieces.checks import Checks
-from twd.pieces.making import PIECE_BYTES, known_manifest, make_manifest, manifest_for
+from twd.pieces.growing import GrowingManifest
+from twd.pieces.making import PIECE_BYTES, known_manifest, manifest_for
 from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import check_name, manifest_of
 from twd.pieces.partial import PartialFile
 from twd.pieces.tree import UNIT
 from twd.swarm.copying import copied
+from twd.swarm.hub.guesses import Guesses
 from twd.swarm.library import Library
 from twd.swarm.pace import Pace
-from twd.swarm.puller import Hooks, Pull
+from twd.swarm.puller import Counts, Hooks, Progress, Pull
 from twd.swarm.shared import Shared
 from twd.wire.failures import FailureCode, TwdError
 
 PATIENCE_S: Final = 120.0
 """Seconds that a pull waits for a hub that is busy or away."""
+HASH_S: Final = 0.25
+"""Seconds between two looks whether more can be hashed."""
 SHARED_PATIENCE_S: Final = 900.0
 """The same where other machines may read it from the hub first."""
 
@@ -75,7 +77,8 @@ class HubPull(Pull):
             pace=pace,
             patience_s=PATIENCE_S if alone else SHARED_PATIENCE_S,
         )
-        self._piece_bytes, self._alone = piece_bytes, alone
+        self._alone, self._piece_bytes, self._guessed = alone, piece_bytes, dict[int, str]()
+        self.growing = GrowingManifest(file.path, file.checks.size, piece_bytes)
         self.manifest: Manifest | None = None
         self.stopped = threading.Event()
         """Set where nobody waits any more; the check ends then."""
@@ -95,12 +98,55 @@ class HubPull(Pull):
         self._fatal = self._fatal or error
         self._stirred.set()
 
+    async def run(self) -> None:
+        """Run until all is there; what came is hashed meanwhile, so that little is left to do in the end."""
+        self._tasks.start("hash what came", self._hash_along())
+        try:
+            await super().run()
+        finally:
+            await asyncio.to_thread(self.growing.close)
+
+    def guess(self, units: Mapping[int, str]) -> None:
+        """Take these units, each with its store, for right until the whole is checked."""
+        self._guessed = dict(units)
+        self.sampler.skip(self._guessed)
+
+    async def _until_there(self) -> None:
+        await super()._until_there()
+        if not self._guessed:
+            return
+        guessed, right = self._guessed, await asyncio.to_thread(self.holds_promise)
+        self._guessed = {}
+        self.sampler.want(guessed)
+        if right:
+            for index, store in guessed.items():
+                self.came_early(index, store)
+            return
+        self.growing.close()
+        self.growing = GrowingManifest(self.file.path, self.file.checks.size, self._piece_bytes)
+        await super()._until_there()
+
+    async def _hash_along(self) -> None:
+        units = 0
+        while units < len(self.file.checks):
+            while units in self.file.have or units in self._guessed:
+                units += 1
+            end = min(units * UNIT, self.file.checks.size)
+            if self.growing.worth(end):
+                await asyncio.to_thread(self.growing.advance, end, self._go_on)
+            await asyncio.sleep(HASH_S)
+
     def holds_promise(self) -> bool:
-        """Return whether the whole has the SHA-256 that the hub promised; reads all of it."""
-        made = make_manifest(self.file.path, self._piece_bytes, progress=self._go_on)
-        if made.sha256 == self._sha256:
-            self.manifest = msgspec.structs.replace(made, filename=self.file.target.name)
-        return self.manifest is not None
+        """Return whether the whole has the SHA-256 that the hub promised; reads what was not read yet."""
+        self.growing.advance(self.file.checks.size, self._go_on)
+        if self.growing.sha256 != self._sha256:
+            return False
+        for index in self._guessed:
+            self.file.checks.digests[index] = None  # what others told of it does not matter any more
+            self.file.take_written(index, define=True)
+        layer = [digest for digest in self.file.checks.digests if digest is not None]
+        self.manifest = self.growing.finish(self.file.target.name, layer)
+        return True
 
     def _go_on(self, _: float) -> None:
         if self.stopped.is_set():
@@ -115,6 +161,19 @@ class HubPull(Pull):
             "no name; pull again, and all of it is fetched anew"
         )
         raise TwdError(FailureCode.WRONG_BYTES, text)
+
+
+class Elsewhere(NamedTuple):
+    """What other machines of the bus have of a file."""
+
+    begun: bool = False
+    """Whether any has some of it, or reads it."""
+    manifest: Manifest | None = None
+    """From one that has all of it."""
+
+
+async def _nowhere() -> Elsewhere:
+    return Elsewhere()
 
 
 class HubTransfer:
@@ -163,6 +222,7 @@ class HubTransfer:
         self.begun = False
         """Whether sources may be added: what is here was taken already."""
         self.when_begun: Callable[[], None] = lambda: None
+        self.elsewhere: Callable[[], Awaitable[Elsewhere]] = _nowhere
 
     async def run(self) -> None:
         """Run until the file has its final name; raises why not."""
@@ -178,10 +238,21 @@ class HubTransfer:
             if self._library is not None and self.shared is not None:
                 self._library.drop(self.shared)
 
+    def progress(self) -> Progress:
+        """Return how far it is."""
+        return self.pull.progress()
+
+    @property
+    def counts(self) -> Counts:
+        """What came."""
+        return self.pull.counts
+
     async def _run(self) -> None:
         try:
             await self._take_copy()
-            if self._library is None and self.pull.sampler.left:
+            if not self.file.have.complete:
+                await self._take_tensors()
+            if self._library is None and not self.file.have.complete:
                 await self.use_hub()
         except BaseException:
             await asyncio.to_thread(self.file.close)
@@ -189,6 +260,23 @@ class HubTransfer:
         self.begun = True
         self.when_begun()
         await self.pull.run()
+
+    async def _take_tensors(self) -> None:
+        """Take what models here have in common with the file: by the manifest of a machine that has it, if there is
+        one; else by guesses, unless another machine reads it from the hub already."""
+        known = await self.elsewhere()
+        if known.manifest is not None:
+            await asyncio.to_thread(self._learn, known.manifest)
+            await copied(self.pull, partial(take_local, self.file, known.manifest, self._stores))
+        elif not known.begun and self._stores:
+            guesses = Guesses(self.pull, self._source, self._stores)
+            await guesses.make()
+            self.pull.guess(guesses.units)
+
+    def _learn(self, manifest: Manifest) -> None:
+        for index, digest in enumerate(manifest.layer_hashes()):
+            self.file.checks.learn(index, digest)
+            self.pull.sampler.hashed(index)
 
     def _share_whole(self, manifest: Manifest) -> None:
         if self._library is not None:
@@ -198,7 +286,8 @@ class HubTransfer:
         """Read from the hub from now on; raises if that is no model."""
         if 0 not in self.file.have:
             check_magic(self.remote, await self._source.some(0, min(len(MAGIC), self.remote.size)))
-        self.pull.add(self._source)
+        if not self.file.have.complete:  # it may have ended meanwhile
+            self.pull.add(self._source)
 
     def leave_hub(self) -> None:
         """Read from the hub no more: another machine does."""
@@ -218,6 +307,7 @@ class HubTransfer:
             await copied(self.pull, take)
             if self.file.have.complete and await asyncio.to_thread(self.pull.holds_promise):
                 return
+            self.pull.growing.close()
             self.file.forget()
             self.pull = self._new_pull()
 

@@ -46,10 +46,11 @@ from twd.kit.clock import SystemClock
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.net.ports import free_port
 from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, Settings, WorkerConfig
-from twd.wire.base import InstanceId, NodeId
+from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.failures import FailureCode
+from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import GUEST_KEYS, ModelFile, NodeFacts, read_node
-from twd.wire.placement import GUESTS_FACT, PLACE_FACT, GuestUse
+from twd.wire.placement import GuestUse
 from twd.wire.service import ServiceLease
 
 ME = InstanceId("coordinator.desk.x")
@@ -350,10 +351,9 @@ class FakeSpeculator:
         self._registry = registry
 
     async def tells(self, *uses: GuestUse) -> None:
-        used = msgspec.json.encode(uses).decode()
         lease = ServiceLease(
             service="speculator", instance=InstanceId("speculator.desk.x"), node=DESK, pid=1, version="1",
-            started_ms=1, renewed_ms=1, facts={PLACE_FACT: "tiny", "model": "tiny", GUESTS_FACT: used},
+            started_ms=1, renewed_ms=1, facts=SpeculatorFacts(model=ModelId("tiny"), place="tiny", guests=list(uses)),
         )  # fmt: skip
         await self._registry.put("speculator.desk.x", msgspec.json.encode(lease))
 
@@ -389,7 +389,7 @@ async def test_a_guest_is_found_placed_lost_and_found_again(tmp_path: Path, monk
         assert guest.visits == visits
         await speculator.tells(GuestUse(node=box, process=process, problem="refused"))
         await until(lambda: not placed(), "the model goes elsewhere")
-        assert "refused" in str(coordinator.facts()["guests"])
+        assert "refused" in str(coordinator.facts().guests)
         assert any("refused" in note for note in coordinator._observed.decided["tiny"].notes)
         await speculator.tells()
         await until(placed, "it is visited again, and used")

@@ -16,7 +16,7 @@ from twd.coordinator.core.model_placement import decide, with_spares
 from twd.coordinator.core.placement import ModelShape
 from twd.coordinator.core.processes import WantedModel, wishes
 from twd.coordinator.core.state import ObservedState, WantedState
-from twd.coordinator.service import wanted_of
+from twd.coordinator.wanted import wanted_of
 from twd.settings.model import GpuConfig, ModelConfig, PoolConfig, WorkerConfig
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import Build, GpuFacts, NodeFacts, ProcessFacts, ProcessKind

@@ -9,14 +9,23 @@ from twd.wire.node import GpuFacts, NodeFacts
 
 GIVEN: Final = "settings"
 """The backend of a device that comes from the settings."""
-_NAMES: Final = {"cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan"}
+_NAMES: Final = {
+    "cuda": "CUDA",
+    "hip": "ROCm",
+    "metal": "MTL",
+    "vulkan": "Vulkan",
+    "opencl": "GPUOpenCL",
+    "sycl": "SYCL",
+    "musa": "MUSA",
+    "cann": "CANN",
+}
 
 
 def device_name(gpu: GpuFacts) -> str:
     """Return llama.cpp's name of a device; a device known only from the settings has its name there."""
     if gpu.backend == GIVEN:
         return gpu.name
-    return f"{_NAMES.get(gpu.backend, gpu.backend)}{gpu.index}"
+    return gpu.device or f"{_NAMES.get(gpu.backend, gpu.backend)}{gpu.index}"
 
 
 def can_compute(facts: NodeFacts, gpu: GpuFacts) -> bool:

@@ -1,7 +1,7 @@
 """Turns machines, as agents describe them, into devices that can hold layers. The settings take precedence."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Final
@@ -17,7 +17,17 @@ from twd.wire.node import CPU, GpuFacts, MeasuredStep, NodeFacts
 
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
-GPU_SPEEDS: Final = {"cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9, GIVEN: 400e9}
+GPU_SPEEDS: Final = {
+    "cuda": 400e9,
+    "hip": 400e9,
+    "metal": 150e9,
+    "vulkan": 200e9,
+    GIVEN: 400e9,
+    "musa": 300e9,
+    "cann": 300e9,
+    "sycl": 200e9,
+    "opencl": 100e9,
+}
 SHARED_SPEED: Final = 60e9
 GPU_WINDOW: Final = 1.2
 """Estimates where nothing was measured: bytes of weights read in a second, and how many times a window of 8 costs one
@@ -73,13 +83,14 @@ def processor(facts: NodeFacts) -> PlacementDevice:
     if any(gpu.shared for gpu in usable(facts)):
         free = int(free * SHARED_FOR_HOME)
     device = PlacementDevice(facts.node, CPU, free, facts.cpu.bandwidth or CPU_SPEED, CPU_WINDOW)
-    return _by_experience(replace(device, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S), facts)
+    device = replace(device, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S)
+    return _by_experience(device, [one for one in facts.cpu.measured if not one.device])
 
 
-def _by_experience(device: PlacementDevice, facts: NodeFacts) -> PlacementDevice:
-    """Correct a CPU's estimates by the times that models were measured to take on it."""
-    known = learned(device.pace, [_measured(one) for one in facts.cpu.measured])
-    windows = [one.window for one in facts.cpu.measured if one.window >= 1.0]
+def _by_experience(device: PlacementDevice, measured: Sequence[MeasuredStep]) -> PlacementDevice:
+    """Correct a device's estimates by the times that models were measured to take on it."""
+    known = learned(device.pace, [_measured(one) for one in measured])
+    windows = [one.window for one in measured if one.window >= 1.0]
     factor = median(windows) if windows else device.window_factor
     return replace(device, slower=known.slower, usually=known.usually, window_factor=factor)
 
@@ -94,11 +105,16 @@ def _detected(facts: NodeFacts, own: PlacementDevice) -> Iterator[PlacementDevic
     for gpu in gpus:
         if gpu.shared:
             rest = int(facts.memory.available * (1 - SHARED_FOR_HOME))
-            yield PlacementDevice(facts.node, device_name(gpu), min(gpu.free, rest), _speed(gpu), GPU_WINDOW)
+            yield _card(facts, gpu, min(gpu.free, rest))
         else:
-            yield PlacementDevice(facts.node, device_name(gpu), gpu.free, _speed(gpu), GPU_WINDOW)
+            yield _card(facts, gpu, gpu.free)
     if not any(gpu.shared for gpu in gpus):
         yield own
+
+
+def _card(facts: NodeFacts, gpu: GpuFacts, free: int) -> PlacementDevice:
+    device = PlacementDevice(facts.node, device_name(gpu), free, _speed(gpu), GPU_WINDOW)
+    return _by_experience(device, gpu.measured)
 
 
 def _lent(facts: NodeFacts) -> Iterator[PlacementDevice]:

@@ -1,0 +1,133 @@
+"""What it costs to take tokens back, and what a second turn of a chat costs, in models with a recurrent state.
+
+.venv/bin/python contrib/benchmarks/hybrids/undoing.py windows   # a rejected window beside an accepted one
+.venv/bin/python contrib/benchmarks/hybrids/undoing.py turns     # the first token of a second turn
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from contrib.benchmarks.engine.random_model import random_model
+from contrib.benchmarks.hybrids.random_hybrid import KINDS, VOCABULARY, random_hybrid
+from twd.decoding.sampler import SamplerFactory
+from twd.decoding.window import Window
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.wire.base import ModelId
+from twd.wire.job import Sampling
+
+DRAFTS = 4
+WINDOWS = 40
+PROMPT = 200
+CHAT = 4000
+ANSWER = 40
+QUESTION = 40
+CACHE = Path.home() / ".cache" / "twd-bench"
+
+
+class Text:
+    """One session that a script drives."""
+
+    def __init__(self, model: NativeModel, prompt: list[int]) -> None:
+        sampler = SamplerFactory(model.model.vocab).sampler(Sampling(), 0, prompt_len=len(prompt))
+        self._target = model.target
+        self.slot, self.cached = self._target.open(prompt, sampler)
+        self.tokens = list(prompt)
+        self._at = self.cached
+
+    def step(self, drafts: list[int]) -> tuple[float, int]:
+        """Verify some drafts; the milliseconds, and how many tokens came."""
+        feed = self.tokens[self._at :]
+        began = time.perf_counter()
+        self._target.submit([Window(self.slot, 0, self._at, (*feed, *drafts), committed=len(feed))])
+        (verdict,) = self._target.collect()
+        taken = (time.perf_counter() - began) * 1000
+        assert verdict.failure is None, verdict.failure
+        self.tokens += verdict.tokens
+        self._at = len(self.tokens) - 1
+        return taken, len(verdict.tokens)
+
+    def close(self) -> None:
+        """End the session; its cells stay."""
+        self._target.close(self.slot)
+
+
+def numbers(count: int, seed: int = 1) -> list[int]:
+    """A prompt that makes no sense."""
+    return [int(token) for token in np.random.default_rng(seed).integers(1, VOCABULARY - 1, count)]
+
+
+def windows(model: NativeModel) -> tuple[float, float]:
+    """The median milliseconds of an accepted and of a rejected window, in turn in one text."""
+    known = Text(model, numbers(PROMPT))
+    while len(known.tokens) < PROMPT + WINDOWS * (DRAFTS + 2) + DRAFTS + 2:
+        known.step([])
+    known.close()
+    text = Text(model, known.tokens[:PROMPT])
+    accepted, rejected = list[float](), list[float]()
+    for _ in range(WINDOWS):
+        right = known.tokens[len(text.tokens) + (text.cached == len(text.tokens)) :][:DRAFTS]
+        ms, count = text.step(right)
+        if count == DRAFTS + 1:
+            accepted.append(ms)
+        ms, count = text.step([(token + 1) % VOCABULARY for token in known.tokens[len(text.tokens) :][:DRAFTS]])
+        if count == 1:
+            rejected.append(ms)
+    text.close()
+    assert len(accepted) > WINDOWS / 2, f"of {WINDOWS} windows {len(accepted)} were accepted"
+    return statistics.median(accepted), statistics.median(rejected)
+
+
+def turns(model: NativeModel) -> tuple[float, float, int]:
+    """The milliseconds to the first token of a first and a second turn, and how much of the second was there."""
+    first = Text(model, numbers(CHAT))
+    first_ms, _ = first.step([])
+    for _ in range(ANSWER):
+        first.step([])
+    first.close()
+    second = Text(model, [*first.tokens, *numbers(QUESTION, 2)])
+    second_ms, _ = second.step([])
+    second.close()
+    return first_ms, second_ms, second.cached
+
+
+def load(path: Path) -> NativeModel:
+    """One session, exact settings, two threads."""
+    plan = LoadPlan(ModelId("m"), path, ctx_size=CHAT + 512, parallel=2, threads=2, test=False)
+    return load_native(plan, lambda share, stage: None)
+
+
+def main() -> None:
+    """One table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("windows", "turns"))
+    parser.add_argument("--models", nargs="+", default=["llama", *KINDS])
+    given = parser.parse_args()
+    heads = {
+        "windows": "| model | goes back by | accepted ms | rejected ms | ratio |\n|---|---|---|---|---|",
+        "turns": "| model | first turn ms | second turn ms | of it cached | ratio |\n|---|---|---|---|---|",
+    }
+    print(heads[given.what])
+    for name in given.models:
+        path = random_model(CACHE, "q8_0", 12) if name == "llama" else random_hybrid(CACHE, name)
+        model = load(path)
+        if given.what == "windows":
+            good, bad = windows(model)
+            print(
+                f"| {name} | {model.undo.describe() or 'cells'} | {good:.1f} | {bad:.1f} | {bad / good:.2f} |",
+                flush=True,
+            )
+        else:
+            one, two, cached = turns(model)
+            print(
+                f"| {name} | {one:.0f} | {two:.0f} | {cached} of {CHAT + ANSWER + QUESTION + 1} | {one / two:.0f}x |",
+                flush=True,
+            )
+        model.close()
+
+
+if __name__ == "__main__":
+    main()

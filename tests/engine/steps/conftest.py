@@ -1,0 +1,47 @@
+"""The native loop: the one in this build of llama.cpp, or one compiled for the tests."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rules.source import ROOT
+from twd.engine.library import LIBRARIES
+from twd.engine.steps import binding
+
+SOURCES = [ROOT / "contrib/llama" / name for name in ("steps.cpp", "picking.cpp", "picking.h", "wide.h")]
+HEADERS = Path(sysconfig.get_paths()["purelib"]) / "include"
+
+
+@pytest.fixture(scope="session")
+def loop_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """A build of llama.cpp that is older than these files gets them beside it."""
+    compiler = shutil.which("g++")
+    if binding.steps_available():
+        return binding.library()
+    if compiler is None or not (HEADERS / "llama.h").exists():
+        pytest.skip("this build of llama.cpp has no loop over steps, and there is no compiler or no llama.h")
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
+    made = tmp_path_factory.getbasetemp().parent / f"twd-steps-{digest}.so"
+    if not made.exists():
+        unfinished = made.with_suffix(f".{os.getpid()}")
+        told = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", f"-I{HEADERS}", *map(str, SOURCES[:2])]
+        link = [f"-L{LIBRARIES}", "-l:libllama.so.0", "-o", str(unfinished)]
+        subprocess.run([compiler, *told, *link], check=True, timeout=300)
+        unfinished.rename(made)
+    return ctypes.CDLL(str(made))
+
+
+@pytest.fixture
+def loop(loop_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Targets of a test have the loop."""
+    monkeypatch.setattr(binding, "library", lambda: loop_library)
+    binding.steps_available.cache_clear()
+    yield
+    binding.steps_available.cache_clear()

@@ -1,0 +1,89 @@
+"""The option --head of commands that serve a model, and what is said of the heads of a model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from twd.settings.paths import path_of
+from twd.wire.failures import TwdError
+
+if TYPE_CHECKING:
+    from twd.gguf_tools.inspect import GgufInfo
+    from twd.settings.model import Settings
+
+
+def _whole(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    return str(path_of(value).absolute()) if value else ""
+
+
+head_option = click.option(
+    "--head",
+    default="",
+    metavar="FILE",
+    callback=_whole,
+    help="GGUF file of a trained head that guesses for a model.",
+)
+
+
+def head_words(settings: "Settings") -> Iterator[str]:
+    """One line for each served model that a named head does not guess for."""
+    from twd.gguf_tools.inspect import inspect
+
+    for name, model in settings.models.items():
+        if model.serve:
+            try:
+                info = inspect(path_of(model.path))
+            except TwdError:
+                continue  # the model is refused with its reason
+            yield from (f"{name}: {word}" for word in problem_words(settings, name, info))
+
+
+def problem_words(settings: "Settings", name: str, info: "GgufInfo") -> Iterator[str]:
+    """Why named heads do not guess for a model."""
+    for head in named_heads(settings, name):
+        if problem := named_head_problem(settings, head, info):
+            yield f"{problem}; it is served without this head"
+
+
+def named_heads(settings: "Settings", name: str) -> list[Path]:
+    """The files of the trained heads that the settings name for a model."""
+    return [path_of(one.head) for one in settings.drafters if one.head and one.for_model in ("", name)]
+
+
+def named_head_problem(settings: "Settings", head: Path, info: "GgufInfo") -> str:
+    """Why a head does not guess for a model; empty if it does."""
+    from twd.gguf_tools.head_file import head_problem, pool_problem
+    from twd.gguf_tools.header import read_header
+
+    try:
+        header = read_header(head)
+    except TwdError as error:
+        return str(error)
+    return head_problem(header, info) or (pool_problem(header, settings.pool.engine) if settings.pooled else "")
+
+
+def head_lines(settings: "Settings", name: str, info: "GgufInfo") -> Iterator[str]:
+    """What guesses for a model without a model of its own: the head in its file, and those that are named."""
+    from twd.gguf_tools.head_report import own_head_facts, own_head_words
+
+    problems = list(problem_words(settings, name, info))
+    yield from problems
+    named = named_heads(settings, name)
+    if len(problems) < len(named):
+        yield f"{named[0].name} guesses; it takes {named[0].stat().st_size / 2**20:,.4g} MiB"
+    own = own_head_facts(info)
+    if own is not None and len(problems) == len(named):
+        yield f"{own_head_words(own)}{own_head_place(settings) if not own.problem else ''}"
+
+
+def own_head_place(settings: "Settings") -> str:
+    """Where a model's own head guesses."""
+    if not settings.speculation.enabled or not settings.speculation.own_head:
+        return "; `speculation.own_head` is off"
+    if not settings.pooled:
+        return ""
+    if settings.pool.engine == "ring":
+        return "; it guesses on the last stage"
+    return "; it guesses if the output head stays on the machine that serves"

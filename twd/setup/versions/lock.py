@@ -1,0 +1,27 @@
+"""One change of versions at a time."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from twd.process import platform
+from twd.setup.versions.folder import VersionProblem, VersionsFolder
+
+LOOK_S: Final = 0.2
+
+
+@contextmanager
+def alone(folder: VersionsFolder, patience_s: float = 0.0) -> Iterator[None]:
+    """Change versions while nobody else does; raises VersionProblem where somebody else still does."""
+    descriptor = os.open(folder.prefix / ".upgrade.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        give_up = time.monotonic() + patience_s
+        while not platform.try_lock(descriptor):
+            if time.monotonic() >= give_up:
+                raise VersionProblem(f"another command changes the versions in {folder.prefix} now; try again later")
+            time.sleep(LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""What the facts of all services share, and of all that have a model. Every field has a default: see `reading.py`."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from twd.wire.base import Count, Figure, ModelId, Part
+
+Ms = Annotated[float, Meta(ge=0.0)]
+Seconds = Annotated[float, Meta(ge=0.0)]
+
+
+class LeaseFacts(Part, frozen=True, omit_defaults=False):
+    """What a service tells of itself in its lease. A service with more to tell has a struct of its own."""
+
+    ready: bool = True
+    """Whether it can do its work; the lease's health says why not."""
+
+
+OtherFact = str | Figure | float | bool | list[str]
+
+
+class OtherFacts(LeaseFacts, frozen=True):
+    """The facts of a service that this version does not know, as they came."""
+
+    told: dict[str, OtherFact] = {}
+
+
+class CoreFacts(Part, frozen=True):
+    """The share of its machine's processor that a process uses."""
+
+    threads: Count
+    beside: list[str] = []
+    """The processes that compute on some of the same cores."""
+    yields: bool = False
+    """It computes only when those leave the cores idle."""
+
+
+class StreamedExperts(Part, frozen=True, omit_defaults=False):
+    """Experts of a mixture that are read from disk while the model computes."""
+
+    memory_bytes: Count = 0
+    expert_bytes: Count = 0
+    """Of all experts."""
+    asked: Count = 0
+    hits: Count = 0
+    """How many of the asked ones were in memory."""
+    read_bytes: Count = 0
+    waited_s: Seconds = 0.0
+    half_life: float = 0.0
+
+
+class WorkerFacts(LeaseFacts, frozen=True):
+    """The facts of a service that has a model."""
+
+    model: ModelId = ModelId("")
+    sessions: Count = 0
+    core_share: CoreFacts | None = None
+    """None: it shares no cores."""
+    experts: StreamedExperts | None = None
+    """None: all are in memory, or there are none."""
+
+
+class ServerFacts(WorkerFacts, frozen=True):
+    """The facts of a service that takes the jobs of a model."""
+
+    architecture: str = ""
+    quantization: str = ""
+    ctx_size: Count = 0
+    judges: bool = False
+    """Whether it can score given tokens."""
