@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--judge", default="f32", help="kind of weights")
     parser.add_argument("--member", default="q8_0", help="kind of weights")
     options = parser.parse_args()
-    medians = {}
+    medians: dict[object, float] = {}
     for hold in (48, "answer"):
         print(f"hold {hold}")
         gate = {"fleet": ["quick"], "economy": False, "audit": 0.0, "hold": hold, "cache_identical": False}

@@ -90,7 +90,7 @@ def house(
     for `twd up`."""
     with tempfile.TemporaryDirectory(prefix="judges-") as folder:
         home = Path(folder)
-        told = {
+        told: dict[str, Any] = {
             "agent": {"port": 0},
             "edge": {"port": free_port()},
             "bus": {"port": free_port()},

@@ -42,7 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     gate = {"fleet": ["random"], "economy": False, "audit": 0.0, "cache_identical": False, "max_retries": 0}
     verdicts: Counter[str] = Counter()
-    rests, judged = [], 0
+    rests: list[int] = []
+    judged = 0
     with house({"big": "q8_0", "random": str(random_model())}, (), gate=gate) as one:
         for number, line in enumerate(prompts()):
             if sum(verdicts.values()) >= options.answers:

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
@@ -33,7 +34,7 @@ def write(target: LocalTarget, samplers: SamplerFactory, prompt: list[int]) -> t
     return tokens, took
 
 
-KINDS = {"read": {"picks": False}, "verify": {}, "score": {"scores": True}}
+KINDS: dict[str, dict[str, Any]] = {"read": {"picks": False}, "verify": {}, "score": {"scores": True}}
 """Passes over the same tokens: without logits, as drafts that are all right, and scored."""
 
 
