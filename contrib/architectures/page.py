@@ -40,11 +40,13 @@ with its reason, and the model is served without it.
 - **A head in the model's own file** is found by itself; `speculation.own_head: false` turns it off. On a ring it works
   on the last stage: its guesses come with the tokens. Over RPC it guesses if the output head stays at home, because the
   hidden states come there anyway; otherwise each guess would be a trip to the output head and a row of logits back.
+- **Such a head in a file of its own**, without the model's other layers, is named as `--head FILE` (`twd up`, `start`,
+  `plan`) or `drafters: [{head: FILE}]`, and guesses on one machine.
 - **Several heads in one file** ({chained}): each guesses one token more. Of other architectures llama.cpp computes one.
-- **An EAGLE-3 or DFlash head** is named as `--head FILE` (`twd up`, `start`, `plan`) or `drafters: [{head: FILE}]`;
-  `twd init` finds it. It guesses for the architectures marked with EAGLE-3, on one machine only: it reads the inputs of
-  some layers. On a ring they lie on other machines than the output, and to take them along would make what travels with
-  each token several times as large. Over RPC each would be a round trip more for every pass.
+- **An EAGLE-3 or DFlash head** is named in the same way; `twd init` finds it. It guesses for the architectures marked
+  with EAGLE-3, on one machine only: it reads the inputs of some layers. On a ring they lie on other machines than the
+  output, and to take them along would make what travels with each token several times as large. Over RPC each would be
+  a round trip more for every pass.
 - **DSpark and DFlash 2** (also of architecture `dflash`) and **Gemma 4's assistant** (`gemma4-assistant`) are
   recognized and refused with a word: the first two pick tokens inside of the graph, so their guesses could not share
   the noise of the sampler; the third computes with the target's own KV cells, and was not tried.

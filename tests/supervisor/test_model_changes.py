@@ -1,10 +1,11 @@
 """What a name means, what a change does to the settings, and whether two models fit beside each other."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.settings.model import BackendConfig, ModelConfig, Settings
+from twd.settings.model import BackendConfig, DrafterConfig, ModelConfig, Settings
 from twd.supervisor.model_changes import (
     MemoryRoom,
     ReplacementOrder,
@@ -14,6 +15,7 @@ from twd.supervisor.model_changes import (
     serving,
     with_default,
     with_file,
+    with_head,
 )
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.node import ModelFile
@@ -125,3 +127,15 @@ def test_the_coordinator_learns_which_models_to_plan_for() -> None:
     assert served == {"small": False, "qwen/big": True}
     resting = Settings(models={"a": ModelConfig(path="a", serve=False), "b": ModelConfig(path="b")})
     assert resting.default_model == "b"
+
+
+def test_a_head_takes_the_place_of_another_for_the_same_model() -> None:
+    small = DrafterConfig(path="/m/draft.gguf")
+    one = with_head(msgspec.structs.replace(SETTINGS, drafters=(small,)), "/m/one.gguf", "small")
+    two = with_head(with_head(one, "/m/two.gguf", "small"), "/m/three.gguf", "qwen/big")
+    assert [(drafter.head or drafter.path, drafter.for_model) for drafter in two.drafters] == [
+        ("/m/three.gguf", "qwen/big"),
+        ("/m/two.gguf", "small"),
+        ("/m/draft.gguf", ""),
+    ]
+    assert [drafter.head for drafter in with_head(two, "/m/all.gguf").drafters] == ["/m/all.gguf", ""]

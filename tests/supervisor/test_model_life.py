@@ -420,3 +420,12 @@ async def test_a_pool_may_be_told_to_mind_no_versions(settings: Settings, memory
         assert here.kept[-1].pool.skip_version_check
         assert "+coordinator" in here.process_group.story[1:], "the one who decides is told"
         assert here.life.serving.settings.pool.skip_version_check, "what starts later goes by it, too"
+
+
+async def test_a_named_head_guesses_for_the_model_that_starts(settings: Settings) -> None:
+    async with house(settings) as here:
+        await here.change(ModelWanted(id=EventId("c1"), node=DESK, model="old", head="/m/head.gguf"))
+        first, *others = here.life.serving.settings.drafters
+        assert (first.head, first.for_model) == ("/m/head.gguf", "old")
+        assert not any(drafter.head for drafter in others)
+        assert here.kept[-1].drafters == (first, *others)

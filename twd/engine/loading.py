@@ -145,7 +145,7 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
 def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> NativeModel:
     began = time.monotonic()
     progress(0.0, "reading weights")
-    refuse_head(inspect(plan.path).architecture, plan.path)
+    refuse_head(plan.path)
     model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.gguf_tools.header import ArrayField, GgufHeader, TensorInfo
-from twd.gguf_tools.inspect import GgufInfo, layer_of
-from twd.gguf_tools.slice_kinds import HEAD_EMBEDDING, HEAD_PROJECTION, SECTIONS
+from twd.gguf_tools.inspect import GgufInfo, inspect, layer_of
+from twd.gguf_tools.slice_kinds import HEAD_EMBEDDING, HEAD_LAYERS, HEAD_PROJECTION, SECTIONS
 from twd.gguf_tools.slice_table import RULES
 
 OWN_HEADS: Final = frozenset(
@@ -105,6 +105,8 @@ def layers_read(header: GgufHeader) -> list[int]:
 
 def pool_problem(header: GgufHeader, engine: str) -> str:
     """Why a trained head does not guess for a model that lies on several machines."""
+    if holds_layers_alone(header):
+        return f"{header.path.name} guesses on one machine only; over several, the head must be in the model's own file"
     *some, last = map(str, layers_read(header) or [0])
     reads = f"{header.path.name} reads the inputs of layers {', '.join(some)} and {last}"
     if engine == "ring":
@@ -116,6 +118,8 @@ def pool_problem(header: GgufHeader, engine: str) -> str:
 def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     """Why this file is no head for a model; empty if it fits. llama.cpp would end the process if it did not."""
     architecture, name = header.text("general.architecture"), header.path.name
+    if holds_layers_alone(header):
+        return _split_problem(header, target)
     if architecture not in (EAGLE, BLOCK):
         return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 or DFlash head"
     layers, width = layers_read(header), header.number(f"{architecture}.{_WIDTHS[architecture]}")
@@ -128,6 +132,24 @@ def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     if not layers or (architecture == EAGLE and len(layers) != _LAYERS) or not _among(layers, target, architecture):
         return f"{foreign}: it reads layers {layers}, and this one has {target.layers}"
     return _block_problem(header, target)
+
+
+def holds_layers_alone(header: GgufHeader) -> bool:
+    """Whether a file holds the layers of a head (multi-token prediction) without the model's other layers."""
+    own = header.number(f"{header.text('general.architecture')}.{HEAD_LAYERS}")
+    return own > 0 and not any(layer_of(tensor.name) == 0 for tensor in header.tensors)
+
+
+def _split_problem(header: GgufHeader, target: GgufInfo) -> str:
+    """The same for a file with the layers of the model's own head."""
+    foreign = f"{header.path.name} is a head of another model"
+    info = inspect(header.path)
+    if info.architecture != target.architecture:
+        return f"{foreign}: that is of architecture {info.architecture}, this one of {target.architecture}"
+    if (info.embedding, info.layers) != (target.embedding, target.layers):
+        sizes = f"that has {info.layers} layers and a width of {info.embedding}"
+        return f"{foreign}: {sizes}, this one {target.layers} and {target.embedding}"
+    return own_head_problem(info)
 
 
 def _among(layers: Sequence[int], target: GgufInfo, architecture: str) -> bool:

@@ -10,6 +10,7 @@ from twd.gguf_tools.head_file import (
     HEAD_FILES,
     head_cache_bytes,
     head_weights,
+    holds_layers_alone,
     layers_read,
     own_head_problem,
 )
@@ -59,6 +60,8 @@ def own_head_words(head: OwnHeadFacts) -> str:
 def head_file_words(header: GgufHeader) -> str:
     """What the file of a trained head holds; empty if the file is no such head."""
     architecture = header.text("general.architecture")
+    if holds_layers_alone(header):
+        return f"the layers of the head of a {architecture} model, without the model"
     if architecture not in HEAD_FILES:
         return ""
     if architecture not in _KINDS:

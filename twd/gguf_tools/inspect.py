@@ -14,6 +14,7 @@ _LAYER = re.compile(r"^blk\.(\d+)\.")
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 SHARDS_MAX = 1024
 _MATRIX = 2
+_LAYERS_MAX = 4096
 _COUNT_MAX = 2**31 - 1
 _EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
@@ -91,7 +92,7 @@ def _info(
         return found
 
     layers = first.number(f"{architecture}.block_count")
-    if not 0 <= layers <= len(tensors):
+    if not 0 <= layers <= max(len(tensors), _layers_named(tensors)):
         raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")
     head_layers = count("nextn_predict_layers")
     layers = max(layers - head_layers, 0)
@@ -125,6 +126,12 @@ def _info(
         kv_layers=attention_count(first) if layers else 0,
         state_bytes=recurrent_count(first) * layer_state_bytes(first) if layers else 0,
     )
+
+
+def _layers_named(tensors: list[TensorInfo]) -> int:
+    """How many layers there must be by the names of the tensors. A head without its model has only the last of them."""
+    named = max((layer for tensor in tensors if (layer := layer_of(tensor.name)) is not None), default=-1) + 1
+    return named if named <= _LAYERS_MAX else 0
 
 
 def shards_of(path: Path) -> list[Path]:

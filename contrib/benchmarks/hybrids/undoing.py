@@ -96,7 +96,7 @@ def turns(model: NativeModel) -> tuple[float, float, int]:
 
 def load(path: Path) -> NativeModel:
     """One session, exact settings, two threads."""
-    plan = LoadPlan(ModelId("m"), path, ctx_size=CHAT + 512, parallel=2, threads=2, test=False)
+    plan = LoadPlan(ModelId("m"), path, ctx_size=CHAT + 512, parallel=1, threads=2, test=False)
     return load_native(plan, lambda share, stage: None)
 
 

@@ -66,13 +66,14 @@ class HeadContext(Context):
 
     def __init__(self, target: Context, model: LoadedGguf) -> None:
         self._target = target
-        self._own = model is target.model
+        self._predicts = model.head_layers > 0
+        """Whether the model has layers of multi-token prediction, which need a kind of context of their own."""
         wanted = replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
         super().__init__(model, wanted)
 
     def _parameters(self) -> ctypes.Structure:
         parameters = super()._parameters()
-        if self._own:
+        if self._predicts:
             parameters.ctx_type = llama.LLAMA_CONTEXT_TYPE_MTP
             parameters.offload_kqv = not self.model.settings.host_tensors  # its layers are in this machine's memory
         parameters.ctx_other = self._target.handle
@@ -80,7 +81,7 @@ class HeadContext(Context):
 
     def _cache_bytes(self) -> int:
         info = self.model.info
-        layers = info.head_layers if self._own else info.kv_layers
+        layers = info.head_layers if self._predicts else info.kv_layers
         return super()._cache_bytes() // max(info.kv_layers, 1) * layers
 
 
@@ -227,7 +228,7 @@ def own_head(context: Context) -> OwnHead | None:
     problem = own_head_problem(model.info)
     if problem or not heads_available():
         raise TwdError(FailureCode.UNSUPPORTED, problem or "this build of llama.cpp does not export what heads need")
-    return ChainedHeads(context) if model.head_layers > 1 else OwnHead(context)
+    return (ChainedHeads if model.head_layers > 1 else OwnHead)(context)
 
 
 def _share(logits: Logits, token: int) -> float:

@@ -6,13 +6,31 @@ from twd.engine.context import Context
 from twd.engine.heads.binding import heads_available
 from twd.engine.heads.block import BlockHead
 from twd.engine.heads.eagle import EagleHead
+from twd.engine.heads.head import ChainedHeads, GuessingHead, OwnHead
 from twd.engine.model import LoadedGguf, ModelLoadOptions
-from twd.gguf_tools.head_file import HEAD_FILES, block_facts, head_problem, layers_read
+from twd.gguf_tools.head_file import HEAD_FILES, block_facts, head_problem, holds_layers_alone, layers_read
 from twd.gguf_tools.header import read_header
 from twd.wire.failures import FailureCode, TwdError
 
 
-def load_head(target: Context, path: Path) -> EagleHead:
+class SplitHead(OwnHead):
+    """The head of a model whose file lacks it: its layers are in a file of their own."""
+
+    def __init__(self, target: Context, model: LoadedGguf) -> None:
+        self._model = model
+        self.name = f"the head {model.settings.path.name}"
+        super().__init__(target, model)
+
+    def close(self) -> None:
+        super().close()
+        self._model.close()
+
+
+class SplitHeads(SplitHead, ChainedHeads):
+    """Several of them."""
+
+
+def load_head(target: Context, path: Path) -> GuessingHead:
     """Load a head for a target; raises TwdError if the file is no head, or not one for this model."""
     header = read_header(path)
     problem = head_problem(header, target.model.info)
@@ -20,19 +38,22 @@ def load_head(target: Context, path: Path) -> EagleHead:
         raise TwdError(FailureCode.BAD_REQUEST, problem)
     if not heads_available():
         raise TwdError(FailureCode.UNSUPPORTED, "this build of llama.cpp does not export what heads need")
-    model, block = LoadedGguf.load(ModelLoadOptions(path)), block_facts(header)
+    model, block = LoadedGguf.load(ModelLoadOptions(path, head=True)), block_facts(header)
     try:
         if model.vocab.size != target.model.vocab.size:
             sizes = f"that knows {model.vocab.size} tokens, this one {target.model.vocab.size}"
             raise TwdError(FailureCode.BAD_REQUEST, f"{path.name} is a head of another model: {sizes}")
+        if model.head_layers:
+            return (SplitHeads if model.head_layers > 1 else SplitHead)(target, model)
         return EagleHead(target, model, layers_read(header)) if block is None else BlockHead(target, model, block)
     except BaseException:
         model.close()
         raise
 
 
-def refuse_head(architecture: str, path: Path) -> None:
+def refuse_head(path: Path) -> None:
     """Raise TwdError if a file that is to be served holds a head."""
-    if architecture in HEAD_FILES:
+    header = read_header(path)
+    if header.text("general.architecture") in HEAD_FILES or holds_layers_alone(header):
         text = f"{path.name} holds a head for another model; name it as `drafters: [{{head: {path}}}]`"
         raise TwdError(FailureCode.BAD_REQUEST, text)
