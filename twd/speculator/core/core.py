@@ -15,21 +15,22 @@ from msgspec.structs import replace
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.window import FIRST_EPOCH, VerifyResult
 from twd.drafting.window_value import Cost
-from twd.kit.effects import Effect, Publish
+from twd.kit.effects import Effect
 from twd.speculator.core.batch_planning import NextStep, StepPlanner
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
-from twd.speculator.core.output_coalescing import add, may_wait
+from twd.speculator.core.outgoing import Outgoing
+from twd.speculator.core.output_coalescing import add
 from twd.speculator.core.pipelining import PipelinePlanner
 from twd.speculator.core.session import HEAD, NGRAM, PreparedRequest, Session
 from twd.speculator.core.telling import failed, finished, opened, started, take_scores
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
-from twd.wire.base import Event, InstanceId, JobId, SessionId
+from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftProposed, SessionClosed
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import FinishReason, JobSubmitted, TokensAccepted
+from twd.wire.job import FinishReason, JobSubmitted
 from twd.wire.judging import RACERS, ModeClosed, TokensAgreed
 
 CONSENSUS = InstanceId("consensus")
@@ -75,7 +76,7 @@ class SpeculatorCore:
         self.draining = False
         self._epochs = FIRST_EPOCH
         self._released: list[int] = []
-        self._effects: list[Effect] = []
+        self._out = Outgoing(limits, cost, self.sessions)
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class SpeculatorCore:
 
     def attach(self, drafter: AttachedDrafter, now: float) -> None:
         """Attach a drafter and tell it the running sessions."""
-        self._say_all(now)
+        self._out.say_all(now)
         self.drafter_pool.attach(drafter)
         for session in self.sessions.values():
             if session.speculates:
@@ -160,7 +161,7 @@ class SpeculatorCore:
         """Publish whether a drafter speeds up this target, if enough was measured and the answer is new."""
         found = self.drafter_pool.assess(name)
         if found is not None:
-            self._tell(found)
+            self._out.tell(found)
 
     def draft(self, event: DraftProposed, tokens: Sequence[int], now: float) -> None:
         """Take the drafts of a drafter. Drafts that do not continue the text are dropped."""
@@ -198,7 +199,7 @@ class SpeculatorCore:
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
-        self._say_all(now)
+        self._out.say_all(now)
         read = min(cached, len(session.tokens) - 1 - session.unread)  # unread tokens are still to be scored
         session.slot, session.fed, session.read_from = slot, read, read
         session.epoch = self._next_epoch()
@@ -212,7 +213,7 @@ class SpeculatorCore:
         session.unsaid.append(started(session, self.identity))
         rows = session.unfed + 1
         if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
-            self._say(session, now)
+            self._out.say(session, now)
         if session.job.max_tokens == 0 or session.scored:
             self._finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.drafter_pool.drafters:
@@ -223,7 +224,7 @@ class SpeculatorCore:
         and the target reads their tokens again. No token is published twice."""
         running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
         for session in reversed(running):
-            self._say(session, session.accepted_at)
+            self._out.say(session, session.accepted_at)
             session.inflight_windows.clear()
             session.slot = -1
             self.queue.appendleft(session)
@@ -245,10 +246,10 @@ class SpeculatorCore:
         for name, link in session.links.items():
             drafter = self.drafter_pool.drafters.get(name)
             shown = text if drafter is not None and drafter.by_text else ""
-            self._tell(opened(session, self.identity, name, link.credit, device, shown))
+            self._out.tell(opened(session, self.identity, name, link.credit, device, shown))
         if self.consensus.wanted(session):
             event = opened(session, self.identity, RACERS, 0, device, "")
-            self._tell(replace(event, consensus=self.limits.consensus, voters=self.drafter_pool.voters))
+            self._out.tell(replace(event, consensus=self.limits.consensus, voters=self.drafter_pool.voters))
 
     def released(self) -> list[int]:
         """Returns the slots whose sessions ended. The target keeps their tokens for the next prompt."""
@@ -275,7 +276,7 @@ class SpeculatorCore:
             if session is None or verdict.epoch != session.epoch or not session.inflight_windows:
                 continue
             self._judge(session, verdict, now)
-        self._keep_alive(now)
+        self._out.keep_alive(self.by_job.values(), now)
 
     def _judge(self, session: Session, verdict: VerifyResult, now: float) -> None:
         inflight = session.inflight_windows.popleft()
@@ -321,10 +322,10 @@ class SpeculatorCore:
             end = session.cut()
         if end is None:
             session.hang(HEAD, verdict.guesses, verdict.sure)
-            self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
+            self._out.tell_all(self.drafter_pool.grant(session, now))
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
         drafter = guessed[0] if taken else ""
-        self._speak(
+        self._out.speak(
             session,
             replace(
                 accepted,
@@ -347,7 +348,7 @@ class SpeculatorCore:
         piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
         self._void(session)  # the last token is computed again with the next ones
         if piece is not None:
-            self._say(session, now)
+            self._out.say(session, now)
             add(session.unsaid, piece)
         if end is not None:
             self._finish(session, end, now)
@@ -357,7 +358,7 @@ class SpeculatorCore:
         unread = session.unread
         closed = self.consensus.read(session, [one.gap for one in verdict.scores])
         if closed:
-            self._tell(ModeClosed(model=self.identity.model, mode="consensus", why=closed))
+            self._out.tell(ModeClosed(model=self.identity.model, mode="consensus", why=closed))
         session.fed = len(session.tokens) - 1
         del verdict.tokens[:unread]
 
@@ -390,9 +391,9 @@ class SpeculatorCore:
         session.agreed += len(kept)
         session.accepted_at = now
         if end is None:
-            self._effects += [Publish(grant) for grant in self.drafter_pool.grant(session, now)]
+            self._out.tell_all(self.drafter_pool.grant(session, now))
         accepted = session.accepted(*place, kept, shown)
-        self._speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
+        self._out.speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
         if end is not None and self.consensus.reads_end(session):
             session.ending = end
         elif end is not None:
@@ -417,44 +418,21 @@ class SpeculatorCore:
         session.epoch = self._next_epoch()
         session.inflight_windows.clear()
 
-    def _speak(self, session: Session, event: TokensAccepted, now: float) -> None:
-        """Publish accepted tokens, or keep them to publish with the next ones. With drafters at work they are
-        published at once, because the drafters need them."""
-        add(session.unsaid, event)
-        others_read = any(other.prefilling for other in self.sessions.values())
-        if session.first_at == now or session.drafted or others_read:
-            self._say(session, now)
-            return
-        since_ms, next_ms = (now - session.spoke_at) * 1000, self.cost(len(self.sessions))
-        if not may_wait(since_ms, next_ms, self.limits.stream_ms, whole=session.job.whole):
-            self._say(session, now)
-
-    def _say(self, session: Session, now: float) -> None:
-        for event in session.unsaid:
-            self._tell(event)
-            session.spoke_at = now
-        session.unsaid.clear()
-
-    def _say_all(self, now: float) -> None:
-        """Publish all accepted tokens that wait, because the next pass may take long."""
-        for session in self.sessions.values():
-            self._say(session, now)
-
     # -- ends ----------------------------------------------------------------------------------
 
     def _finish(self, session: Session, reason: FinishReason, now: float) -> None:
-        self._say(session, now)
+        self._out.say(session, now)
         self._drop(session)
         if session.recalls:
             self._planner.recall.remember(session.answer)
-        self._tell(finished(session, reason, now, self.consensus.judged(session)))
+        self._out.tell(finished(session, reason, now, self.consensus.judged(session)))
         for verdict in self.drafter_pool.text_ended(session.generated):
-            self._tell(verdict)
+            self._out.tell(verdict)
 
     def _fail(self, session: Session, failure: Failure, now: float) -> None:
-        self._say(session, now)
+        self._out.say(session, now)
         self._drop(session)
-        self._tell(failed(session, failure, now))
+        self._out.tell(failed(session, failure, now))
 
     def _drop(self, session: Session) -> None:
         self.by_job.pop(session.job.job, None)
@@ -464,7 +442,7 @@ class SpeculatorCore:
         if session.slot >= 0 and self.sessions.pop(session.slot, None) is not None:
             self._released.append(session.slot)
         if session.told_open:
-            self._tell(SessionClosed(job=session.job.job, session=session.id))
+            self._out.tell(SessionClosed(job=session.job.job, session=session.id))
 
     def _expire(self, now: float) -> None:
         for session in list(self.by_job.values()):
@@ -476,23 +454,13 @@ class SpeculatorCore:
     def tick(self, now: float) -> None:
         """Run once a second: fail overdue jobs, and send a sign of life where nothing was published for long."""
         self._expire(now)
-        self._keep_alive(now)
-
-    def _keep_alive(self, now: float) -> None:
-        for session in self.by_job.values():
-            if now - session.spoke_at >= self.limits.keepalive_s:
-                add(session.unsaid, session.accepted(len(session.tokens), session.generated, [], []))
-                self._say(session, now)
+        self._out.keep_alive(self.by_job.values(), now)
 
     # -- what goes out -------------------------------------------------------------------------
 
-    def _tell(self, event: Event) -> None:
-        self._effects.append(Publish(event))
-
     def effects(self) -> list[Effect]:
         """Returns the effects since the last call."""
-        effects, self._effects = self._effects, []
-        return effects
+        return self._out.effects()
 
     @property
     def idle(self) -> bool:
