@@ -4,7 +4,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-LOOK_S = 0.01
+LOOK_S = 0.1
 
 
 class SecretWatch:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata as metadata
 import importlib.util
 import io
+import os
 import platform
 import re
 import sys
@@ -27,6 +28,8 @@ from twd.kit.exit_codes import ExitCode
 PART_BYTES: Final = 1 << 18
 BUILT_FOR: Final = frozenset({"avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512_vnni", "asimd", "asimddp"})
 """Features of processors that a build of the engine for this machine may use."""
+_LEFT_OUT: Final = (".pyc", "/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
+"""What an installer made."""
 _NAME: Final = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[([^\]]*)\])?")
 _EXTRA: Final = re.compile(r"extra\s*==\s*['\"]([^'\"]+)")
 _NATIVE_TAG: Final = re.compile(r"cp3(\d+)-cp3\d+-|cp3(\d+)-none-(?!any)")
@@ -132,27 +135,28 @@ def _normal(name: str) -> str:
 
 def _wheel_of(installed: metadata.Distribution, cache: Path) -> Path:
     """Return a wheel of an installed distribution: its files, with a list of their hashes as they are now."""
-    files = [(str(one), Path(str(one.locate()))) for one in installed.files or []]
+    about = installed.metadata
+    base = str(installed.locate_file(""))
+    files = [(arc, os.path.join(base, arc)) for arc in map(str, installed.files or []) if not arc.endswith(_LEFT_OUT)]
     tag = re.search(r"^Tag: (\S+)", installed.read_text("WHEEL") or "", re.MULTILINE)
-    stem = f"{installed.name.replace('-', '_')}-{installed.version}"
+    stem = f"{about['Name'].replace('-', '_')}-{about['Version']}"
     info = next(name.partition("/")[0] for name, _ in files if ".dist-info/" in name)
     kept = [(name, file) for arc, file in files if (name := _arcname(arc, file, stem))]
     return _packed(cache, f"{stem}-{tag[1] if tag else 'py3-none-any'}.whl", info, kept)
 
 
-def _arcname(name: str, file: Path, stem: str) -> str:
+def _arcname(name: str, file: str, stem: str) -> str:
     """Return the place of an installed file in a wheel; empty for what an installer made, or what is not there."""
-    left_out = ("/RECORD", "/INSTALLER", "/REQUESTED", "/direct_url.json")
-    if name.endswith((".pyc", *left_out)) or not file.is_file():
+    if not os.path.isfile(file):
         return ""
     if not name.startswith(".."):
         return name
     is_program = "/bin/" in name and not _starts_with(file, b"#!")
-    return f"{stem}.data/scripts/{file.name}" if is_program else ""
+    return f"{stem}.data/scripts/{os.path.basename(file)}" if is_program else ""
 
 
-def _starts_with(file: Path, start: bytes) -> bool:
-    with file.open("rb") as opened:
+def _starts_with(file: str, start: bytes) -> bool:
+    with Path(file).open("rb") as opened:
         return opened.read(len(start)) == start
 
 
@@ -160,7 +164,9 @@ def _own_wheel(cache: Path) -> Path:
     """Return a wheel of the twd that runs now, from a checkout or an installation."""
     package = Path(twd.__file__).parent
     files = [
-        (f"twd/{one.relative_to(package).as_posix()}", one) for one in sorted(package.rglob("*")) if _is_source(one)
+        (f"twd/{one.relative_to(package).as_posix()}", str(one))
+        for one in sorted(package.rglob("*"))
+        if _is_source(one)
     ]
     installed = metadata.distribution("twd")
     about = {
@@ -178,12 +184,12 @@ def _is_source(file: Path) -> bool:
 
 
 def _packed(
-    cache: Path, name: str, info: str, files: list[tuple[str, Path]], about: dict[str, str] | None = None
+    cache: Path, name: str, info: str, files: list[tuple[str, str]], about: dict[str, str] | None = None
 ) -> Path:
     """Write a wheel below the cache, in a folder named after what is in it; one that is there is taken as it is."""
     stamp = hashlib.sha256()
     for arc, file in sorted(files):
-        stat = file.stat()
+        stat = os.stat(file)
         stamp.update(f"{arc}:{stat.st_size}:{stat.st_mtime_ns}\n".encode())
     stamp.update(repr(about).encode())
     target = cache / stamp.hexdigest()[:16] / name
@@ -196,7 +202,7 @@ def _packed(
     return target
 
 
-def _write_wheel(target: Path, info: str, files: list[tuple[str, Path]], about: dict[str, str]) -> None:
+def _write_wheel(target: Path, info: str, files: list[tuple[str, str]], about: dict[str, str]) -> None:
     """Write a wheel; equal files make equal bytes."""
     rows: list[tuple[str, str, str]] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -206,7 +212,7 @@ def _write_wheel(target: Path, info: str, files: list[tuple[str, Path]], about: 
             rows.append((name, _digest(data), str(len(data))))
 
         for arc, file in sorted(files):
-            put(arc, file.read_bytes())
+            put(arc, Path(file).read_bytes())
         for name, text in sorted(about.items()):
             put(f"{info}/{name}", text.encode())
         listed = io.StringIO()
