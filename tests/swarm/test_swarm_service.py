@@ -9,14 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.engine.sliceable_models import write_sliceable
 from tests.engine.tiny_models import write_llama
 from tests.signed import signed
 from tests.split_models import split
 from tests.swarm.swarms import model
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
+from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.model_file import file_hash
-from twd.gguf_tools.slice import write_slice
+from twd.gguf_tools.slice import read_cuts, write_slice
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.reply_decoding import read_answer
@@ -450,3 +452,22 @@ async def test_layers_of_a_split_model_go_from_machine_to_machine(tmp_path: Path
         await a.stop()  # b gives on what it has, the manifests, too
         assert (await world.ask(msgspec.structs.replace(wanted, node=NodeId("c")))).failure is None
         await until(lambda: c.facts().store.slices, "the slice came from b")
+
+
+async def test_headers_alone_come_to_any_machine_and_read_like_the_model(tmp_path: Path) -> None:
+    whole = write_sliceable("qwen3", tmp_path)
+    async with world_in(tmp_path) as world:
+        files = with_split_model(world, "a", whole)
+        a = await world.machine("a")
+        await world.machine("b", accept=False)
+        world.models("a", files[0], file_hash(files[0]))
+        await until(lambda: a.facts().files, "the agent's list is known")
+        answer = await world.ask(PullWanted(node=NodeId("b"), hash=file_hash(files[0]), headers=True))
+        assert (answer.failure, answer.done) == (None, True)
+        copy = Path(answer.path)
+        assert copy.is_relative_to(world.home("b") / "cache/headers")
+        assert read_cuts(copy) == read_cuts(files[0])
+        assert inspect(copy).layer_bytes == inspect(files[0]).layer_bytes
+        assert inspect(copy).size_bytes == inspect(files[0]).size_bytes
+        again = await world.ask(PullWanted(node=NodeId("b"), hash=file_hash(files[0]), headers=True))
+        assert again.path == answer.path

@@ -18,9 +18,12 @@ _STATES = 9
 """How many states of a session a stage holds: the current one, and snapshots to go back to."""
 
 
-def read_shape(name: str, model: ModelConfig, engine: str) -> ModelShape:
-    """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it."""
-    path = path_of(model.path)
+def read_shape(name: str, model: ModelConfig, engine: str, copy: Path | None = None) -> ModelShape:
+    """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it.
+
+    `copy`: where its header is, if not in its own file.
+    """
+    path = copy or path_of(model.path)
     info = inspect(path)
     shape = shape_of(name, info, *model.cache_types)
     if engine != "ring":

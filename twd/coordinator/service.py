@@ -33,6 +33,7 @@ from twd.coordinator.core.state import (
     WantedState,
 )
 from twd.coordinator.fetch_requests import ask_for_layers
+from twd.coordinator.header_copies import HeaderCopy, fetch_headers, listed
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import LinkTable
 from twd.coordinator.model_shape import read_shape
@@ -48,6 +49,7 @@ from twd.wire.codec import Rejected, encode
 from twd.wire.failures import TwdError
 from twd.wire.leases.others import CoordinatorFacts
 from twd.wire.node import (
+    ModelFile,
     NodeChanged,
     NodeFacts,
     ProcessAnswered,
@@ -202,12 +204,25 @@ class CoordinatorService(Service):
         """Try again to read the model files that could not be read."""
         for name in unable(self._wanted.models):
             read = await asyncio.to_thread(wanted_replicas, self._settings, name)
+            copy = await self._headers_of(read[0]) if read[0].shape is None else None
+            if copy is not None:
+                read = await asyncio.to_thread(wanted_replicas, self._settings, name, copy)
             known = {model.name: model for model in read}
             models = tuple(known.get(model.name, model) for model in self._wanted.models)
             if models != self._wanted.models:
                 self._wanted = replace(self._wanted, models=models)
                 self._news.set()
                 await self.renew_lease()
+
+    async def _headers_of(self, model: WantedModel) -> HeaderCopy | None:
+        """Return the headers of a model that other machines have alone."""
+        try:
+            entries = await self._entries()
+        except BusError:
+            return None
+        file = listed(model, entries, self.ctx.node)
+        ask = partial(self.ask, timeout_s=ANSWER_S)
+        return await fetch_headers(ask, self.ctx.node, file, self.log) if file is not None else None
 
     async def _take(self, claim: LeaseLock) -> bool:
         return await claim.take(self._value(), self._is_silent) is None
@@ -427,35 +442,36 @@ def wanted_models(settings: Settings) -> tuple[WantedModel, ...]:
     return tuple(replica for name in served for replica in wanted_replicas(settings, name))
 
 
-def wanted_replicas(settings: Settings, name: str) -> tuple[WantedModel, ...]:
-    """Return all replicas of one model; blocks while it reads the file's header."""
-    wanted = wanted_model(settings, name)
+def wanted_replicas(settings: Settings, name: str, copy: HeaderCopy | None = None) -> tuple[WantedModel, ...]:
+    """Return all replicas of one model; blocks while it reads the file's header, or a copy of it."""
+    wanted = wanted_model(settings, name, copy)
     return tuple(
         replace(wanted, name=place_of(name, number), model=name, replica=number)
         for number in range(1, settings.models[name].replicas + 1)
     )
 
 
-def wanted_model(settings: Settings, name: str) -> WantedModel:
+def wanted_model(settings: Settings, name: str, copy: HeaderCopy | None = None) -> WantedModel:
     """Return one model with its sizes, or with the reason why they cannot be read."""
     model = settings.models[name]
     try:
-        shape = read_shape(name, model, settings.pool.engine)
-        return wanted_of(name, model, shape)
+        shape = read_shape(name, model, settings.pool.engine, copy.path if copy is not None else None)
+        return wanted_of(name, model, shape, copy.file if copy is not None else None)
     except (TwdError, OSError) as error:
         seen = read_model(path_of(model.path))
         listed_as = seen.name if seen.problem else ""  # else another copy would fail, too
         return WantedModel(name, model.ctx_size, model.parallel, problem=str(error), listed_as=listed_as)
 
 
-def wanted_of(name: str, model: ModelConfig, shape: ModelShape) -> WantedModel:
-    """Return a model as its settings describe it; blocks while it reads a part of its file."""
+def wanted_of(name: str, model: ModelConfig, shape: ModelShape, file: ModelFile | None = None) -> WantedModel:
+    """Return a model as its settings describe it; blocks while it reads a part of its file. `file`: what other machines
+    tell of it, where it is not here."""
     return WantedModel(
         name,
         model.ctx_size or shape.ctx_size,
         model.parallel,
         shape,
-        file=read_model(path_of(model.path)),
+        file=file or read_model(path_of(model.path)),
         type_k="" if model.cache_type_k == "auto" else model.cache_type_k,
         type_v="" if model.cache_type_v == "auto" else model.cache_type_v,
         exact=bool(model.exact),

@@ -44,15 +44,18 @@ class LayerTransfer:
     def __init__(
         self,
         manifests: Sequence[Manifest],
-        layers: LayerRange,
+        layers: LayerRange | None,
         parts: PartFolder,
         begin: Begin,
         end: Callable[[Transfer], None] = lambda transfer: None,
     ) -> None:
-        """`end` is called with each transfer that was begun. Raises TwdError where layers cannot be fetched alone."""
+        """`layers`: None for the headers alone. `end` is called with each transfer that was begun.
+
+        Raises TwdError where layers cannot be fetched alone.
+        """
         check_together(manifests)
         self._files = [_File(one, parts.target(one), header_ranges(one)) for one in manifests]
-        self._layers, self._parts, self._begin, self._end = layers, parts, begin, end
+        self._layers, self._folder, self._begin, self._end = layers, parts, begin, end
 
     @property
     def target(self) -> Path:
@@ -65,8 +68,14 @@ class LayerTransfer:
         return partial_source(self._targets, self._manifests)
 
     @property
+    def parts(self) -> list[tuple[Manifest, Path]]:
+        """The manifest of each file, and where its bytes are."""
+        return list(zip(self._manifests, self.source.files, strict=True))
+
+    @property
     def slice_name(self) -> str:
         """The usual file name of the slice; the headers must be there."""
+        assert self._layers is not None
         return cut_name(self._targets, self._manifests, self._layers)
 
     @property
@@ -80,16 +89,17 @@ class LayerTransfer:
     async def run(self) -> None:
         """Run until all bytes are there; raises why not."""
         await self._fetch()
-        await asyncio.to_thread(self._plan)
-        await self._fetch()
+        if self._layers is not None:
+            await asyncio.to_thread(self._plan, self._layers)
+            await self._fetch()
 
-    def _plan(self) -> None:
+    def _plan(self, layers: LayerRange) -> None:
         """Read from the headers what comes next, and make room for it."""
-        found = layer_ranges(self._targets, self._manifests, self._layers)
+        found = layer_ranges(self._targets, self._manifests, layers)
         for file, ranges in zip(self._files, found, strict=True):
             file.ranges = [*file.ranges, *ranges]
         needed = sum(missing_bytes(file.target, Checks.of(file.manifest), file.ranges) for file in self._files)
-        self._parts.make_room(needed, keep=self._targets)
+        self._folder.make_room(needed, keep=self._targets)
 
     async def _fetch(self) -> None:
         turns = asyncio.Semaphore(AT_ONCE)

@@ -119,9 +119,9 @@ class Pulls:
 
     async def manifests(self, event: PullWanted, machines: Sequence[Machine]) -> list[Manifest]:
         """Return the manifests of the wanted model's files; raises TwdError where nobody has one, or its signer is none
-        of ours. A wish by root is for that file alone, unless it is for layers."""
+        of ours. A wish by root is for that file alone, unless it is for layers or headers."""
         first, giver = await self._first(event, machines)
-        several = first.model_hash and (event.layers is not None or not event.root)
+        several = first.model_hash and (event.layers is not None or event.headers or not event.root)
         others = [await self._other(shard, giver, machines) for shard in (first.shards[1:] if several else ())]
         found = [first, *others]
         if others:
@@ -206,11 +206,11 @@ class Pulls:
     def layers(
         self,
         manifests: Sequence[Manifest],
-        layers: LayerRange,
+        layers: LayerRange | None,
         parts: PartFolder,
         machines: Callable[[], Sequence[Machine]],
     ) -> LayerTransfer:
-        """Make a transfer of some layers; the caller runs it."""
+        """Make a transfer of some layers, or of the headers alone; the caller runs it."""
 
         def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
             return self._begin_part(manifest, target, ranges, machines())

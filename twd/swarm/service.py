@@ -23,6 +23,7 @@ from twd.ring.trust import make_identity
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.swarm.door import Door, check_bind, host_for
+from twd.swarm.header_pulls import HeaderPulls
 from twd.swarm.hub.claim import HubClaim
 from twd.swarm.hub.pulls import HubPulls
 from twd.swarm.layer_pulls import LayerPulls, Wish
@@ -93,6 +94,8 @@ class Swarm(Service):
         folder = StateFolder(home)
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
+        headers = folder.cache / "headers"
+        self._headers = HeaderPulls(self._pulls, lambda: self._machines, parts, headers, self.ctx.node)
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         self._hub = self._hub_pulls(pace)
         await self._open_ports()
@@ -347,9 +350,11 @@ class Swarm(Service):
 
     async def _answer(self, event: PullWanted, reply: Reply) -> None:
         try:
-            folder = self._check(event)
+            folder = self._settings.home_dir if event.headers else self._check(event)
             await self._look()
-            if event.layers is not None:
+            if event.headers:
+                answer = await self._headers.fetch(event)
+            elif event.layers is not None:
                 answer = await self._layers.begin(event, folder if event.dest else None)
             elif event.spec:
                 answer = await self._hub.begin(event, folder, self._machines)

@@ -38,6 +38,8 @@ class PullWanted(Event, frozen=True, tag="twd.v1.pull.wanted"):
     """Shows that who asks may read that machine's state folder: only he names other places than folders of models."""
     layers: LayerRange | None = None
     """Only these layers: what holds them is fetched, and a slice is cut from it."""
+    headers: bool = False
+    """Only the headers of its files, which coordinators plan with; the answer comes when they are there."""
     spec: Annotated[str, Meta(max_length=1024)] = ""
     """A model on a hub, as `twd pull` takes it, instead of one that machines have."""
     revision: Annotated[str, Meta(max_length=128)] = ""
