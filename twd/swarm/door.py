@@ -1,11 +1,11 @@
 """Who may read files here: clients with the token, from allowed addresses; without a token only this machine."""
 
-import hmac
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from twd.net.addresses import host_name, is_address, is_loopback
+from twd.net.addresses import is_loopback
+from twd.net.http_access import HttpAccess
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -35,32 +35,14 @@ class Door:
 
     def check(self, headers: Mapping[str, str], remote: str) -> None:
         """Raise TwdError if the request is refused."""
-        if "Origin" in headers:
-            raise TwdError(FailureCode.FORBIDDEN, "web pages may not take files here")
+        access = HttpAccess(self.token, "take files here", "the one of this seeder")
         if self.open:
+            access.check_page(headers)
             return
-        if self.token:
-            self._check_token(headers.get("Authorization", ""))
-        else:
-            _check_host(headers.get("Host", ""))
+        access.check(headers)
         if self.allowed and not _within(remote, self.allowed):
             text = f"{remote or 'this address'} is not among swarm.allowed_ips (--allowed-ips) of this seeder"
             raise TwdError(FailureCode.FORBIDDEN, text)
-
-    def _check_token(self, given: str) -> None:
-        scheme, _, secret = given.partition(" ")
-        if not given:
-            raise TwdError(FailureCode.UNAUTHENTICATED, "a token is needed: send 'Authorization: Bearer TOKEN'")
-        said = secret.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(said, self.token.encode()):
-            raise TwdError(FailureCode.UNAUTHENTICATED, "this token is wrong; it must be the one of this seeder")
-
-
-def _check_host(host: str) -> None:
-    """Refuse foreign Host names: a web page may reach this address by DNS rebinding."""
-    name = host_name(host)
-    if name and name != "localhost" and not name.endswith(".localhost") and not is_address(name):
-        raise TwdError(FailureCode.FORBIDDEN, f"host {host[:100]!r} is not this machine's name")
 
 
 def _within(remote: str, allowed: Sequence[str]) -> bool:

@@ -1,10 +1,10 @@
 """Who may use the peer API: whoever has the token; without a token, programs on this machine, but no web page."""
 
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from twd.net.addresses import host_name, is_address, is_loopback
+from twd.net.addresses import is_loopback
+from twd.net.http_access import HttpAccess
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -26,24 +26,4 @@ class PeerAccessPolicy:
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Raise the error for the caller where a request is not allowed."""
-        if "Origin" in headers:
-            raise TwdError(FailureCode.FORBIDDEN, "web pages may not use an agent")
-        if self.token:
-            self._check_token(headers.get("Authorization", ""))
-        else:
-            _check_host(headers.get("Host", ""))
-
-    def _check_token(self, given: str) -> None:
-        scheme, _, secret = given.partition(" ")
-        if not given:
-            raise TwdError(FailureCode.UNAUTHENTICATED, "a token is needed: send 'Authorization: Bearer TOKEN'")
-        right = hmac.compare_digest(secret.strip().encode("utf-8", "surrogateescape"), self.token.encode())
-        if scheme.lower() != "bearer" or not right:
-            raise TwdError(FailureCode.UNAUTHENTICATED, "this token is wrong; it must be agent.token of this machine")
-
-
-def _check_host(host: str) -> None:
-    """Raise for a Host that is not this machine: after DNS rebinding, a web page sends its own host name."""
-    name = host_name(host)
-    if name and name != "localhost" and not name.endswith(".localhost") and not is_address(name):
-        raise TwdError(FailureCode.FORBIDDEN, f"host {host[:100]!r} is not this machine's name")
+        HttpAccess(self.token, "use an agent", "agent.token of this machine").check(headers)
