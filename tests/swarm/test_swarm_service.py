@@ -471,3 +471,25 @@ async def test_headers_alone_come_to_any_machine_and_read_like_the_model(tmp_pat
         assert inspect(copy).size_bytes == inspect(files[0]).size_bytes
         again = await world.ask(PullWanted(node=NodeId("b"), hash=file_hash(files[0]), headers=True))
         assert again.path == answer.path
+
+
+@pytest.mark.model
+async def test_a_whole_model_takes_the_layers_that_are_here(tmp_path: Path, q4_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        files = with_split_model(world, "a", q4_path)
+        quick = file_hash(files[0])
+        a = await world.machine("a")
+        await world.machine("b")
+        world.models("a", files[0], quick)
+        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await world.ask(PullWanted(node=NodeId("b"), hash=quick, layers=LayerRange(first=10, end=30, head=True)))
+        (sliced,) = await world.until(PullFinished)
+        assert isinstance(sliced, PullFinished)
+        answer = await world.ask(PullWanted(node=NodeId("b"), hash=quick))
+        assert answer.failure is None
+        done = (await world.until(PullFinished, 4))[1:]
+        assert not world.heard(PullFailed)
+        fetched = sum(one.fetched_bytes for one in done if isinstance(one, PullFinished))
+        assert fetched + sliced.fetched_bytes == sum(file.stat().st_size for file in files)
+        for file in files:
+            assert (world.home("b") / "models" / file.name).read_bytes() == file.read_bytes()

@@ -17,7 +17,8 @@ from twd.models.stores import ModelStore, StoredModel, all_models, whole_copies
 from twd.pieces.checks import Checks
 from twd.pieces.making import known_manifest
 from twd.pieces.manifest import Manifest, TensorPlace
-from twd.pieces.partial import PartialFile
+from twd.pieces.names import part_of
+from twd.pieces.partial import PartialFile, closed_units
 
 GAP_BYTES_MAX: Final = 4096
 """Gaps between tensors up to this are padding: zeros."""
@@ -25,6 +26,7 @@ MISSES_MAX: Final = 8
 """After so many tensors in a row with other bytes, a file is taken for that of another model."""
 FILES_MAX: Final = 256
 READ_BYTES: Final = 1 << 22
+PARTS: Final = "layers that are here"
 _CANNOT: Final = (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -58,6 +60,15 @@ def take_local(file: PartialFile, manifest: Manifest, stores: Sequence[ModelStor
     if manifest.tensors and not file.have.complete:
         models = (model for model in all_models(stores) if model.path not in own)
         take_units(file, tensor_stretches(manifest.tensors, models, copying.stopped), copying)
+
+
+def part_ranges(target: Path, checks: Checks) -> list[LocalRange]:
+    """Return what a partial file of the same bytes has; nothing while somebody fetches it."""
+    units = closed_units(target)
+    if units is None or len(units) != len(checks):
+        return []
+    places = (checks.place(index) for index in units)
+    return [LocalRange(begin, begin + size, begin, part_of(target), PARTS) for begin, size in places]
 
 
 def whole(copy: StoredModel, size: int) -> LocalRange:

@@ -51,11 +51,15 @@ class PartFolder:
         size = 0 if isinstance(disk_gib, str) else max(1, round(disk_gib * GIB))
         return cls(cache / "parts", size)
 
+    def place(self, manifest: Manifest) -> Path:
+        """Return where a file belongs."""
+        return self.folder / manifest.name[:_NAME] / manifest.filename
+
     def target(self, manifest: Manifest) -> Path:
         """Return where a file belongs, and make its folder."""
-        folder = self.folder / manifest.name[:_NAME]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return folder / manifest.filename
+        place = self.place(manifest)
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return place
 
     def contents(self) -> list[KeptPart]:
         """Return all partial files, the longest unused first."""

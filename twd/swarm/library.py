@@ -21,10 +21,10 @@ class Library:
         return len(self._files)
 
     def add(self, shared: Shared) -> None:
-        """Share a file. A complete copy that is shared already stays, unless the new one knows the other files of its
-        model; else the new one replaces it."""
+        """Share a file. A file with its final name that is shared already stays, unless the new one knows the other
+        files of its model; else the new one replaces it."""
         before = self._files.get(shared.name)
-        stays = before is not None and before is not shared and before.have.complete and before.fit()
+        stays = before is not None and before is not shared and before.has_name and before.fit()
         if stays and before is not None and bool(before.manifest.shards) >= bool(shared.manifest.shards):
             shared.close()
             return

@@ -88,6 +88,8 @@ class Pulls:
         self._layered: list[Transfer] = []
         """The transfers of jobs that fetch layers alone."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
+        self.parts: PartFolder | None = None
+        """Where layers that came before are kept."""
         self.stores: Sequence[ModelStore] = ()
         """Where a wanted file may lie on this machine already."""
 
@@ -199,6 +201,7 @@ class Pulls:
             patience_s=PATIENCE_S,
         )
         transfer.stores = () if ranges else self.stores
+        transfer.kept = self.parts.place(manifest) if self.parts is not None else None
         self._running[manifest.name] = transfer
         self._teller.tell_seed(transfer.shared)
         self._work[manifest.name] = self._tasks.start(f"pull {manifest.filename}", self._run(transfer))

@@ -96,6 +96,7 @@ class Swarm(Service):
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         headers = folder.cache / "headers"
         self._headers = HeaderPulls(self._pulls, lambda: self._machines, parts, headers, self.ctx.node)
+        self._pulls.parts = parts
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         self._hub = self._hub_pulls(pace)
         await self._open_ports()

@@ -125,7 +125,14 @@ class Shared:
 
     def settled(self, path: Path) -> None:
         """Note that the file is complete and has its final name."""
-        self.path, self._stat = path, self._look()
+        self.path = path
+        if not self.closed:
+            self._stat = self._look()
+
+    @property
+    def has_name(self) -> bool:
+        """Whether the file is complete and has its final name."""
+        return self._stat is not None
 
     def pieces(self) -> list[int]:
         """Return the numbers of the pieces that are complete."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from twd.models.reuse import take_local
+from twd.models.reuse import Copying, part_ranges, take_local, take_units
 from twd.models.stores import ModelStore
 from twd.pieces.checks import Checks
 from twd.pieces.making import known_manifest, make_manifest
@@ -48,6 +48,8 @@ class Transfer:
 
     stores: Sequence[ModelStore] = ()
     """Where the same bytes may lie on this machine already; they are copied, and not fetched."""
+    kept: Path | None = None
+    """The target of a partial file of the same bytes, which came for its layers."""
 
     def __init__(
         self,
@@ -105,13 +107,18 @@ class Transfer:
             self.shared.close()
 
     async def _take_local(self) -> None:
-        if not self.stores:
+        if not self.stores and self.kept is None:
             return
         try:
-            await copied(self.pull, lambda copying: take_local(self.file, self.manifest, self.stores, copying))
+            await copied(self.pull, self._copy)
         except BaseException:
             await asyncio.to_thread(self.file.close)
             raise
+
+    def _copy(self, copying: Copying) -> None:
+        if self.kept is not None:
+            take_units(self.file, part_ranges(self.kept, self.file.checks), copying)
+        take_local(self.file, self.manifest, self.stores, copying)
 
     def _unshare(self) -> None:
         if self._library is not None:
