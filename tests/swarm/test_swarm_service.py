@@ -481,7 +481,7 @@ async def test_a_whole_model_takes_the_layers_that_are_here(tmp_path: Path, q4_p
         a = await world.machine("a")
         await world.machine("b")
         world.models("a", files[0], quick)
-        await until(lambda: read_files(a.facts()), "the agent's list is known")
+        await until(lambda: a.facts().files, "the agent's list is known")
         await world.ask(PullWanted(node=NodeId("b"), hash=quick, layers=LayerRange(first=10, end=30, head=True)))
         (sliced,) = await world.until(PullFinished)
         assert isinstance(sliced, PullFinished)
