@@ -19,7 +19,8 @@ def share_of(lease: ServiceLease) -> CoreShare | None:
     threads, beside, yields = (lease.facts.get(key) for key in ("threads", "cores_with", "yields"))
     if not isinstance(threads, int) or not isinstance(beside, list):
         return None
-    return CoreShare(threads=threads, beside=tuple(map(str, beside)), yields=bool(yields))
+    on_card = lease.facts.get("on_card") is True
+    return CoreShare(threads=threads, beside=tuple(map(str, beside)), yields=bool(yields), on_card=on_card)
 
 
 def shared_lines(leases: Iterable[ServiceLease]) -> list[str]:
@@ -51,6 +52,8 @@ def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
 
 def in_words(share: CoreShare) -> str:
     """Return a core share in words."""
+    if share.on_card:
+        return f"on the card of {_listed(share.beside)}" if share.beside else "on a card of its own"
     with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
     return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
 

@@ -10,8 +10,14 @@ from twd.wire.node import GpuFacts, NodeFacts
 GIVEN: Final = "settings"
 """The backend of a device that comes from the settings."""
 _NAMES: Final = {
-    "cuda": "CUDA", "hip": "ROCm", "metal": "MTL", "vulkan": "Vulkan",
-    "opencl": "GPUOpenCL", "sycl": "SYCL", "musa": "MUSA", "cann": "CANN",
+    "cuda": "CUDA",
+    "hip": "ROCm",
+    "metal": "MTL",
+    "vulkan": "Vulkan",
+    "opencl": "GPUOpenCL",
+    "sycl": "SYCL",
+    "musa": "MUSA",
+    "cann": "CANN",
 }
 
 

@@ -18,8 +18,15 @@ from twd.wire.node import CPU, GpuFacts, MeasuredStep, NodeFacts
 CPU_SPEED: Final = 15e9
 CPU_WINDOW: Final = 3.0
 GPU_SPEEDS: Final = {
-    "cuda": 400e9, "hip": 400e9, "metal": 150e9, "vulkan": 200e9, GIVEN: 400e9,
-    "musa": 300e9, "cann": 300e9, "sycl": 200e9, "opencl": 100e9,
+    "cuda": 400e9,
+    "hip": 400e9,
+    "metal": 150e9,
+    "vulkan": 200e9,
+    GIVEN: 400e9,
+    "musa": 300e9,
+    "cann": 300e9,
+    "sycl": 200e9,
+    "opencl": 100e9,
 }
 SHARED_SPEED: Final = 60e9
 GPU_WINDOW: Final = 1.2
