@@ -49,6 +49,28 @@ def test_what_the_settings_ask_for_wins() -> None:
     }
 
 
+def test_engines_meet_on_cards_and_leave_the_cores_to_others() -> None:
+    def on_card(name: str, part: EngineRole, *cards: str) -> Engine:
+        return Engine(name=name, part=part, model=name, cards=cards, room=4)
+
+    engines = [
+        on_card("t", EngineRole.TARGET, "0000:01:00.0", "0000:02:00.0"),
+        on_card("d", EngineRole.DRAFTER, "0000:01:00.0"),
+        on_card("e", EngineRole.DRAFTER, "0000:03:00.0"),
+        engine("c", EngineRole.TARGET, 4),
+    ]
+    shares = plan_cores(engines)
+    assert {name: share.beside for name, share in shares.items()} == {
+        "t": ("drafter d",),
+        "d": ("target t",),
+        "e": (),
+        "c": (),
+    }
+    assert [shares[name].yields for name in "de"] == [True, False]
+    assert [shares[name].on_card for name in "tdec"] == [True, True, True, False]
+    assert shares["c"].threads == 4
+
+
 def test_several_drafters_share() -> None:
     assert threads(
         engine("t", EngineRole.TARGET, 4), engine("d", EngineRole.DRAFTER, 4), engine("e", EngineRole.DRAFTER, 4)

@@ -41,6 +41,21 @@ def test_two_engines_know_each_other(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_who_comes_to_a_card_is_seen_by_those_who_are_there(tmp_path: Path) -> None:
+    target = OwnCores(EngineRole.TARGET, "big", board=CoreRegistry(tmp_path))
+    drafter = OwnCores(EngineRole.DRAFTER, "small", board=CoreRegistry(tmp_path))
+    assert not drafter.enter("d", ("0000:01:00.0",)).beside
+    target.enter("t")
+    assert drafter.look() is None, "it computes on the processor"
+    target.enter("t", ("0000:01:00.0",))
+    share = drafter.look()
+    assert share is not None
+    assert (share.beside, share.on_card) == (("target big",), True)
+    assert drafter.facts()["on_card"] is True
+    target.leave()
+    drafter.leave()
+
+
 def test_who_was_killed_is_forgotten(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ENTERS, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -38,6 +38,16 @@ class ChanceReport(Protocol):
         ...
 
 
+@runtime_checkable
+class OnCards(Protocol):
+    """A loaded model that may compute on cards, which other processes may use, too."""
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """The cards, by names that all processes of a computer have for them; empty: it computes on the CPU."""
+        ...
+
+
 class Halt(Protocol):
     """Ends a run of steps early. Any thread may use it."""
 

@@ -75,6 +75,11 @@ class NativeDraftModel:
         return self.native.facts.size_bytes
 
     @property
+    def cards(self) -> tuple[str, ...]:
+        """The cards on which it computes."""
+        return self.native.cards
+
+    @property
     def judge(self) -> Judge:
         """The function that gives the confidence of a draft, and the second choice."""
         return judge

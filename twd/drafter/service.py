@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from twd.decoding.cost import CostCurve
+from twd.decoding.steps import OnCards
 from twd.decoding.window import Target
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftRules
@@ -159,8 +160,9 @@ class DrafterService(ModelService[DraftModel]):
             lost=lambda: soon(loop, self._attach),
             cost=cost,
         )
-        if self._cores is not None and loaded.device is DeviceKind.CPU:
-            self._take_share(self._cores.enter(self.instance))
+        cards = loaded.cards if isinstance(loaded, OnCards) else ()
+        if self._cores is not None and (cards or loaded.device is DeviceKind.CPU):
+            self._take_share(self._cores.enter(self.instance, cards))
         self._runner.start()
         self.is_ready(self._unprofitable.text or _READY)
         await self.renew_lease()
@@ -182,6 +184,10 @@ class DrafterService(ModelService[DraftModel]):
         """Draft with these threads from the next pass on; the change is made on the engine's thread."""
         assert self._runner is not None
         assert self._cores is not None
+        if share.on_card:
+            self.log.info("drafts on a card; beside it: %s", ", ".join(share.beside) or "nobody")
+            self._runner.post(lambda core: core.doubt_pace())
+            return
         runner, choice = self._runner, ThreadChoice.of(share.threads, *self._cores.limits)
         self.log.info("drafts with %d threads; beside it: %s", share.threads, ", ".join(share.beside) or "nobody")
 

@@ -19,7 +19,7 @@ from twd.engine.library import devices
 from twd.engine.measuring.cost import SHARED_WIDTHS, measure_cost
 from twd.engine.measuring.remembered import Measurement, circumstances, farther
 from twd.engine.measuring.steps import keep_step
-from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
+from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions, cards_of
 from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, layer_names, open_devices, tensor_split
 from twd.engine.target import LocalTarget
@@ -109,6 +109,11 @@ class NativeModel:
     def device(self) -> DeviceKind:
         """The kind of device it computes on: GPU if any of its layers go to one."""
         return DeviceKind.GPU if self.model.offloads else DeviceKind.CPU
+
+    @property
+    def cards(self) -> tuple[str, ...]:
+        """The cards it computes on."""
+        return cards_of(self.model.settings)
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of plain text; no part of the text becomes a control token."""

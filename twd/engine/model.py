@@ -12,7 +12,7 @@ from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.stream import ExpertStream, open_stream
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
-from twd.engine.library import EngineDevice, devices, last_errors, llama, start
+from twd.engine.library import EngineDevice, devices, last_errors, llama, place_of, start
 from twd.engine.rpc.pool import keep_on_host
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
@@ -125,6 +125,12 @@ def offloads(settings: ModelLoadOptions) -> bool:
     """Whether layers go to a GPU: they are requested to, and there is a GPU."""
     found = settings.devices or devices() if settings.gpu_layers else ()
     return any(device.is_gpu for device in found)
+
+
+def cards_of(settings: ModelLoadOptions) -> tuple[str, ...]:
+    """The cards that layers go to, by names that all processes of this computer have for them."""
+    found = (settings.devices or devices()) if settings.gpu_layers else ()
+    return tuple(sorted({place_of(device) or device.name for device in found if device.is_gpu}))
 
 
 def repacks(settings: ModelLoadOptions, info: GgufInfo) -> bool:

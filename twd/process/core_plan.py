@@ -1,4 +1,4 @@
-"""Plans how many threads each engine on one computer uses, and on which cores engines meet."""
+"""Plans how many threads each engine on one computer uses, and on which cores and cards engines meet."""
 
 import enum
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ BUSY: Final = (EngineRole.STAGE, EngineRole.WORKER)
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """One process that computes on the CPU."""
+    """One process that computes on the CPU or on cards."""
 
     name: str
     part: EngineRole
@@ -39,6 +39,8 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """How many threads are useful on these: one for each physical core."""
     asked: Amount = 0
     """The number of threads from the settings or from the pool's plan; 0: as many as is best."""
+    cards: tuple[str, ...] = ()
+    """The cards on which it computes, named alike by all processes; then it does without `cores`."""
     pid: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -47,7 +49,9 @@ class CoreShare(msgspec.Struct, frozen=True, kw_only=True):
 
     threads: int
     beside: tuple[str, ...] = ()
-    """The engines that use some of the same cores."""
+    """The engines that use some of the same cores or cards."""
+    on_card: bool = False
+    """It computes on a card, so the number of threads matters little."""
     yields: bool = False
     """It runs only when the engines that are no drafters leave the cores idle."""
 
@@ -59,14 +63,18 @@ def plan_cores(engines: Sequence[Engine]) -> dict[str, CoreShare]:
 
 
 def _beside(engine: Engine, others: Iterable[Engine]) -> list[Engine]:
-    mine = set(engine.cores)
-    return [other for other in others if other.name != engine.name and not mine.isdisjoint(other.cores)]
+    return [other for other in others if other.name != engine.name and _meet(engine, other)]
+
+
+def _meet(one: Engine, other: Engine) -> bool:
+    return not (set(one.cores).isdisjoint(other.cores) and set(one.cards).isdisjoint(other.cards))
 
 
 def _share(engine: Engine, beside: Sequence[Engine]) -> CoreShare:
     return CoreShare(
         threads=engine.asked or _threads(engine, beside),
         beside=tuple(f"{other.part} {other.model or other.name}" for other in beside),
+        on_card=bool(engine.cards),
         yields=engine.part is EngineRole.DRAFTER and any(other.part is not EngineRole.DRAFTER for other in beside),
     )
 

@@ -110,10 +110,17 @@ def _make_private(folder: Path) -> None:
         raise PermissionError(f"{folder} belongs to somebody else")
 
 
-def this_engine(name: str, part: EngineRole, model: str, asked: int) -> Engine:
-    """Return the entry of this process."""
+def this_engine(name: str, part: EngineRole, model: str, asked: int, cards: tuple[str, ...] = ()) -> Engine:
+    """Return the entry of this process. One that computes on cards leaves the cores to others."""
     return Engine(
-        name=name, part=part, model=model, cores=allowed_cores(), room=usable_cores(), asked=asked, pid=os.getpid()
+        name=name,
+        part=part,
+        model=model,
+        cores=() if cards else allowed_cores(),
+        room=usable_cores(),
+        asked=asked,
+        cards=cards,
+        pid=os.getpid(),
     )
 
 
@@ -133,9 +140,9 @@ class OwnCores:
         self.share: CoreShare | None = None
         """The share at the last look; None while it computes nothing."""
 
-    def enter(self, name: str) -> CoreShare:
-        """Register this process and return its share."""
-        self._board.enter(this_engine(name, self._part, self._model, self._asked))
+    def enter(self, name: str, cards: tuple[str, ...] = ()) -> CoreShare:
+        """Register this process, with the cards on which it computes, and return its share."""
+        self._board.enter(this_engine(name, self._part, self._model, self._asked, cards))
         share = self._board.share()
         assert share is not None
         self.share = share
@@ -164,4 +171,6 @@ class OwnCores:
         share = self.share
         if share is None:
             return None
-        return CoreFacts(threads=share.threads, beside=list(share.beside[:SHOWN_MAX]), yields=share.yields)
+        return CoreFacts(
+            threads=share.threads, beside=list(share.beside[:SHOWN_MAX]), yields=share.yields, on_card=share.on_card
+        )

@@ -51,6 +51,8 @@ def check_cores(leases: Iterable[ServiceLease]) -> list[Finding]:
 
 def in_words(share: CoreFacts | CoreShare) -> str:
     """Return a core share in words."""
+    if share.on_card:
+        return f"on the card of {_listed(share.beside)}" if share.beside else "on a card of its own"
     with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
     return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
 

@@ -71,6 +71,11 @@ class NativeTarget:
         return self.native.cost
 
     @property
+    def cards(self) -> tuple[str, ...]:
+        """The cards on which it computes."""
+        return self.native.cards
+
+    @property
     def load_ms(self) -> int:
         """Milliseconds that loading took."""
         return self.native.load_ms

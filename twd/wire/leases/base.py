@@ -34,6 +34,8 @@ class CoreFacts(Part, frozen=True):
     """The processes that compute on some of the same cores."""
     yields: bool = False
     """It computes only when those leave the cores idle."""
+    on_card: bool = False
+    """Those compute on the same graphics card, not on the same cores."""
 
 
 class StreamedExperts(Part, frozen=True, omit_defaults=False):
