@@ -11,7 +11,7 @@ from itertools import combinations, islice, pairwise
 from typing import Final
 
 from twd.coordinator.core.layers import as_asked, as_they_fit, quotas, refused
-from twd.coordinator.core.pass_time import Kinds, Reading, Speed
+from twd.coordinator.core.pass_time import DENSE, DISK_SPEED, Kinds, MixtureShape, Reading, Speed
 from twd.coordinator.core.pass_time import seconds as pass_seconds
 from twd.gguf_tools.slice_rules import ANYWHERE, CutPoints
 
@@ -58,6 +58,8 @@ class PlacementDevice:
     slower: Kinds = ()
     usually: float = 1.0
     """How many times the forecast models took here, as measured: by their kind of weights, and for all others."""
+    disk: float = DISK_SPEED
+    """Bytes a second of experts that are read while it computes."""
 
     @property
     def pace(self) -> Speed:
@@ -115,8 +117,8 @@ class ModelShape:
     read_tokens: int = 0
     """Number of tokens in the cache that forecasts assume."""
     state_layer: int = 0
-    expert_layer_bytes: tuple[int, ...] = ()
-    """Of each layer's bytes, those of experts that may be read from disk while it computes; empty: none may."""
+    mixture: MixtureShape = DENSE
+    """Its experts; those that stay on disk by plan are not among the layers' bytes."""
     own_head_bytes: int = 0
     """What the model's own head (multi-token prediction) takes beside the output head, where a ring uses it."""
 
@@ -154,6 +156,8 @@ class DeviceShare:
     kv_bytes: int = 0
     other_bytes: int = 0
     head: bool = False
+    disk_bytes: int = 0
+    """Experts that are read from disk when a token chooses them."""
 
     @property
     def total(self) -> int:
@@ -378,7 +382,9 @@ def _pieces(
             continue
         end = first + count
         filling.take(device, sum(filling.costs[first:end]))
-        pieces.append(DeviceShare(device, first, end, sum(shape.layer_bytes[first:end]), kv * count))
+        on_disk = shape.mixture.on_disk(first, end)
+        weights = sum(shape.layer_bytes[first:end]) - shape.mixture.unplanned(first, end)
+        pieces.append(DeviceShare(device, first, end, weights, kv * count, disk_bytes=on_disk))
         first = end
     return pieces
 
@@ -443,9 +449,10 @@ def _timed(
 ) -> Placement:
     compute = window = 0.0
     for piece in placement.pieces:
-        taken = seconds(piece, shape)
+        taken, disk = seconds(piece, shape), piece.device.disk
         compute += taken
-        window += taken * piece.device.window_factor
+        window += (taken - shape.mixture.disk_s(piece.disk_bytes, disk)) * piece.device.window_factor
+        window += shape.mixture.disk_s(piece.disk_bytes, disk, WINDOW + 1)
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
@@ -457,8 +464,8 @@ def _timed(
 
 def seconds(piece: DeviceShare, shape: ModelShape) -> float:
     """Return the seconds of one token's pass over what a device holds."""
-    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
-    return pass_seconds(read, piece.device.pace)
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head)
+    return pass_seconds(read, piece.device.pace) + shape.mixture.disk_s(piece.disk_bytes, piece.device.disk)
 
 
 def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Reading:
