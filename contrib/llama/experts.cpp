@@ -261,7 +261,7 @@ void Cache::look_ahead(int layer, const struct ggml_tensor * ids, const struct g
         number += layers_[next].first;
     }
     std::lock_guard<std::mutex> lock(mutex_);
-    fetch_early(likely_, visit_ + 1, INFINITY);
+    fetch_early(likely_, visit_ + 1, EARLY_WORTH);
 }
 
 void Cache::wait(const Matrix & of, const struct ggml_tensor * ids, bool first) {
@@ -302,7 +302,7 @@ void Cache::fetch(const std::vector<int> & missing) {
         needed += bytes_of(expert);
     }
     pass_.missed_bytes += needed;
-    find_room(needed, INFINITY, false, leave_);
+    find_room(needed, INFINITY, leave_);
     drop(leave_, missing);
     queue_reads(missing, wanted_, PIECE);
 }
@@ -317,7 +317,7 @@ int Cache::fetch_early(const std::vector<int> & likely, uint64_t until, double w
     for (const int expert : come) {
         needed += bytes_of(expert);
     }
-    for (uint64_t room = find_room(needed, worth_below, true, leave_); !come.empty() && needed > room;) {
+    for (uint64_t room = find_room(needed, worth_below, leave_); !come.empty() && needed > room;) {
         needed -= bytes_of(come.back());
         come.pop_back();
     }
@@ -358,30 +358,31 @@ uint64_t Cache::coming_early() {
     return sum;
 }
 
-// Orders experts: those with the least leave first. In a wide pass, those that are computed again last.
+// Orders experts: those leave first that will be wanted last. An expert is wanted every so many passes, and when a pass
+// reaches its layer; in passes of many rows, which want nearly all experts, only the layer tells them apart.
 double Cache::worth(int expert) const {
+    const Expert & one = experts_[expert];
     const int count = int(layers_.size()), layer = layer_of_[expert];
-    const double expected = experts_[expert].expected > visit_ ? EXPECTED : 0;
-    return expected +
-           (pass_.wide ? -double((layer - layer_now_ - 1 + count) % count) : memory_.worth(experts_[expert]));
+    const double until = double((layer - layer_now_ - 1 + count) % count) / count;
+    return (one.expected > visit_ ? EXPECTED : 0) - until - 1 / (memory_.chance(one, numbers_.passes) + 1e-9);
 }
 
-// Whether an expert may give way: not what this layer needs, and for what is read early only what rested for a while.
-bool Cache::may_leave(int expert, bool early) {
+// Whether an expert may give way: not what this layer needs.
+bool Cache::may_leave(int expert) {
     const Expert & one = experts_[expert];
-    const bool fresh = early && (one.expected > visit_ || (!pass_.wide && one.used_at + 1 >= numbers_.passes));
-    return one.held && !fresh && one.visit != visit_ && arrived(expert, layers_[layer_of_[expert]]);
+    return one.held && one.visit != visit_ && arrived(expert, layers_[layer_of_[expert]]);
 }
 
 // Those that are worth least, and less than `worth_below`, and make room when they leave. Returns the room for others.
-uint64_t Cache::find_room(uint64_t needed, double worth_below, bool early, std::vector<int> & leave) {
+uint64_t Cache::find_room(uint64_t needed, double worth_below, std::vector<int> & leave) {
     leave.clear();
     uint64_t held = numbers_.held_bytes;
     if (held + needed > numbers_.budget) {
         std::vector<std::pair<double, int>> found;
         for (size_t i = 0; i < experts_.size(); ++i) {
-            if (may_leave(int(i), early) && worth(int(i)) < worth_below) {
-                found.emplace_back(worth(int(i)), int(i));
+            const double value = may_leave(int(i)) ? worth(int(i)) : INFINITY;
+            if (value < worth_below) {
+                found.emplace_back(value, int(i));
             }
         }
         std::sort(found.begin(), found.end());
@@ -570,7 +571,7 @@ int Cache::foresee_tokens(const int32_t * tokens, int count) {
             }
         }
     }
-    return fetch_early(likely, visit_ + layers_.size(), INFINITY);
+    return fetch_early(likely, visit_ + layers_.size(), EARLY_WORTH);
 }
 
 void Cache::tell_tokens(const int32_t * tokens, int count) {
@@ -618,7 +619,7 @@ void Cache::set_budget(uint64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
     numbers_.budget = bytes;
     visit_ += layers_.size() + 1; // what was wanted or expected may go, too: the caller sees to it that no pass runs
-    find_room(0, INFINITY, false, leave_);
+    find_room(0, INFINITY, leave_);
     drop(leave_, {});
 }
 

@@ -38,6 +38,7 @@ constexpr uint64_t PIECE = 1 << 20; // what one read asks for
 constexpr uint64_t EARLY_PIECE = 1 << 18; // the same of experts that may be wanted: those that are must not wait long
 constexpr int EARLY_READERS = 3; // so many readers at most read ahead
 constexpr double EXPECTED = 1e12; // what an expert is worth in addition while it is expected
+constexpr double EARLY_WORTH = -1.5; // what is read ahead takes the room of experts that are worth less
 constexpr int64_t TRIED_ROWS = 32; // passes of more rows do not tell whether reading ahead pays
 constexpr int64_t WIDE = 4; // so many choices for each expert make a pass wide
 constexpr size_t TRACE = 1 << 18;
@@ -76,6 +77,11 @@ struct Memory {
     void use(Expert & expert, uint64_t now) const {
         expert.weight = float(1 + expert.weight * std::exp2(-double(now - expert.used_at) / half_life));
         expert.used_at = now;
+    }
+    // The chance that a pass uses an expert, by its uses until now.
+    double chance(const Expert & expert, uint64_t now) const {
+        const double weight = double(expert.weight) * std::exp2(-double(now - expert.used_at) / half_life);
+        return std::min(1.0, weight * (1 - std::exp2(-1 / half_life)));
     }
     // Orders experts by what their uses count, at any later time alike.
     double worth(const Expert & expert) const {
@@ -151,8 +157,8 @@ class Cache {
     uint64_t coming_early();
     void fetch(const std::vector<int> & missing);
     double worth(int expert) const;
-    bool may_leave(int expert, bool early);
-    uint64_t find_room(uint64_t needed, double worth_below, bool early, std::vector<int> & leave);
+    bool may_leave(int expert);
+    uint64_t find_room(uint64_t needed, double worth_below, std::vector<int> & leave);
     void drop(const std::vector<int> & leave, const std::vector<int> & heirs);
     void drop(int expert, int heir);
     std::pair<char *, uint64_t> own_pages(int expert, const Matrix & matrix) const;
