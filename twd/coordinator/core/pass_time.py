@@ -123,9 +123,10 @@ class MixtureShape:
         planned, experts = sum(self.disk_bytes[first:end]), sum(self.layer_bytes[first:end])
         return max(planned, experts - self.limit) if self.limit else planned
 
-    def unplanned(self, first: int, end: int) -> int:
-        """Return how many of those have no place only because of the limit."""
-        return self.on_disk(first, end) - sum(self.disk_bytes[first:end])
+    def split(self, layer_bytes: Sequence[int], first: int, end: int) -> tuple[int, int]:
+        """Return the bytes of some layers in the memory of their stage, and those of experts on its disk."""
+        on_disk = self.on_disk(first, end)
+        return sum(layer_bytes[first:end]) + sum(self.disk_bytes[first:end]) - on_disk, on_disk
 
     def memory(self, first: int, end: int, on_disk: int) -> int:
         """Return the memory for the experts of a stage, if so many stay on disk; 0: what is free there."""
@@ -134,6 +135,10 @@ class MixtureShape:
     def disk_s(self, on_disk: int, bytes_s: float, rows: int = 1) -> float:
         """Return the seconds in which a pass of some rows reads experts. Each row may choose others."""
         return on_disk * (1.0 - (1.0 - self.share) ** rows) / bytes_s
+
+    def more_disk_s(self, on_disk: int, bytes_s: float, rows: int, factor: float) -> float:
+        """Return how much longer than `factor` times as long as for one row such a pass reads."""
+        return self.disk_s(on_disk, bytes_s, rows) - factor * self.disk_s(on_disk, bytes_s)
 
 
 DENSE: Final = MixtureShape()

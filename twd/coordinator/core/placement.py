@@ -59,7 +59,6 @@ class PlacementDevice:
     usually: float = 1.0
     """How many times the forecast models took here, as measured: by their kind of weights, and for all others."""
     disk: float = DISK_SPEED
-    """Bytes a second of experts that are read while it computes."""
 
     @property
     def pace(self) -> Speed:
@@ -118,7 +117,6 @@ class ModelShape:
     """Number of tokens in the cache that forecasts assume."""
     state_layer: int = 0
     mixture: MixtureShape = DENSE
-    """Its experts; those that stay on disk by plan are not among the layers' bytes."""
     own_head_bytes: int = 0
     """What the model's own head (multi-token prediction) takes beside the output head, where a ring uses it."""
 
@@ -157,7 +155,6 @@ class DeviceShare:
     other_bytes: int = 0
     head: bool = False
     disk_bytes: int = 0
-    """Experts that are read from disk when a token chooses them."""
 
     @property
     def total(self) -> int:
@@ -382,8 +379,7 @@ def _pieces(
             continue
         end = first + count
         filling.take(device, sum(filling.costs[first:end]))
-        on_disk = shape.mixture.on_disk(first, end)
-        weights = sum(shape.layer_bytes[first:end]) - shape.mixture.unplanned(first, end)
+        weights, on_disk = shape.mixture.split(shape.layer_bytes, first, end)
         pieces.append(DeviceShare(device, first, end, weights, kv * count, disk_bytes=on_disk))
         first = end
     return pieces
@@ -432,9 +428,6 @@ def _with_home(pieces: list[DeviceShare], demand: PlacementDemand, extra: int, h
     return [DeviceShare(demand.home, 0, 0, other_bytes=extra, head=head), *pieces]
 
 
-# -- a configured split --------------------------------------------------------------------------------
-
-
 def _by_split(devices: Sequence[PlacementDevice], split: Sequence[float]) -> list[PlacementDevice]:
     if len(devices) != len(split):
         raise ValueError(f"{len(split)} shares for {len(devices)} devices")
@@ -449,10 +442,10 @@ def _timed(
 ) -> Placement:
     compute = window = 0.0
     for piece in placement.pieces:
-        taken, disk = seconds(piece, shape), piece.device.disk
+        taken, device = seconds(piece, shape), piece.device
         compute += taken
-        window += (taken - shape.mixture.disk_s(piece.disk_bytes, disk)) * piece.device.window_factor
-        window += shape.mixture.disk_s(piece.disk_bytes, disk, WINDOW + 1)
+        window += taken * device.window_factor
+        window += shape.mixture.more_disk_s(piece.disk_bytes, device.disk, WINDOW + 1, device.window_factor)
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
