@@ -15,6 +15,7 @@ from pathlib import Path
 from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import PROMPTS
 from twd.bus.memory.bus import MemoryBroker
+from twd.engine.experts.facts import expert_facts
 from twd.engine.experts.layout import expert_layout
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -139,16 +140,17 @@ async def measure(args: argparse.Namespace, share: float, home: str) -> None:
                 equal = equal and said.tokens == answer
                 rates.setdefault(way, []).append(said.stats.decode_ms / max(1, len(said.tokens) - 1))
                 passes.setdefault(way, []).append(len(said.tokens) / max(1, said.stats.passes))
-    facts = speculator.facts()
+    told = expert_facts(speculator.loaded)
+    assert told is not None
     for service in reversed(services):
         await service.stop("measured")
     told_ms = {way: sum(values) / len(values) for way, values in rates.items()}
     figures = {way: round(1000 / ms, 2) for way, ms in told_ms.items()}
     ratios = {way: round(told_ms["plain"] / told_ms[way], 3) for way in ("perfect", "random")}
-    hits = round(int(str(facts["moe_hits"])) / int(str(facts["moe_asked"])), 3)
+    hits = round(told.hits / max(1, told.asked), 3)
     each = {way: round(sum(values) / len(values), 2) for way, values in passes.items()}
-    told = {"share": share, "equal": equal, "hits": hits, "tok_s": figures, "tokens_a_pass": each, "to_plain": ratios}
-    print(json.dumps(told), flush=True)
+    line = {"share": share, "equal": equal, "hits": hits, "tok_s": figures, "tokens_a_pass": each, "to_plain": ratios}
+    print(json.dumps(line), flush=True)
 
 
 def main() -> None:
