@@ -66,6 +66,11 @@ Cache::Cache(const int * files, int n_files, const twd_expert_matrix * of, int c
         layers_[i].first = int(layer_of_.size());
         layer_of_.insert(layer_of_.end(), layers_[i].experts, int(i));
     }
+    for (const Layer & layer : layers_) {
+        largest_ = std::max(largest_, layer.bytes * uint64_t(layer.experts));
+    }
+    routers_.resize(layers_.size());
+    table_.resize(counting_only() ? 0 : int(layers_.size()));
     experts_.resize(layer_of_.size());
     left_.reset(new std::atomic<int>[experts_.size() * MATRICES]);
     for (size_t i = 0; i < experts_.size() * MATRICES; ++i) {
@@ -97,17 +102,15 @@ const Matrix * Cache::find(const void * data) const {
     return at != matrices_.end() && at->data == data ? &*at : nullptr;
 }
 
-void Cache::want(const Matrix & of, const struct ggml_tensor * ids) {
-    std::lock_guard<std::mutex> lock(mutex_);
+void Cache::want(const Matrix & of, const struct ggml_tensor * ids, const struct ggml_tensor * input) {
+    std::unique_lock<std::mutex> lock(mutex_);
     Layer & layer = layers_[of.layer];
     if (layer.lead < 0) {
         layer.lead = of.number;
     }
     const bool leads = layer.lead == of.number;
     if (leads) {
-        numbers_.passes += of.layer <= layer_now_;
-        layer_now_ = of.layer;
-        ++visit_;
+        begin_visit(of.layer, ids);
     }
     missing_.clear();
     uint32_t mark = VISIT;
@@ -124,6 +127,7 @@ void Cache::want(const Matrix & of, const struct ggml_tensor * ids) {
         }
         if (leads) {
             numbers_.asked += 1;
+            pass_.asked += 1;
             numbers_.hits += expert.held;
             numbers_.foreseen_used += expert.foreseen;
             expert.foreseen = false;
@@ -132,9 +136,132 @@ void Cache::want(const Matrix & of, const struct ggml_tensor * ids) {
             mark = 0;
         }
     });
+    if (leads && !counting_only()) {
+        hurry(layer);
+    }
     if (!missing_.empty()) {
         fetch(missing_);
     }
+    if (!leads || counting_only()) {
+        return;
+    }
+    learn(of.layer, ids);
+    const bool ahead = how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on());
+    lock.unlock();
+    if (ahead) {
+        look_ahead(of.layer, ids, input);
+    }
+}
+
+void Cache::begin_visit(int layer, const struct ggml_tensor * ids) {
+    if (layer <= layer_now_) {
+        begin_pass(layer, ids);
+    } else if (ids->ne[1] != pass_.rows) { // the last layer computes only rows that are asked for
+        pass_.tokens.clear();
+    }
+    layer_now_ = layer;
+    ++visit_;
+}
+
+void Cache::begin_pass(int layer, const struct ggml_tensor * ids) {
+    if (pass_.asked && pass_.rows <= TRIED_ROWS && pass_.ended > pass_.began) {
+        trial_.pass(double(pass_.ended - pass_.began) / double(pass_.asked));
+        const double each = double(pass_.missed_bytes) / double(pass_.rows);
+        row_bytes_ += (row_bytes_ > 0 ? 0.05 : 1) * (each - row_bytes_);
+    }
+    numbers_.passes += 1;
+    numbers_.rows += uint64_t(ids->ne[1]);
+    pass_.rows = ids->ne[1];
+    pass_.asked = pass_.missed_bytes = 0;
+    pass_.began = pass_.ended = now_ns();
+    pass_.wide = ids->ne[0] * ids->ne[1] >= WIDE * layers_[layer].experts;
+    if (int64_t(pass_.tokens.size()) != pass_.rows) {
+        pass_.tokens.clear();
+    }
+}
+
+// Experts of this layer that are read ahead: what was chosen is read now, what was not and has not begun is left.
+void Cache::hurry(const Layer & layer) {
+    if (foreseen_.empty()) {
+        return;
+    }
+    std::deque<Job> later;
+    std::vector<int> left_out;
+    for (const Job & job : foreseen_) {
+        if (layers_[layer_of_[job.expert]].first != layer.first) {
+            later.push_back(job);
+        } else if (experts_[job.expert].visit == visit_) {
+            wanted_.push_back(job);
+        } else if (experts_[job.expert].expected > visit_ || !untouched(job.expert)) {
+            later.push_back(job);
+        } else if (left_out.empty() || left_out.back() != job.expert) {
+            left_out.push_back(job.expert);
+        }
+    }
+    foreseen_.swap(later);
+    for (const int expert : left_out) {
+        if (experts_[expert].held) {
+            drop(expert, ABSENT);
+        }
+    }
+    work_.notify_all();
+}
+
+// Whether no piece of an expert has been taken from the queue.
+bool Cache::untouched(int expert) {
+    int queued = 0, pieces = 0;
+    const Layer & layer = layers_[layer_of_[expert]];
+    for (const Job & job : foreseen_) {
+        queued += job.expert == expert;
+    }
+    for (size_t i = 0; i < layer.matrices.size(); ++i) {
+        const auto pages = span(matrices_[layer.matrices[i]], expert - layer.first);
+        pieces += int((pages.second - pages.first + EARLY_PIECE - 1) / EARLY_PIECE);
+    }
+    return queued == pieces;
+}
+
+// Compares what each token was taken to choose with what it chose, and keeps that.
+void Cache::learn(int number, const struct ggml_tensor * ids) {
+    const Layer & layer = layers_[number];
+    for (size_t row = 0; row < pass_.tokens.size() && ids->ne[0] <= TokenTable::USED; ++row) {
+        if (pass_.tokens[row] < 0) {
+            continue;
+        }
+        const bool known = table_.knows(pass_.tokens[row]);
+        int16_t * const kept = table_.learn(pass_.tokens[row], number);
+        int16_t before[TokenTable::USED];
+        std::copy_n(kept, TokenTable::USED, before);
+        for (int64_t rank = 0; rank < ids->ne[0]; ++rank) {
+            const int32_t chosen = *(const int32_t *) ((const char *) ids->data + row * ids->nb[1] + rank * ids->nb[0]);
+            kept[rank] = int16_t(chosen >= 0 && chosen < layer.experts ? chosen : ABSENT);
+            numbers_.table_asked += known && before[0] != ABSENT;
+            numbers_.table_right += known && std::count(before, before + ids->ne[0], kept[rank]) > 0;
+        }
+    }
+}
+
+// Asks for what the next layer's router would choose for this layer's input.
+void Cache::look_ahead(int layer, const struct ggml_tensor * ids, const struct ggml_tensor * input) {
+    const int next = layer + 1;
+    if (next >= int(layers_.size())) {
+        return;
+    }
+    const twd_expert_router &here = routers_[layer], &there = routers_[next];
+    likely_.clear();
+    if (pass_.wide) {
+        for (int number = 0; number < layers_[next].experts; ++number) {
+            likely_.push_back(number);
+        }
+    } else if (there.weights && input && input->type == GGML_TYPE_F32 && input->ne[0] == there.width &&
+               input->nb[0] == sizeof(float) && input->ne[1] == 1 && input->ne[2] == ids->ne[1]) {
+        next_choice_.of(here, there, (const char *) input->data, input->nb[2], ids->ne[1], ids->ne[0], likely_);
+    }
+    for (int & number : likely_) {
+        number += layers_[next].first;
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    fetch_early(likely_, visit_ + 1, EARLY_WORTH);
 }
 
 void Cache::wait(const Matrix & of, const struct ggml_tensor * ids, bool first) {
@@ -149,9 +276,13 @@ void Cache::wait(const Matrix & of, const struct ggml_tensor * ids, bool first) 
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [&] { return pieces.load(std::memory_order_acquire) == 0; });
     });
-    if (first && began) {
+    if (!first) {
+        return;
+    }
+    pass_.ended = now_ns();
+    if (began) {
         std::lock_guard<std::mutex> lock(mutex_);
-        numbers_.waited_ns += now_ns() - began;
+        numbers_.waited_ns += pass_.ended - began;
     }
 }
 
@@ -170,33 +301,97 @@ void Cache::fetch(const std::vector<int> & missing) {
     for (const int expert : missing) {
         needed += bytes_of(expert);
     }
+    pass_.missed_bytes += needed;
     find_room(needed, INFINITY, leave_);
     drop(leave_, missing);
-    queue_reads(missing, wanted_);
+    queue_reads(missing, wanted_, PIECE);
 }
 
-// Those that are worth least, and less than `worth_below`, and make room when they leave. Whether that is enough.
-bool Cache::find_room(uint64_t needed, double worth_below, std::vector<int> & leave) {
-    leave.clear();
-    uint64_t held = numbers_.held_bytes + needed;
-    if (held <= numbers_.budget) {
-        return true;
+// Asks for experts that may be wanted at a visit, and are to stay until then. Returns how many are read now.
+int Cache::fetch_early(const std::vector<int> & likely, uint64_t until, double worth_below) {
+    std::vector<int> come = absent(likely, until);
+    if (come.empty()) {
+        return 0;
     }
-    std::vector<std::pair<double, int>> found;
-    for (size_t i = 0; i < experts_.size(); ++i) {
-        if (experts_[i].held && experts_[i].visit != visit_ && arrived(int(i), layers_[layer_of_[i]])) {
-            const double worth = memory_.worth(experts_[i]);
-            if (worth < worth_below) {
-                found.emplace_back(worth, int(i));
-            }
+    uint64_t needed = 0;
+    for (const int expert : come) {
+        needed += bytes_of(expert);
+    }
+    for (uint64_t room = find_room(needed, worth_below, leave_); !come.empty() && needed > room;) {
+        needed -= bytes_of(come.back());
+        come.pop_back();
+    }
+    drop(leave_, come);
+    for (const int expert : come) {
+        experts_[expert].foreseen = true;
+        queue_reads({expert}, foreseen_, EARLY_PIECE);
+    }
+    numbers_.foreseen += come.size();
+    return int(come.size());
+}
+
+// Which of them are not in memory, as many as may be on their way beside a whole layer.
+std::vector<int> Cache::absent(const std::vector<int> & likely, uint64_t until) {
+    std::vector<int> found;
+    uint64_t jobs = foreseen_.size(), coming = likely.empty() ? 0 : coming_early() + largest_;
+    for (const int expert : likely) {
+        experts_[expert].expected = std::max(experts_[expert].expected, until);
+        jobs += 1 + bytes_of(expert) / EARLY_PIECE;
+        coming += bytes_of(expert);
+        if (!experts_[expert].held && jobs <= FORESEEN && coming <= numbers_.budget &&
+            std::find(found.begin(), found.end(), expert) == found.end()) {
+            found.push_back(expert);
+        } else {
+            jobs -= 1 + bytes_of(expert) / EARLY_PIECE;
+            coming -= bytes_of(expert);
         }
     }
-    std::sort(found.begin(), found.end());
-    for (size_t i = 0; i < found.size() && held > numbers_.budget; ++i) {
-        leave.push_back(found[i].second);
-        held -= bytes_of(found[i].second);
+    return found;
+}
+
+// Bytes of experts that are still read ahead; they cannot leave.
+uint64_t Cache::coming_early() {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < experts_.size(); ++i) {
+        sum += experts_[i].foreseen && !arrived(int(i), layers_[layer_of_[i]]) ? bytes_of(int(i)) : 0;
     }
-    return held <= numbers_.budget;
+    return sum;
+}
+
+// Orders experts: those leave first that will be wanted last. An expert is wanted every so many passes, and when a pass
+// reaches its layer; in passes of many rows, which want nearly all experts, only the layer tells them apart.
+double Cache::worth(int expert) const {
+    const Expert & one = experts_[expert];
+    const int count = int(layers_.size()), layer = layer_of_[expert];
+    const double until = double((layer - layer_now_ - 1 + count) % count) / count;
+    return (one.expected > visit_ ? EXPECTED : 0) - until - 1 / (memory_.chance(one, numbers_.passes) + 1e-9);
+}
+
+// Whether an expert may give way: not what this layer needs.
+bool Cache::may_leave(int expert) {
+    const Expert & one = experts_[expert];
+    return one.held && one.visit != visit_ && arrived(expert, layers_[layer_of_[expert]]);
+}
+
+// Those that are worth least, and less than `worth_below`, and make room when they leave. Returns the room for others.
+uint64_t Cache::find_room(uint64_t needed, double worth_below, std::vector<int> & leave) {
+    leave.clear();
+    uint64_t held = numbers_.held_bytes;
+    if (held + needed > numbers_.budget) {
+        std::vector<std::pair<double, int>> found;
+        for (size_t i = 0; i < experts_.size(); ++i) {
+            const double value = may_leave(int(i)) ? worth(int(i)) : INFINITY;
+            if (value < worth_below) {
+                found.emplace_back(value, int(i));
+            }
+        }
+        std::sort(found.begin(), found.end());
+        for (size_t i = 0; i < found.size() && held + needed > numbers_.budget; ++i) {
+            leave.push_back(found[i].second);
+            held -= bytes_of(found[i].second);
+        }
+    }
+    return numbers_.budget > held ? numbers_.budget - held : 0;
 }
 
 void Cache::drop(const std::vector<int> & leave, const std::vector<int> & heirs) {
@@ -246,7 +441,7 @@ std::pair<uint64_t, uint64_t> Cache::span(const Matrix & matrix, int number) con
 }
 
 // First what is computed first: then a product begins while the next matrices are still read.
-void Cache::queue_reads(const std::vector<int> & missing, std::deque<Job> & queue) {
+void Cache::queue_reads(const std::vector<int> & missing, std::deque<Job> & queue, uint64_t piece) {
     for (int turn = 0; turn < MATRICES; ++turn) {
         for (const int expert : missing) {
             const Layer & layer = layers_[layer_of_[expert]];
@@ -256,9 +451,9 @@ void Cache::queue_reads(const std::vector<int> & missing, std::deque<Job> & queu
             const int number = (std::max(layer.lead, 0) + turn) % int(layer.matrices.size());
             const int index = layer.matrices[number];
             const auto pages = span(matrices_[index], expert - layer.first);
-            left(expert, number) = int((pages.second - pages.first + PIECE - 1) / PIECE);
-            for (uint64_t at = pages.first; at < pages.second; at += PIECE) {
-                queue.push_back({expert, index, at, std::min(at + PIECE, pages.second)});
+            left(expert, number) = int((pages.second - pages.first + piece - 1) / piece);
+            for (uint64_t at = pages.first; at < pages.second; at += piece) {
+                queue.push_back({expert, index, at, std::min(at + piece, pages.second)});
             }
         }
     }
@@ -269,18 +464,26 @@ void Cache::queue_reads(const std::vector<int> & missing, std::deque<Job> & queu
     work_.notify_all();
 }
 
+bool Cache::has_work() const { return !wanted_.empty() || (!foreseen_.empty() && reading_early_ < EARLY_READERS); }
+
 void Cache::run_reader() {
+    std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        work_.wait(lock, [&] { return stop_ || !wanted_.empty() || !foreseen_.empty(); });
+        work_.wait(lock, [&] { return stop_ || has_work(); });
         if (stop_) {
             return;
         }
-        std::deque<Job> & queue = wanted_.empty() ? foreseen_ : wanted_;
+        const bool early = wanted_.empty();
+        std::deque<Job> & queue = early ? foreseen_ : wanted_;
         const Job job = queue.front();
         queue.pop_front();
+        reading_early_ += early;
+        reading_since_ = reading_++ ? reading_since_ : now_ns();
         lock.unlock();
         read(job);
+        lock.lock();
+        reading_early_ -= early;
+        numbers_.reading_ns += --reading_ ? 0 : now_ns() - reading_since_;
     }
 }
 
@@ -343,32 +546,79 @@ int Cache::forgive(uint64_t * into) {
 
 int Cache::foresee(const int32_t * layers, const int32_t * numbers, int count) {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<int> asked;
+    int asked = 0;
     for (int i = 0; i < count; ++i) {
-        if (layers[i] < 0 || layers[i] >= int(layers_.size()) || numbers[i] < 0 ||
-            numbers[i] >= layers_[layers[i]].experts) {
-            continue;
-        }
-        const int index = layers_[layers[i]].first + numbers[i];
-        Expert & expert = experts_[index];
-        if (expert.held || foreseen_.size() > FORESEEN) {
-            continue;
-        }
-        if (find_room(bytes_of(index), memory_.worth(expert), leave_)) {
-            drop(leave_, {index});
-            expert.foreseen = true;
-            numbers_.foreseen += 1;
-            asked.push_back(index);
-            queue_reads({index}, foreseen_);
+        if (layers[i] >= 0 && layers[i] < int(layers_.size()) && numbers[i] >= 0 &&
+            numbers[i] < layers_[layers[i]].experts) {
+            const int index = layers_[layers[i]].first + numbers[i];
+            asked += fetch_early({index}, 0, worth(index));
         }
     }
-    return int(asked.size());
+    return asked;
+}
+
+int Cache::foresee_tokens(const int32_t * tokens, int count) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (how_ == Foresight::OFF || (how_ == Foresight::TRY && !trial_.on())) {
+        return 0;
+    }
+    std::vector<int> likely;
+    for (int layer = 0; layer < int(layers_.size()); ++layer) {
+        for (int i = 0; i < count; ++i) {
+            const int16_t * const chosen = table_.knows(tokens[i]) ? table_.of(tokens[i], layer) : nullptr;
+            for (int rank = 0; chosen && rank < TokenTable::USED && chosen[rank] != ABSENT; ++rank) {
+                likely.push_back(layers_[layer].first + chosen[rank]);
+            }
+        }
+    }
+    return fetch_early(likely, visit_ + layers_.size(), EARLY_WORTH);
+}
+
+void Cache::tell_tokens(const int32_t * tokens, int count) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    pass_.tokens.assign(tokens, tokens + count);
+}
+
+void Cache::missing(const int32_t * tokens, int count, uint64_t * into) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const double right = numbers_.table_asked ? double(numbers_.table_right) / double(numbers_.table_asked) : 0;
+    std::vector<bool> seen(experts_.size());
+    double sum = 0;
+    for (int i = 0; i < count; ++i) {
+        uint64_t bytes = 0;
+        const bool known = table_.knows(tokens[i]);
+        for (int layer = 0; known && layer < int(layers_.size()); ++layer) {
+            const int16_t * const chosen = table_.of(tokens[i], layer);
+            for (int rank = 0; rank < TokenTable::USED && chosen[rank] != ABSENT; ++rank) {
+                const int index = layers_[layer].first + chosen[rank];
+                bytes += seen[index] || experts_[index].held ? 0 : layers_[layer].bytes;
+                seen[index] = true;
+            }
+        }
+        sum += known ? right * double(bytes) + (1 - right) * row_bytes_ : row_bytes_;
+        into[i] = uint64_t(sum);
+    }
+}
+
+void Cache::use_routers(const twd_expert_router * routers, int count) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (int i = 0; i < count; ++i) {
+        if (routers[i].layer >= 0 && routers[i].layer < int(layers_.size()) &&
+            routers[i].experts == layers_[routers[i].layer].experts) {
+            routers_[routers[i].layer] = routers[i];
+        }
+    }
+}
+
+void Cache::set_foresight(Foresight how) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    how_ = how;
 }
 
 void Cache::set_budget(uint64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
     numbers_.budget = bytes;
-    ++visit_; // what the last pass wanted may go, too: the caller sees to it that none runs
+    visit_ += layers_.size() + 1; // what was wanted or expected may go, too: the caller sees to it that no pass runs
     find_room(0, INFINITY, leave_);
     drop(leave_, {});
 }
@@ -381,6 +631,7 @@ void Cache::set_half_life(double passes) {
 Numbers Cache::numbers() {
     std::lock_guard<std::mutex> lock(mutex_);
     numbers_.read_bytes = read_bytes_;
+    numbers_.foresight = how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on());
     return numbers_;
 }
 
@@ -476,6 +727,11 @@ GGML_BACKEND_API void twd_experts_close(void * cache);
 GGML_BACKEND_API void twd_experts_numbers(void * cache, uint64_t * into);
 GGML_BACKEND_API int twd_experts_uses(void * cache, uint64_t * into, int count);
 GGML_BACKEND_API int twd_experts_foresee(void * cache, const int32_t * layers, const int32_t * numbers, int count);
+GGML_BACKEND_API int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count);
+GGML_BACKEND_API void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count);
+GGML_BACKEND_API void twd_experts_missing(void * cache, const int32_t * tokens, int count, uint64_t * into);
+GGML_BACKEND_API void twd_experts_use_routers(void * cache, const twd_expert_router * routers, int count);
+GGML_BACKEND_API void twd_experts_set_foresight(void * cache, int how);
 GGML_BACKEND_API void twd_experts_set_budget(void * cache, uint64_t bytes);
 GGML_BACKEND_API void twd_experts_set_half_life(void * cache, double passes);
 GGML_BACKEND_API double twd_experts_replay(void * cache, double half_life, uint64_t budget, uint64_t passes,
@@ -515,6 +771,28 @@ int twd_experts_foresee(void * cache, const int32_t * layers, const int32_t * nu
     return ((Cache *) cache)->foresee(layers, numbers, count);
 }
 
+int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count) {
+    return ((Cache *) cache)->foresee_tokens(tokens, count);
+}
+
+void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count) {
+    ((Cache *) cache)->tell_tokens(tokens, count);
+}
+
+void twd_experts_missing(void * cache, const int32_t * tokens, int count, uint64_t * into) {
+    ((Cache *) cache)->missing(tokens, count, into);
+}
+
+void twd_experts_use_routers(void * cache, const twd_expert_router * routers, int count) {
+    ((Cache *) cache)->use_routers(routers, count);
+}
+
+void twd_experts_set_foresight(void * cache, int how) {
+    ((Cache *) cache)->set_foresight(how <= 0 ? experts::Foresight::OFF
+                             : how == 1       ? experts::Foresight::TRY
+                                              : experts::Foresight::ON);
+}
+
 void twd_experts_set_budget(void * cache, uint64_t bytes) { ((Cache *) cache)->set_budget(bytes); }
 
 void twd_experts_set_half_life(void * cache, double passes) { ((Cache *) cache)->set_half_life(passes); }
@@ -532,7 +810,7 @@ bool ggml_cpu_extra_compute_forward(struct ggml_compute_params * params, struct 
             const experts::Matrix * matrix = cache ? cache->find(op->src[0]->data) : nullptr;
             if (matrix != nullptr) {
                 if (params->ith == 0) {
-                    cache->want(*matrix, op->src[2]);
+                    cache->want(*matrix, op->src[2], op->src[1]);
                 }
                 cache->wait(*matrix, op->src[2], params->ith == 0);
                 break;

@@ -1,6 +1,8 @@
 // The cache of experts: which are in memory, which were asked for, and which give way.
 #pragma once
 
+#include "foresight.h"
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -33,6 +35,12 @@ namespace experts {
 constexpr int MATRICES = 8; // the most of one layer
 constexpr int ABSENT = -1;
 constexpr uint64_t PIECE = 1 << 20; // what one read asks for
+constexpr uint64_t EARLY_PIECE = 1 << 18; // the same of experts that may be wanted: those that are must not wait long
+constexpr int EARLY_READERS = 3; // so many readers at most read ahead
+constexpr double EXPECTED = 1e12; // what an expert is worth in addition while it is expected
+constexpr double EARLY_WORTH = -1.5; // what is read ahead takes the room of experts that are worth less
+constexpr int64_t TRIED_ROWS = 32; // passes of more rows do not tell whether reading ahead pays
+constexpr int64_t WIDE = 4; // so many choices for each expert make a pass wide
 constexpr size_t TRACE = 1 << 18;
 constexpr size_t FORESEEN = 256; // reads that may wait for those that are needed now
 constexpr uint32_t VISIT = 1u << 31; // marks the first expert of a visit in the trace
@@ -47,6 +55,7 @@ struct Matrix {
 struct Expert {
     bool held = false;   // in memory, or on its way
     bool foreseen = false; // read before it was asked for, and not used since
+    uint64_t expected = 0; // stays until this visit
     float weight = 0;    // how often it was used lately; see `Memory`
     uint64_t used_at = 0;
     uint64_t visit = 0; // the last visit that wanted it
@@ -69,6 +78,11 @@ struct Memory {
         expert.weight = float(1 + expert.weight * std::exp2(-double(now - expert.used_at) / half_life));
         expert.used_at = now;
     }
+    // The chance that a pass uses an expert, by its uses until now.
+    double chance(const Expert & expert, uint64_t now) const {
+        const double weight = double(expert.weight) * std::exp2(-double(now - expert.used_at) / half_life);
+        return std::min(1.0, weight * (1 - std::exp2(-1 / half_life)));
+    }
     // Orders experts by what their uses count, at any later time alike.
     double worth(const Expert & expert) const {
         return std::log2(double(expert.weight) + 1e-9) + double(expert.used_at) / half_life;
@@ -80,9 +94,19 @@ struct Job {
     uint64_t from, to; // within the file, on borders of pages
 };
 
+// What is known of the pass that runs. One pass at a time computes with a cache.
+struct Pass {
+    std::vector<int32_t> tokens; // its rows, if somebody tells
+    uint64_t began = 0, ended = 0, asked = 0, missed_bytes = 0;
+    int64_t rows = 0;
+    bool wide = false; // so many rows that nearly all experts of each layer are wanted
+};
+
+enum class Foresight { OFF, TRY, ON };
+
 struct Numbers {
     uint64_t asked, hits, read_bytes, waited_ns, held_bytes, budget, passes, dropped, errors, foreseen, foreseen_used,
-        error_code, error_file, error_offset;
+        error_code, error_file, error_offset, reading_ns, foresight, table_asked, table_right, rows;
 };
 
 class Cache {
@@ -93,12 +117,21 @@ class Cache {
 
     // The matrix at this address; null if it is none of ours.
     const Matrix * find(const void * data) const;
-    // Thread 0: note what is chosen, and ask for what is missing.
-    void want(const Matrix & of, const struct ggml_tensor * ids);
+    // Thread 0: note what is chosen, and ask for what is missing; then for what the next layer may choose. `input` is
+    // what the experts are multiplied with.
+    void want(const Matrix & of, const struct ggml_tensor * ids, const struct ggml_tensor * input);
     // Each thread: wait until the chosen experts of this matrix are there.
     void wait(const Matrix & of, const struct ggml_tensor * ids, bool first);
     // Ask for experts that may be wanted soon. Those that are worth more do not give way.
     int foresee(const int32_t * layers, const int32_t * numbers, int count);
+    // The same for what tokens chose when they were computed last.
+    int foresee_tokens(const int32_t * tokens, int count);
+    // The tokens of the next pass, row by row.
+    void tell_tokens(const int32_t * tokens, int count);
+    // How many bytes a pass of these tokens will probably read: of the first one, the first two, and so on.
+    void missing(const int32_t * tokens, int count, uint64_t * into);
+    void use_routers(const twd_expert_router * routers, int count);
+    void set_foresight(Foresight how);
 
     void set_budget(uint64_t bytes);
     void set_half_life(double passes);
@@ -113,12 +146,24 @@ class Cache {
     std::atomic<int> & left(int expert, int number) { return left_[size_t(expert) * MATRICES + number]; }
     std::vector<uint32_t> latest(uint64_t passes);
     bool arrived(int expert, const Layer & layer);
+    bool untouched(int expert);
+    void begin_visit(int layer, const struct ggml_tensor * ids);
+    void begin_pass(int layer, const struct ggml_tensor * ids);
+    void hurry(const Layer & layer);
+    void learn(int layer, const struct ggml_tensor * ids);
+    void look_ahead(int layer, const struct ggml_tensor * ids, const struct ggml_tensor * input);
+    int fetch_early(const std::vector<int> & likely, uint64_t until, double worth_below);
+    std::vector<int> absent(const std::vector<int> & likely, uint64_t until);
+    uint64_t coming_early();
     void fetch(const std::vector<int> & missing);
-    bool find_room(uint64_t needed, double worth_below, std::vector<int> & leave);
+    double worth(int expert) const;
+    bool may_leave(int expert);
+    uint64_t find_room(uint64_t needed, double worth_below, std::vector<int> & leave);
     void drop(const std::vector<int> & leave, const std::vector<int> & heirs);
     void drop(int expert, int heir);
     std::pair<char *, uint64_t> own_pages(int expert, const Matrix & matrix) const;
-    void queue_reads(const std::vector<int> & missing, std::deque<Job> & queue);
+    void queue_reads(const std::vector<int> & missing, std::deque<Job> & queue, uint64_t piece);
+    bool has_work() const;
     void run_reader();
     void read(const Job & job);
     void fail(const Job & job, int code);
@@ -138,6 +183,18 @@ class Cache {
     std::deque<Job> wanted_, foreseen_;
     std::vector<std::thread> readers_;
     bool stop_ = false;
+
+    Pass pass_;
+    Foresight how_ = Foresight::TRY;
+    Trial trial_;
+    NextChoice next_choice_;
+    TokenTable table_;
+    std::vector<twd_expert_router> routers_; // by layer; without weights where there is none
+    std::vector<int> likely_;
+    double row_bytes_ = 0; // that a row reads, of late
+    uint64_t largest_ = 0; // bytes of the experts of the largest layer
+    int reading_ = 0, reading_early_ = 0;
+    uint64_t reading_since_ = 0;
 
     Memory memory_;
     Numbers numbers_ = {};

@@ -16,6 +16,7 @@ from twd.agent.environment import environment_here
 from twd.agent.model_scan import ModelScan
 from twd.agent.probes.cpu import cpu_facts, memory_facts
 from twd.agent.probes.disk import disk_facts
+from twd.agent.probes.disk_speed import DiskSpeeds
 from twd.agent.probes.gpu import engine_facts, vendor_gpus
 from twd.engine.measuring.memory_speed import measure_bandwidth
 from twd.engine.measuring.steps import known_steps
@@ -47,6 +48,7 @@ class MachineDetector:
     _cpu: CpuFacts | None = None
     _steps: list[MeasuredStep] = field(default_factory=list)
     _models: list[ModelFile] = field(default_factory=list)
+    _disks: dict[int, int] = field(default_factory=dict)
     _engine: Build | None = None
     _programs: list[Build] | None = None
     _engine_gpus: list[GpuFacts] = field(default_factory=list)
@@ -57,6 +59,7 @@ class MachineDetector:
     def __post_init__(self) -> None:
         named = [path_of(model.path) for model in self.settings.models.values() if model.path]
         self.scan = ModelScan(self.model_dirs, named)
+        self._speeds = DiskSpeeds(StateFolder(self.settings.home_dir).cache)
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:
@@ -93,7 +96,7 @@ class MachineDetector:
             version=twd.__version__,
             cpu=replace(self._cpu or cpu_facts(), measured=[step for step in self._steps if not step.device]),
             memory=memory_facts(),
-            disks=disk_facts((self.settings.home_dir, *self.model_dirs)),
+            disks=disk_facts((self.settings.home_dir, *self.model_dirs), self._disks),
             models=self._models,
             builds=[*([self._engine] if self._engine else []), *(self._programs or ())],
             looking=True,
@@ -145,6 +148,7 @@ class MachineDetector:
         if now - self._models_at >= MODELS_EVERY_S:
             self._models_at = now
             self._models = await asyncio.to_thread(self.scan.scan)
+            self._disks = await asyncio.to_thread(self._speeds.of, self._models)
 
 
 def machine_name(boot_id: Path = _BOOT_ID) -> str:

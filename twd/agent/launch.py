@@ -84,9 +84,10 @@ def stage_argv(wanted: ProcessWanted, path: str, host: str, port: int) -> tuple[
     parts = ("--name", stage.model, "--layers", f"{stage.first}-{stage.end}", *(("--head",) if stage.head else ()))
     size = ("--ctx", str(stage.ctx_size), "--parallel", str(stage.parallel), "--threads", str(wanted.threads))
     types = ("--type-k", stage.type_k, "--type-v", stage.type_v)
+    experts = ("--moe-stream", stage.moe_stream, "--moe-memory", str(stage.moe_memory))
     without = {"--no-exact": stage.exact, "--no-flash-attn": stage.flash_attention, "--no-mmap": stage.mmap}
     where = ("--device", stage.device, "--hash", stage.hash, "--host", host, "--port", str(port))
-    return (*own, *parts, *size, *types, *(flag for flag, kept in without.items() if not kept), *where)
+    return (*own, *parts, *size, *types, *experts, *(flag for flag, kept in without.items() if not kept), *where)
 
 
 def on_port(argv: Sequence[str], port: int) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ class LyingDrafter(Service):
         super().__init__(ctx)
         self._random = random.Random(seed)
         self._texts: dict[SessionId, list[int]] = {}
+        self._models: dict[SessionId, ModelId] = {}
         self._vocab: VocabFingerprint | None = None
 
     def on_model_ready(self, event: ModelReady) -> Effects:
@@ -53,13 +54,14 @@ class LyingDrafter(Service):
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
         """Remember the session, and send random drafts for it."""
-        self._texts[event.session] = list(event.tokens)
+        self._texts[event.session], self._models[event.session] = list(event.tokens), event.model
         self._lie(event.session)
         return None
 
     def on_session_closed(self, event: SessionClosed) -> Effects:
         """Forget the session."""
         self._texts.pop(event.session, None)
+        self._models.pop(event.session, None)
         return None
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
@@ -80,7 +82,13 @@ class LyingDrafter(Service):
         confidence = [1.0] * len(tokens)
         self.emit(
             DraftProposed(
-                session=session, drafter=self.instance, at=at, prefix=prefix, tokens=tokens, confidence=confidence
+                session=session,
+                drafter=self.instance,
+                at=at,
+                prefix=prefix,
+                tokens=tokens,
+                confidence=confidence,
+                model=self._models[session],
             )
         )
 

@@ -37,7 +37,9 @@ READY_S: Final = 600.0
 @click.argument("services", metavar="[SERVICE]...", nargs=-1)
 @click.option("--demo", is_flag=True, help="With a small real model, so that there is something to talk to.")
 @click.option("--moe", is_flag=True, help="With --demo: a mixture of experts, larger than the memory it gets.")
-@click.option("--memory", default=0, metavar="MIB", help="With --moe: memory for its weights. [default: 60 % of them]")
+@click.option(
+    "--memory", default=0, metavar="MIB", help="With --moe: each machine's memory for weights. [default: 60 % of them]"
+)
 @click.option("-m", "--model", "models", multiple=True, help="Serve only this model of the settings; more than once.")
 @click.option("--no-models", is_flag=True, help="Serve no model yet: `twd start` adds them.")
 @head_option
@@ -143,13 +145,13 @@ class DemoAsked:
         """The same options for another process."""
         return (("--moe",) if self.moe else ()) + ((f"--memory={self.memory_mib}",) if self.memory_mib else ())
 
-    def settings(self, settings: Settings, home: StateFolder) -> Settings:
-        """The settings with the demo's models."""
+    def settings(self, settings: Settings, home: StateFolder, machines: int) -> Settings:
+        """The settings with the demo's models, for so many simulated machines."""
         from twd.supervisor.demo import demo_settings, mixture_settings, prepare_demo
 
         target, draft = prepare_demo(home, mixture=self.moe)
         if self.moe:
-            return mixture_settings(settings, target, draft, self.memory_mib)
+            return mixture_settings(settings, target, draft, self.memory_mib, machines)
         return demo_settings(settings, target, draft)
 
 
@@ -167,7 +169,7 @@ def _run(
     with _holding(ctx, home):
         settings = ctx.settings
         if demo is not None:
-            settings = demo.settings(settings, home)
+            settings = demo.settings(settings, home, played.machines if played else 1)
         settings = played.settings(settings) if played else settings
         specs = _only_models(settings, _specs(settings, services), models)
         settings = settings if models is None else with_served(settings, models)

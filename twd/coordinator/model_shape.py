@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from twd.coordinator.core.pass_time import FORECAST_TOKENS
+from twd.coordinator.core.pass_time import FORECAST_TOKENS, MixtureShape
 from twd.coordinator.core.placement import ModelShape
 from twd.engine.experts.layout import expert_layout
 from twd.gguf_tools.head_file import apart_bytes, head_cache_bytes, head_weights, own_head_problem
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
-from twd.gguf_tools.step_reads import EMBEDDING, step_reads
+from twd.gguf_tools.step_reads import EMBEDDING, share_of_experts, step_reads
 from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
@@ -37,22 +37,23 @@ def read_shape(name: str, model: ModelConfig, engine: str, copy: Path | None = N
     return replace(
         shape,
         cuts=read_cuts(path),
-        expert_layer_bytes=_expert_bytes(path, model, len(shape.layer_bytes)),
+        mixture=_mixture(path, model, shape),
         embedding_bytes=shape.embedding_bytes - own,
         own_head_bytes=own + beside,
     )
 
 
-def _expert_bytes(path: Path, model: ModelConfig, layers: int) -> tuple[int, ...]:
-    """Return the bytes of each layer's experts if stages may read them from disk; otherwise nothing."""
+def _mixture(path: Path, model: ModelConfig, shape: ModelShape) -> MixtureShape:
+    """Return what stages may read from disk; nothing where they may not."""
     layout = None if model.moe_stream == "off" else expert_layout(path)
     if layout is None:
-        return ()
-    sums = [0] * layers
+        return replace(shape.mixture, stream=model.moe_stream)
+    sums = [0] * len(shape.layer_bytes)
     for matrix in layout.matrices:
-        if matrix.layer < layers:
+        if matrix.layer < len(sums):
             sums[matrix.layer] += matrix.each * matrix.experts
-    return tuple(sums)
+    limit = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
+    return replace(shape.mixture, layer_bytes=tuple(sums), limit=limit, stream=model.moe_stream)
 
 
 def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> ModelShape:
@@ -78,4 +79,5 @@ def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16"
         head_kind=reads.head_kind,
         read_tokens=FORECAST_TOKENS,
         state_layer=-(-info.state_bytes * _STATES // info.layers),
+        mixture=MixtureShape(share=share_of_experts(info)),
     )

@@ -215,8 +215,11 @@ class Context:
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
-        with self.model.experts or nullcontext():
-            code = llama.llama_decode(self.handle, self._batch.fill(rows, states, both=self._reads_both))
+        batch, experts = self._batch.fill(rows, states, both=self._reads_both), self.model.experts
+        with experts or nullcontext():
+            if experts is not None and states is None:
+                experts.native.tell_tokens(self._batch.tokens[: len(rows)])
+            code = llama.llama_decode(self.handle, batch)
         if code:
             raise decode_error(code, len(rows))
 

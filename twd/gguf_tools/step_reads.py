@@ -24,7 +24,7 @@ class StepReads:
 
 def step_reads(info: GgufInfo) -> StepReads:
     """What one token reads of this model. Of the experts it reads only those that are used for it."""
-    used, read, whole = _share_of_experts(info), dict[str, float](), max(1, sum(info.layer_bytes))
+    used, read, whole = share_of_experts(info), dict[str, float](), max(1, sum(info.layer_bytes))
     for tensor in info.tensors:
         layer = layer_of(tensor.name)
         if layer is not None and layer < info.layers:
@@ -46,7 +46,8 @@ def _head_kind(info: GgufInfo) -> str:
     return kinds.get(_OUTPUT, kinds.get(EMBEDDING, ""))
 
 
-def _share_of_experts(info: GgufInfo) -> float:
+def share_of_experts(info: GgufInfo) -> float:
+    """The share of a layer's experts that one token chooses; 1 for dense models."""
     used, count = (info.metadata.get(f"{info.architecture}.expert_{name}") for name in ("used_count", "count"))
     if not isinstance(used, int) or not isinstance(count, int) or not 0 < used <= count:
         return 1.0

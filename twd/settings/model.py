@@ -158,9 +158,9 @@ class ModelConfig(SettingSection, frozen=True):
     moe_stream: Annotated[
         Switch, about("Read a mixture's experts from disk while it computes; auto: if memory lacks.")
     ] = "auto"
-    moe_memory_gb: Annotated[Auto | Gigabytes, about("Memory for experts that are read so; auto: what is free.")] = (
-        "auto"
-    )
+    moe_memory_gb: Annotated[
+        Auto | Gigabytes, about("Memory for experts that are read so, in each stage of a ring; auto: what is free.")
+    ] = "auto"
     moe_placement: Annotated[
         Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices; nothing uses it yet.")
     ] = "off"

@@ -11,6 +11,7 @@ from twd.decoding.window import Report, Sampler
 from twd.engine.build import engine_build
 from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
+from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.stream import ExpertStream
 from twd.engine.model import ModelLoadOptions, offloads
 from twd.engine.slices.engine import StageEngine, StagePlan
@@ -98,6 +99,8 @@ class SlicePlan:
 def _expert_bytes(stage: StagePlan, wish: ExpertWish) -> int:
     if offloads(ModelLoadOptions(stage.path, gpu_layers=stage.gpu_layers)):
         return 0
+    if stage.end - stage.first < stage.layers and expert_layout(stage.path) is None:
+        return 0  # other slices have the experts
     types = (stage.type_k or "f16", stage.type_v or "f16")
     return experts_in_memory(stage.path, wish, tokens=stage.ctx_size, sessions=stage.parallel, types=types)
 

@@ -48,18 +48,19 @@ def demo_settings(settings: Settings, target: Path, draft: Path) -> Settings:
     return msgspec.structs.replace(settings, models={MODEL: model}, backends={}, drafters=(drafter,))
 
 
-def mixture_settings(settings: Settings, target: Path, draft: Path, memory_mib: int) -> Settings:
+def mixture_settings(settings: Settings, target: Path, draft: Path, memory_mib: int, machines: int = 1) -> Settings:
     """Return the settings with the demo's mixture, which gets less memory than it needs.
 
-    `memory_mib` is for all of its weights; 0: 60 % of the file.
+    `memory_mib` is for all weights that one of the machines holds; 0: all of them together have 60 % of the file.
     """
     layout = expert_layout(target)
     assert layout is not None, "the demo's mixture has experts"
-    size = memory_mib << 20 or int(MIXTURE_SHARE * target.stat().st_size)
-    experts = max(size - layout.dense_bytes, 0)
+    dense = layout.dense_bytes // machines
+    size = memory_mib << 20 or int(MIXTURE_SHARE * target.stat().st_size) // machines
+    experts = max(size - dense, 0)
     least = layout.layer_bytes(mmap.PAGESIZE)
     if experts < least:
-        needed = -(-(layout.dense_bytes + least) // 2**20)
+        needed = -(-(dense + least) // 2**20)
         raise CommandError(
             ExitCode.USAGE, f"--memory {memory_mib} is too little for this mixture; take {needed} or more"
         )

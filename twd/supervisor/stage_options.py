@@ -36,6 +36,8 @@ class StageChoice(NamedTuple):
     no_exact: bool = False
     no_flash_attn: bool = False
     no_mmap: bool = False
+    moe_stream: str | None = None
+    moe_memory: int = 0
     device: str = ""
     hash: str = ""
     host: str = ""
@@ -62,6 +64,12 @@ _OPTIONS: Final = (
     click.option("--no-exact", is_flag=True, help="Stage: do without the settings that make texts exact."),
     click.option("--no-flash-attn", is_flag=True, help="Stage: do without flash attention."),
     click.option("--no-mmap", is_flag=True, help="Stage: read the slice instead of mapping it."),
+    click.option(
+        "--moe-stream",
+        type=click.Choice(["auto", "on", "off"]),
+        help="Stage: read a mixture's experts from disk while it computes; auto: if memory lacks.",
+    ),
+    click.option("--moe-memory", default=0, metavar="BYTES", help="Stage: for experts read so; 0: what is free."),
     click.option("--device", default="", help="Stage: CPU, or the GPU that holds it, as llama.cpp names it."),
     click.option("--hash", default="", help="Stage: of the model; it refuses to cut another file."),
     click.option("--host", default="", help="Stage: where it listens; otherwise `pool.host`."),
@@ -107,7 +115,7 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
     host = choice.host or settings.pool.host
     address = StageAddress(host, choice.port, told_host(host))
     granted = 0 if wanted.moe_memory_gb == "auto" else int(wanted.moe_memory_gb * 2**30)
-    wish = ExpertWish(wanted.moe_stream, granted)
+    wish = ExpertWish(choice.moe_stream or wanted.moe_stream, choice.moe_memory or granted)
     whole = SlicePlan(ModelId(name), path, plan, hash=choice.hash, experts=wish)
     return native_stage(context, settings, whole, address)
 

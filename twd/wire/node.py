@@ -90,6 +90,8 @@ class DiskFacts(Part, frozen=True):
     path: Text
     total: Count = 0
     free: Count = 0
+    read_bytes_s: Count = 0
+    """What it gives of a model here and there, in bytes a second; 0: not measured."""
 
 
 class ModelFile(Part, frozen=True):
@@ -215,6 +217,10 @@ class StageWanted(Part, frozen=True):
     """On which device, by its name there; empty: the engine's choice."""
     flash_attention: bool = True
     mmap: bool = True
+    moe_stream: str = "auto"
+    """Whether experts are read from disk while it computes: auto, on or off."""
+    moe_memory: Count = 0
+    """Bytes for its experts that are read so; 0: what is free."""
 
 
 class DrafterWanted(Part, frozen=True):

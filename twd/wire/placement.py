@@ -29,6 +29,10 @@ class Slice(Part, frozen=True):
     """Expected: one token's pass over it."""
     process: str = ""
     """The process that holds it, started by the machine's agent; empty: the one that serves the model."""
+    disk_bytes: Count = 0
+    """Experts that have no place in its memory, and are read from disk while it computes."""
+    moe_memory: Count = 0
+    """Bytes for its experts that are read so; 0: what is free."""
 
 
 class Fetch(Part, frozen=True):

@@ -28,5 +28,5 @@ def test_a_model_that_was_not_asked_yet_has_no_share() -> None:
 
 
 def test_a_stage_tells_which_layers_they_are_of() -> None:
-    (line,) = expert_lines([lease("stage", facts=StageFacts(model=BIG, experts=EXPERTS, layers="0-15"))])
-    assert line.startswith("big, layers 0-15, on box: 25%")
+    (line,) = expert_lines([lease("stage", facts=StageFacts(model=BIG, experts=EXPERTS, layers="layers 0-15 of 30"))])
+    assert line.startswith("big, layers 0-15 of 30, on box: 25%")

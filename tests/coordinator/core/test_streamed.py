@@ -1,18 +1,23 @@
 """A mixture that is larger than all memory together has a place where stages read their experts from disk."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.coordinator.machines import GIB
+from tests.coordinator.machines import GIB, machine, seeing, wanting
 from tests.engine.experts.unlike import write_unlike
+from twd.coordinator.core.model_placement import decide
+from twd.coordinator.core.pass_time import MixtureShape
 from twd.coordinator.core.placement import ModelShape, PlacementDemand, PlacementDevice
+from twd.coordinator.core.processes import stage_of, wishes
 from twd.coordinator.core.streamed import place_streamed, with_share
 from twd.coordinator.model_shape import read_shape
-from twd.settings.model import ModelConfig
+from twd.settings.model import ModelConfig, PoolConfig
 
 MIXTURE = ModelShape(
-    "big", (GIB,) * 20, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192, expert_layer_bytes=(GIB * 9 // 10,) * 20
+    *("big", (GIB,) * 20, GIB // 4, GIB // 4, 4096, 32_000, 4096, 8192),
+    mixture=MixtureShape((GIB * 9 // 10,) * 20, share=0.1),
 )
 
 
@@ -43,6 +48,47 @@ def test_others_have_no_such_place(shape: ModelShape, engine: str, free: int) ->
 def test_the_shape_tells_which_bytes_are_experts(tmp_path: Path) -> None:
     path = write_unlike(tmp_path / "m.gguf")
     shape = read_shape("m", ModelConfig(path=str(path)), "ring")
-    assert len(shape.expert_layer_bytes) == len(shape.layer_bytes) == 4
-    assert all(0 < experts < whole for experts, whole in zip(shape.expert_layer_bytes, shape.layer_bytes, strict=True))
-    assert not read_shape("m", ModelConfig(path=str(path), moe_stream="off"), "ring").expert_layer_bytes
+    experts = shape.mixture.layer_bytes
+    assert len(experts) == len(shape.layer_bytes) == 4
+    assert all(0 < mine < whole for mine, whole in zip(experts, shape.layer_bytes, strict=True))
+    assert shape.mixture.share == 0.25
+    off = read_shape("m", ModelConfig(path=str(path), moe_stream="off"), "ring").mixture
+    assert (off.layer_bytes, off.stream) == ((), "off")
+    limited = read_shape("m", ModelConfig(path=str(path), moe_memory_gb=1.0), "ring").mixture
+    assert limited.limit == GIB
+
+
+def test_a_quick_disk_makes_a_quick_forecast_and_each_row_of_a_window_reads() -> None:
+    slow, quick = (
+        place_streamed(MIXTURE, [home := PlacementDevice("a", "CPU", 16 * GIB, 20e9, disk=disk)], {}, demand(home))
+        for disk in (0.2e9, 2e9)
+    )
+    assert slow is not None
+    assert quick is not None
+    (piece,) = slow.pieces
+    assert piece.disk_bytes == sum(MIXTURE.layer_bytes) - piece.weight_bytes > 0
+    assert slow.plain_tok_s < quick.plain_tok_s / 2
+    once, many = (MIXTURE.mixture.disk_s(piece.disk_bytes, 0.2e9, rows) for rows in (1, 8))
+    assert once == pytest.approx(0.1 * piece.disk_bytes / 0.2e9)
+    assert 5 * once < many < 8 * once, "rows share some experts"
+
+
+def test_settings_and_plan_reach_each_stage() -> None:
+    wanted = wanting(PoolConfig(engine="ring"), MIXTURE)
+    observed = seeing(machine("desk"), machine("shed"))
+    (model,) = wanted.models
+    planned = decide(wanted, observed, model)
+    stages = [wish.stage for wish in wishes([model], "ring", {"big": planned}, observed.nodes)]
+    assert [stage.moe_stream for stage in stages if stage] == ["on", "on"]
+    on_disk = sum(piece.disk_bytes for piece in planned.slices)
+    assert sum(stage.moe_memory for stage in stages if stage) == sum(MIXTURE.mixture.layer_bytes) - on_disk > 0
+    limited = replace(model, shape=replace(MIXTURE, mixture=replace(MIXTURE.mixture, limit=GIB)))
+    planned = decide(wanted, observed, limited)
+    stages = [wish.stage for wish in wishes([limited], "ring", {"big": planned}, observed.nodes)]
+    assert [stage.moe_memory for stage in stages if stage] == [GIB, GIB], "the limit of the settings holds"
+    roomy = seeing(machine("desk", ram=64))
+    forbidden = replace(model, shape=replace(MIXTURE, mixture=MixtureShape(stream="off")))
+    (wish,) = wishes([forbidden], "ring", {"big": decide(wanted, roomy, forbidden)}, roomy.nodes)
+    assert wish.stage is not None
+    assert (wish.stage.moe_stream, wish.stage.moe_memory) == ("off", 0)
+    assert stage_of(forbidden, 0, 20, True, "CPU") != stage_of(model, 0, 20, True, "CPU"), "another process"

@@ -69,11 +69,11 @@ class Client:
 
     def memory(self, ident: int, *ne: int, type_: int = F32) -> Tensor:
         """A tensor in memory of its own."""
-        sizes = (*ne, 1, 1, 1, 1)[:4]
-        count = sizes[0] * sizes[1] * sizes[2] * sizes[3]
+        one, two, three, four = (*ne, 1, 1, 1, 1)[:4]
+        count = one * two * three * four
         buffer, _ = struct.unpack("<QQ", self.ask(ALLOC_BUFFER, struct.pack("<IQ", 0, 4 * count)))
         (base,) = struct.unpack("<Q", self.ask(BUFFER_GET_BASE, struct.pack("<Q", buffer)))
-        return Tensor(ident, buffer, base, sizes, type_)
+        return Tensor(ident, buffer, base, (one, two, three, four), type_)
 
     def write(self, to: Tensor, data: bytes) -> None:
         self.tell(SET_TENSOR, to.packed + struct.pack("<BQ", 0, 0) + data)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -162,8 +162,8 @@ class Standing:
         settings = Settings(models={str(MODEL): ModelConfig(path="m.gguf")})
         self.source: Any = RingSource(settings, MODEL, self.finder)
         self.host = SimpleNamespace(jobs=0, clock=SimpleNamespace(now=lambda: self.now))
-        self.source._host = self.host
-        self.source._home = SimpleNamespace(close=lambda reason: self.closed.append(str(reason)))
+        self.source._host = cast(Any, self.host)
+        self.source._home = cast(Any, SimpleNamespace(close=lambda reason: self.closed.append(str(reason))))
 
     async def look(self, now: float) -> None:
         self.now = now

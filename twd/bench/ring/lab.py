@@ -58,6 +58,8 @@ class RingPlan:
     threads: int = 1
     plain: bool = False
     """Without encryption."""
+    moe_memory: int = 0
+    """If given, each stage reads its experts from disk, and has so many bytes for them."""
 
 
 class RingLab:
@@ -99,6 +101,7 @@ class RingLab:
             "parallel": plan.parallel,
             "threads": plan.threads,
             "plain": plan.plain,
+            "moe_memory": plan.moe_memory,
         }
         command = [sys.executable, "-m", "twd.bench.ring.stage", json.dumps(wanted)]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from twd.engine.experts.budget import ExpertWish
 from twd.engine.slices.engine import StagePlan
 from twd.ring.links import SWITCH_S
 from twd.ring.trust import make_identity
@@ -17,7 +18,7 @@ from twd.wire.ring import RingWired, StageReady
 
 
 def main() -> None:
-    """One JSON object as the only argument: source, folder, first, end, layers, ctx_size, parallel, threads, plain.
+    """One JSON object as the only argument, as `RingLab` writes it: which slice of which file, and how to compute it.
 
     Each line on stdin is a wiring, or empty; the answer is the number of rows computed so far.
     """
@@ -35,7 +36,9 @@ def main() -> None:
         threads=wanted["threads"],
         own_head=True,
     )
-    loaded = load_slice(SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"])), lambda share, stage: None)
+    experts = ExpertWish("on", wanted["moe_memory"]) if wanted["moe_memory"] else ExpertWish()
+    whole = SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"]), experts=experts)
+    loaded = load_slice(whole, lambda share, stage: None)
     name = InstanceId(f"stage.bench.{plan.first}")
     rules = LinkRules(trusted_lan=wanted["plain"])
     server = StageServer(name, loaded.held, loaded.engine, make_identity(name), rules)

@@ -241,7 +241,7 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
             f"about {figure(decision.plain_tok_s)} tokens/s plain, {figure(decision.speculative_tok_s)} with a drafter "
             f"that is right three times in four; an estimate from {count(machines, 'machine')}"
         )
-        for line in _ways(decision):
+        for line in (*_ways(decision), *_on_disk(decision)):
             click.echo(line)
         for piece in decision.spares:
             layers = f"layers {piece.first}-{piece.end - 1}" if piece.end > piece.first else "the output head"
@@ -263,6 +263,15 @@ def _ways(decision: "PlacementDecided") -> "Iterator[str]":
         far = f"{rtt_ms:g} ms" if rtt_ms is not None else f"{MachineLink().rtt_s * 1000:g} ms (assumed)"
         wide = f"{carried / 1e6:.0f} MB/s" if carried else f"{MachineLink().bytes_s / 1e6:.0f} MB/s (assumed)"
         yield f"way: {decision.home} to {node}: {far}, {wide}"
+
+
+def _on_disk(decision: "PlacementDecided") -> "Iterator[str]":
+    """The experts that have no place in memory."""
+    from twd.engine.host_memory.limits import gib
+
+    for piece in decision.slices:
+        if piece.disk_bytes:
+            yield f"experts: {gib(piece.disk_bytes)} of {piece.node}'s are read from disk while it computes"
 
 
 def _role(piece: "Slice") -> str:

@@ -49,7 +49,7 @@ def paces_of(stages: Iterable[StageReady], decided: Iterable[PlacementDecided]) 
 
 def _pace(stage: StageReady, piece: Slice) -> DevicePace | None:
     taken_ms = stage.layer_ms * (stage.end - stage.first)
-    if taken_ms <= 0 or not piece.weight_bytes:
+    if taken_ms <= 0 or not piece.weight_bytes or piece.disk_bytes:  # the disk's part is not the device's
         return None
     costs = {point.width: point.ms for point in stage.cost}
     wide = min((width for width in costs if width >= WINDOW), default=0)
@@ -94,7 +94,7 @@ def retimed(decision: PlacementDecided, shape: ModelShape, paces: Paces) -> Plac
 
 def _retimed(piece: Slice, shape: ModelShape, paces: Paces) -> Slice:
     pace = paces.get((piece.node, piece.device))
-    if pace is None:
+    if pace is None or piece.disk_bytes:
         return piece
     read = piece.weight_bytes + (shape.head_bytes if piece.head else 0)  # the measured speed includes the rest
     return msgspec.structs.replace(piece, ms=round(read / pace.speed * 1000, 3))

@@ -237,6 +237,8 @@ def _slice(wanted: WantedState, model: WantedModel, placement: Placement, piece:
         head=piece.head,
         ms=round(seconds(piece, model.shape) * 1000, 3) if model.shape else 0.0,
         process=_process(wanted, model, placement, piece),
+        disk_bytes=piece.disk_bytes,
+        moe_memory=model.shape.mixture.memory(piece.first, piece.end, piece.disk_bytes) if model.shape else 0,
     )
 
 

@@ -22,6 +22,9 @@ CPU_LAYER_S: Final = 50e-6
 CPU_TOKEN_S: Final = 0.8e-3
 """Seconds for each token on the home machine: sampling it, and passing it on."""
 
+DISK_SPEED: Final = 500e6
+"""Bytes a second that a disk gives of a model, where that was not measured."""
+
 Kinds = tuple[tuple[str, float], ...]
 
 
@@ -97,3 +100,46 @@ def learned(speed: Speed, measured: Sequence[Measured]) -> Speed:
 def _middle(values: Iterable[float]) -> float:
     known = list(values)
     return median(known) if known else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureShape:
+    """Experts that stages may read from disk while they compute: bytes by layer. Empty for dense models, and where none
+    may be read."""
+
+    layer_bytes: tuple[int, ...] = ()
+    """All experts."""
+    disk_bytes: tuple[int, ...] = ()
+    """Those that stay on disk by plan."""
+    share: float = 1.0
+    """Of a layer's experts, those that one token chooses."""
+    limit: int = 0
+    """The most bytes of experts that one stage keeps in memory; 0: no limit."""
+    stream: str = "auto"
+    """Whether stages read their experts from disk: auto, on or off."""
+
+    def on_disk(self, first: int, end: int) -> int:
+        """Return the bytes of some layers' experts that have no place in the memory of their stage."""
+        planned, experts = sum(self.disk_bytes[first:end]), sum(self.layer_bytes[first:end])
+        return max(planned, experts - self.limit) if self.limit else planned
+
+    def split(self, layer_bytes: Sequence[int], first: int, end: int) -> tuple[int, int]:
+        """Return the bytes of some layers in the memory of their stage, and those of experts on its disk."""
+        on_disk = self.on_disk(first, end)
+        return sum(layer_bytes[first:end]) + sum(self.disk_bytes[first:end]) - on_disk, on_disk
+
+    def memory(self, first: int, end: int, on_disk: int) -> int:
+        """Return the memory for the experts of a stage, if so many stay on disk; 0: what is free there."""
+        return sum(self.layer_bytes[first:end]) - on_disk if on_disk else self.limit
+
+    def disk_s(self, on_disk: int, bytes_s: float, rows: int = 1) -> float:
+        """Return the seconds in which a pass of some rows reads experts. Each row may choose others."""
+        return on_disk * (1.0 - (1.0 - self.share) ** rows) / bytes_s
+
+    def more_disk_s(self, on_disk: int, bytes_s: float, rows: int, factor: float) -> float:
+        """Return how much longer than `factor` times as long as for one row such a pass reads."""
+        return self.disk_s(on_disk, bytes_s, rows) - factor * self.disk_s(on_disk, bytes_s)
+
+
+DENSE: Final = MixtureShape()
+"""Without experts."""

@@ -11,7 +11,7 @@ from itertools import combinations, islice, pairwise
 from typing import Final
 
 from twd.coordinator.core.layers import as_asked, as_they_fit, quotas, refused
-from twd.coordinator.core.pass_time import Kinds, Reading, Speed
+from twd.coordinator.core.pass_time import DENSE, DISK_SPEED, Kinds, MixtureShape, Reading, Speed
 from twd.coordinator.core.pass_time import seconds as pass_seconds
 from twd.gguf_tools.slice_rules import ANYWHERE, CutPoints
 
@@ -58,6 +58,7 @@ class PlacementDevice:
     slower: Kinds = ()
     usually: float = 1.0
     """How many times the forecast models took here, as measured: by their kind of weights, and for all others."""
+    disk: float = DISK_SPEED
 
     @property
     def pace(self) -> Speed:
@@ -115,8 +116,7 @@ class ModelShape:
     read_tokens: int = 0
     """Number of tokens in the cache that forecasts assume."""
     state_layer: int = 0
-    expert_layer_bytes: tuple[int, ...] = ()
-    """Of each layer's bytes, those of experts that may be read from disk while it computes; empty: none may."""
+    mixture: MixtureShape = DENSE
     own_head_bytes: int = 0
     """What the model's own head (multi-token prediction) takes beside the output head, where a ring uses it."""
 
@@ -154,6 +154,7 @@ class DeviceShare:
     kv_bytes: int = 0
     other_bytes: int = 0
     head: bool = False
+    disk_bytes: int = 0
 
     @property
     def total(self) -> int:
@@ -378,7 +379,8 @@ def _pieces(
             continue
         end = first + count
         filling.take(device, sum(filling.costs[first:end]))
-        pieces.append(DeviceShare(device, first, end, sum(shape.layer_bytes[first:end]), kv * count))
+        weights, on_disk = shape.mixture.split(shape.layer_bytes, first, end)
+        pieces.append(DeviceShare(device, first, end, weights, kv * count, disk_bytes=on_disk))
         first = end
     return pieces
 
@@ -426,9 +428,6 @@ def _with_home(pieces: list[DeviceShare], demand: PlacementDemand, extra: int, h
     return [DeviceShare(demand.home, 0, 0, other_bytes=extra, head=head), *pieces]
 
 
-# -- a configured split --------------------------------------------------------------------------------
-
-
 def _by_split(devices: Sequence[PlacementDevice], split: Sequence[float]) -> list[PlacementDevice]:
     if len(devices) != len(split):
         raise ValueError(f"{len(split)} shares for {len(devices)} devices")
@@ -443,9 +442,10 @@ def _timed(
 ) -> Placement:
     compute = window = 0.0
     for piece in placement.pieces:
-        taken = seconds(piece, shape)
+        taken, device = seconds(piece, shape), piece.device
         compute += taken
-        window += taken * piece.device.window_factor
+        window += taken * device.window_factor
+        window += shape.mixture.more_disk_s(piece.disk_bytes, device.disk, WINDOW + 1, device.window_factor)
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
@@ -457,8 +457,8 @@ def _timed(
 
 def seconds(piece: DeviceShare, shape: ModelShape) -> float:
     """Return the seconds of one token's pass over what a device holds."""
-    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
-    return pass_seconds(read, piece.device.pace)
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head)
+    return pass_seconds(read, piece.device.pace) + shape.mixture.disk_s(piece.disk_bytes, piece.device.disk)
 
 
 def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Reading:

@@ -60,7 +60,9 @@ def stage_of(model: WantedModel, first: int, end: int, head: bool, device: str) 
     """Return the name of a stage; it contains its layers and a digest of its other options, so other options mean
     another stage."""
     wanted = (model.file.hash if model.file else "", model.ctx, model.sessions, model.type_k, model.type_v)
-    how = (*wanted, model.exact, model.flash_attention, model.mmap, device)
+    how: tuple[object, ...] = (*wanted, model.exact, model.flash_attention, model.mmap, device)
+    if model.shape and (model.shape.mixture.limit or model.shape.mixture.stream != "auto"):
+        how = (*how, model.shape.mixture.stream, model.shape.mixture.limit)
     digest = hashlib.sha256(repr(how).encode()).hexdigest()[:DIGEST]
     return f"stage.pool.{word(model.name)}.{first}-{end}{'.head' if head else ''}.{digest}"
 
@@ -140,6 +142,11 @@ def _threads(facts: NodeFacts | None, crowds: Mapping[str, int]) -> int:
     return max(1, facts.cpu.cores // beside) if facts and beside > 1 else 0
 
 
+def _stream(model: WantedModel, piece: Slice) -> str:
+    usual = model.shape.mixture.stream if model.shape else "auto"
+    return "on" if piece.disk_bytes else usual
+
+
 def _stage_wish(
     model: WantedModel, piece: Slice, nodes: Mapping[NodeId, NodeFacts], crowds: Mapping[str, int]
 ) -> ProcessWanted:
@@ -159,6 +166,8 @@ def _stage_wish(
         device=piece.device if piece.device in _known(facts) else "",
         flash_attention=model.flash_attention,
         mmap=model.mmap,
+        moe_stream=_stream(model, piece),
+        moe_memory=piece.moe_memory,
     )
     return ProcessWanted(
         node=piece.node,

@@ -122,11 +122,12 @@ class _Filling:
 
 
 def _spare(piece: Slice, device: PlacementDevice, shape: ModelShape) -> Slice:
-    read = reading(shape, piece.end - piece.first, piece.weight_bytes, piece.head)
+    read = reading(shape, piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head)
+    from_disk = shape.mixture.disk_s(piece.disk_bytes, device.disk)
     return msgspec.structs.replace(
         piece,
         node=NodeId(device.node),
         device=device.name,
         free_bytes=device.free,
-        ms=round(seconds(read, device.pace) * 1000, 3),
+        ms=round((seconds(read, device.pace) + from_disk) * 1000, 3),
     )

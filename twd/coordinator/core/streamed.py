@@ -15,7 +15,7 @@ def place_streamed(
     shape: ModelShape, devices: Sequence[PlacementDevice], links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement | None:
     """Return a placement on processors in which memory holds only a share of the experts; None if there is none."""
-    if not demand.ring or not any(shape.expert_layer_bytes):
+    if not demand.ring or not any(shape.mixture.layer_bytes):
         return None
     processors = [device for device in devices if device.name == CPU]
     for share in _SHARES:
@@ -27,10 +27,12 @@ def place_streamed(
 
 def with_share(shape: ModelShape, share: float) -> ModelShape:
     """Return the shape of the model as memory sees it with such a share of its experts."""
-    layers = zip(shape.layer_bytes, shape.expert_layer_bytes, strict=True)
-    return replace(shape, layer_bytes=tuple(whole - int((1 - share) * experts) for whole, experts in layers))
+    on_disk = tuple(int((1 - share) * experts) for experts in shape.mixture.layer_bytes)
+    layers = zip(shape.layer_bytes, on_disk, strict=True)
+    mixture = replace(shape.mixture, disk_bytes=on_disk)
+    return replace(shape, layer_bytes=tuple(whole - away for whole, away in layers), mixture=mixture)
 
 
 def note(share: float) -> str:
     """Return what to tell of it."""
-    return f"memory holds about {share:.0%} of its experts; the others are read from disk, which forecasts leave out"
+    return f"memory holds about {share:.0%} of its experts; the others are read from disk while it computes"

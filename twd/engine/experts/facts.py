@@ -1,5 +1,6 @@
 """What a process tells of experts that it reads from disk while it computes."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from twd.engine.experts.stream import ExpertStream
@@ -16,6 +17,12 @@ class StreamsExperts(Protocol):
         ...
 
 
+def foresee(loaded: object, tokens: Sequence[int]) -> None:
+    """Let experts be read that drafted tokens will want, while the drafts wait for their pass."""
+    if isinstance(loaded, StreamsExperts) and loaded.experts is not None:
+        loaded.experts.foresee_tokens(tokens)
+
+
 def expert_facts(loaded: object) -> StreamedExperts | None:
     """The facts for the lease; None if no experts are read."""
     stream = loaded.experts if isinstance(loaded, StreamsExperts) else None
@@ -30,4 +37,7 @@ def expert_facts(loaded: object) -> StreamedExperts | None:
         read_bytes=numbers.read_bytes,
         waited_s=round(numbers.waited_ns / 1e9, 3),
         half_life=stream.half_life,
+        foreseen=numbers.foreseen,
+        foreseen_used=numbers.foreseen_used,
+        disk_bytes_s=int(numbers.disk_speed),
     )

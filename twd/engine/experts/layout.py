@@ -1,7 +1,7 @@
 """Where the experts of a mixture lie in its files, and where everything else lies. Pure but for reading headers."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,9 @@ from twd.gguf_tools.inspect import shards_of
 
 _EXPERTS: Final = re.compile(r"^blk\.(\d{1,6})\.ffn_(?:gate_up|gate|up|down)_exps\.weight$")
 _MATRIX_OF_EXPERTS: Final = 3
+_OF_ROUTERS: Final = re.compile(r"^blk\.(\d{1,6})\.(\w+\.(?:weight|bias))$")
+_ROUTER, _NORMS = "ffn_gate_inp.weight", ("ffn_norm.weight", "post_attention_norm.weight")
+_BIAS, _CHOICE = "ffn_gate_inp.bias", "exp_probs_b.bias"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,23 @@ class ExpertMatrix:
     def end(self) -> int:
         """Where it ends in the file."""
         return self.offset + self.each * self.experts
+
+
+Spot = tuple[int, int]
+"""The number of a file, and an offset in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFloats:
+    """Where the floats lie with which a layer chooses its experts: its router, and what else there is."""
+
+    layer: int
+    experts: int
+    width: int
+    weights: Spot
+    norm: Spot | None = None
+    bias: Spot | None = None
+    choice: Spot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,7 @@ class ExpertLayout:
     shards: tuple[Path, ...]
     matrices: tuple[ExpertMatrix, ...]
     dense: tuple[Stretch, ...]
+    routers: tuple[RouterFloats, ...] = ()
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -97,17 +118,39 @@ def layout_of(shards: tuple[Path, ...], headers: Iterable[GgufHeader]) -> Expert
     """The same for headers that were read. Pure."""
     matrices: list[ExpertMatrix] = []
     dense: list[Stretch] = []
+    floats: dict[tuple[int, str], tuple[Spot, tuple[int, ...]]] = {}
     for shard, header in enumerate(headers):
         for tensor in header.tensors:
             start = header.data_offset + tensor.offset
             if (layer := _layer_of_experts(tensor)) is None:
                 dense.append(Stretch(shard, start, start + tensor.size_bytes))
+                if (name := _OF_ROUTERS.match(tensor.name)) and tensor.kind.name == "F32":
+                    floats[int(name[1]), name[2]] = ((shard, start), tensor.shape)
             else:
                 experts = tensor.shape[-1]
                 matrices.append(ExpertMatrix(layer, shard, start, tensor.size_bytes // experts, experts))
     if not matrices or not _alike(matrices):
         return None
-    return ExpertLayout(shards, tuple(sorted(matrices, key=_order)), tuple(_joined(dense)))
+    counts = {matrix.layer: matrix.experts for matrix in matrices}
+    routers = tuple(_routers(counts, floats))
+    return ExpertLayout(shards, tuple(sorted(matrices, key=_order)), tuple(_joined(dense)), routers)
+
+
+def _routers(
+    experts: Mapping[int, int], floats: Mapping[tuple[int, str], tuple[Spot, tuple[int, ...]]]
+) -> Iterator[RouterFloats]:
+    for layer, count in sorted(experts.items()):
+        spot, shape = floats.get((layer, _ROUTER), (None, ()))
+        if spot is None or len(shape) != 2 or shape[1] != count:
+            continue
+
+        def find(*names: str, size: int, layer: int = layer) -> Spot | None:
+            found = (floats.get((layer, name)) for name in names)
+            return next((one[0] for one in found if one is not None and one[1] == (size,)), None)
+
+        norm = find(*_NORMS, size=shape[0])
+        bias, choice = find(_BIAS, size=count), find(_CHOICE, size=count)
+        yield RouterFloats(layer, count, shape[0], spot, norm, bias, choice)
 
 
 def _layer_of_experts(tensor: TensorInfo) -> int | None:

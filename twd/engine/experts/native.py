@@ -1,6 +1,7 @@
 """The cache of experts that is built into llama.cpp (contrib/llama/experts.cpp), as Python calls it."""
 
 import ctypes
+import enum
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from twd.engine.library import find_ggml, ggml, llama
 from twd.wire.failures import FailureCode, TwdError
 
 _READERS: Final = 8
+_TOKENS: Final = 1 << 31
 _REPLAYED: Final = 2000
 _NAMES: Final = (
     "asked",
@@ -29,7 +31,10 @@ _NAMES: Final = (
     "foreseen",
     "foreseen_used",
 )
-_FIELDS: Final = 14
+_LATER_NAMES: Final = ("reading_ns", "foresight", "table_asked", "table_right", "rows")
+"""They come behind the figures of the last error."""
+_ERROR: Final = 3
+_FIELDS: Final = len(_NAMES) + _ERROR + len(_LATER_NAMES)
 _POINTER: Final = ctypes.c_void_p
 
 
@@ -48,6 +53,18 @@ class ExpertNumbers:
     errors: int = 0
     foreseen: int = 0
     foreseen_used: int = 0
+    reading_ns: int = 0
+    foresight: int = 0
+    """1 if experts are read ahead now."""
+    table_asked: int = 0
+    table_right: int = 0
+    """How many of the choices of tokens that were computed before were the same as then."""
+    rows: int = 0
+
+    @property
+    def disk_speed(self) -> float:
+        """Bytes a second while something was read; 0: nothing was."""
+        return self.read_bytes * 1e9 / self.reading_ns if self.reading_ns else 0.0
 
     @property
     def hit_share(self) -> float:
@@ -65,6 +82,27 @@ class PlacedMatrix:
     file: int
     layer: int
     experts: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRouter:
+    """The floats of a layer's router in memory, by their addresses; 0 where there are none."""
+
+    weights: int
+    norm: int
+    bias: int
+    choice: int
+    layer: int
+    experts: int
+    width: int
+
+
+class Foresight(enum.IntEnum):
+    """Whether experts are read before they are wanted; TRY measures whether that is quicker, while it computes."""
+
+    OFF = 0
+    TRY = 1
+    ON = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +126,16 @@ class _Matrix(ctypes.Structure):
     ]
 
 
+_ROUTER_FIELDS: Final = ("weights", "norm", "bias", "choice", "layer", "experts", "width")
+
+
+class _Router(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in _ROUTER_FIELDS[:4]),
+        *((name, ctypes.c_int32) for name in (*_ROUTER_FIELDS[4:], "unused")),
+    ]
+
+
 class NativeExperts:
     """A cache of the experts of one model. Without `files`, it only counts. Call `close` when no pass runs any more."""
 
@@ -107,7 +155,8 @@ class NativeExperts:
         """All counters."""
         into = (ctypes.c_uint64 * _FIELDS)()
         self._call("twd_experts_numbers", [_POINTER], None, into)
-        return ExpertNumbers(**dict(zip(_NAMES, into, strict=False)))
+        told = [*into[: len(_NAMES)], *into[len(_NAMES) + _ERROR :]]
+        return ExpertNumbers(**dict(zip((*_NAMES, *_LATER_NAMES), told, strict=True)))
 
     def uses(self) -> npt.NDArray[np.uint64]:
         """For each expert, layer by layer, how many tokens chose it."""
@@ -135,6 +184,37 @@ class NativeExperts:
         asked = (layers.ctypes.data, numbers.ctypes.data, layers.size)
         return int(self._call("twd_experts_foresee", types, ctypes.c_int, *asked))
 
+    def foresee_tokens(self, tokens: Sequence[int]) -> int:
+        """Ask for what these tokens chose when they were computed last. Returns how many experts are read now."""
+        given = _tokens(tokens)
+        types: list[type] = [_POINTER, ctypes.c_int]
+        return int(self._call("twd_experts_foresee_tokens", types, ctypes.c_int, given.ctypes.data, given.size))
+
+    def tell_tokens(self, tokens: npt.NDArray[np.int32]) -> None:
+        """Tell the tokens of the next pass, so that what they choose is known when they come again."""
+        if can_foresee():
+            self._call("twd_experts_tell_tokens", [_POINTER, ctypes.c_int], None, tokens.ctypes.data, tokens.size)
+
+    def missing(self, tokens: Sequence[int]) -> list[int]:
+        """How many bytes a pass of these tokens will probably read: of the first, of the first two, and so on."""
+        given, into = _tokens(tokens), np.zeros(len(tokens), np.uint64)
+        types: list[type] = [_POINTER, ctypes.c_int, _POINTER]
+        self._call("twd_experts_missing", types, None, given.ctypes.data, given.size, into.ctypes.data)
+        return [int(size) for size in into]
+
+    def use_routers(self, routers: Sequence[PlacedRouter]) -> None:
+        """Let the routers of later layers foretell their choice."""
+        if routers and can_foresee():
+            given = (_Router * len(routers))(
+                *(_Router(*(getattr(one, name) for name in _ROUTER_FIELDS)) for one in routers)
+            )
+            self._call("twd_experts_use_routers", [_POINTER, ctypes.c_int], None, given, len(given))
+
+    def set_foresight(self, how: Foresight) -> None:
+        """Whether to read ahead."""
+        if can_foresee():
+            self._call("twd_experts_set_foresight", [ctypes.c_int], None, int(how))
+
     def problem(self) -> ReadProblem | None:
         """Why reading failed since the last call. What could not be read is asked for again when it is wanted."""
         into = (ctypes.c_uint64 * 3)()
@@ -155,6 +235,17 @@ class NativeExperts:
 def can_stream() -> bool:
     """Whether this build of llama.cpp has the cache."""
     return find_ggml("twd_experts_open", [], _POINTER) is not None
+
+
+@cache
+def can_foresee() -> bool:
+    """Whether this build can foretell what will be chosen; one that was made before cannot."""
+    return find_ggml("twd_experts_tell_tokens", [], None) is not None
+
+
+def _tokens(tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+    """Numbers that are no tokens, from a hostile drafter, become -1, which nothing is known of."""
+    return np.array([token if 0 <= token < _TOKENS else -1 for token in tokens], np.int32)
 
 
 @contextmanager

@@ -11,8 +11,16 @@ from types import TracebackType
 from typing import Final, Self
 
 from twd.engine.experts.budget import adapted_budget, spare
-from twd.engine.experts.layout import ExpertLayout
-from twd.engine.experts.native import ExpertNumbers, NativeExperts, PlacedMatrix, ReadProblem, maps_unread
+from twd.engine.experts.layout import ExpertLayout, Spot
+from twd.engine.experts.native import (
+    ExpertNumbers,
+    NativeExperts,
+    PlacedMatrix,
+    PlacedRouter,
+    ReadProblem,
+    can_foresee,
+    maps_unread,
+)
 from twd.engine.experts.overlay import Fragment, close_files, mapped_fragments, open_files, overlay
 from twd.engine.host_memory.limits import available_bytes, gib
 from twd.kit.progress import Share, unheard
@@ -24,6 +32,8 @@ HALF_LIVES: Final = (1.0, 8.0, 64.0, 512.0, 4096.0)
 _LOOK_S: Final = 0.25
 _PASSES: Final = 100
 _BETTER: Final = 0.003
+_FORESEEN: Final = 32
+"""Tokens of a draft whose experts are read ahead."""
 
 
 class ExpertStream:
@@ -38,6 +48,7 @@ class ExpertStream:
         self._reserve = min(spare(free), max(free - native.numbers().budget, 0))
         self._bounds = layout.layer_bytes(mmap.PAGESIZE), native.numbers().budget
         self._pass = threading.Lock()
+        self._closing = threading.Lock()
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="experts", daemon=True)
         native.set_half_life(self.half_life)
@@ -57,6 +68,20 @@ class ExpertStream:
         """Hits and reads since the model was loaded."""
         return self.native.numbers()
 
+    def missing_ms(self, tokens: Sequence[int]) -> list[float]:
+        """Milliseconds in which a pass of these tokens will probably read: of the first, of the first two, and so on.
+
+        Empty if the speed of the disk is not known yet.
+        """
+        speed = self.native.numbers().disk_speed
+        return [size * 1000 / speed for size in self.native.missing(tokens)] if speed else []
+
+    def foresee_tokens(self, tokens: Sequence[int]) -> None:
+        """Ask for what drafted tokens chose before, if that pays. Numbers that are no tokens are dropped."""
+        with self._closing:
+            if can_foresee() and not self._ended.is_set():
+                self.native.foresee_tokens(tokens[:_FORESEEN])
+
     def set_budget(self, size: int) -> None:
         """Give the experts more or less memory; waits for a pass that runs."""
         with self._pass:
@@ -75,7 +100,8 @@ class ExpertStream:
 
     def close(self) -> None:
         """Stop reading. Call it when no pass runs any more, and before the model's memory is freed."""
-        self._ended.set()
+        with self._closing:
+            self._ended.set()
         self._keeper.join()
         self.native.close()
         close_files(self._files)
@@ -128,6 +154,7 @@ def open_stream(
         files = open_files(layout.shards)
         overlay(layout, found, files, progress, all_fits=budget >= layout.padded_bytes(mmap.PAGESIZE))
         native = NativeExperts(files, list(_placed(layout, found)), budget)
+        native.use_routers(list(_placed_routers(layout, found)))
     except BaseException:
         close_files(files)
         _free(handle)
@@ -142,9 +169,34 @@ def _free(handle: int) -> None:
 
 
 def _placed(layout: ExpertLayout, fragments: Sequence[Fragment]) -> Iterable[PlacedMatrix]:
-    places = {layer: number for number, layer in enumerate(layout.layers)}
+    """The matrices that llama.cpp has mapped. It leaves out layers that it does not use, as those of a head."""
+    places = _places(layout, fragments)
+    if not places:
+        raise TwdError(FailureCode.UNSUPPORTED, "llama.cpp has not mapped the experts; set moe_stream to off")
     for one in layout.matrices:
-        where = next((part for part in fragments if part.shard == one.shard and part.holds(one.offset)), None)
-        if where is None:
-            raise TwdError(FailureCode.UNSUPPORTED, "llama.cpp has not mapped the experts; set moe_stream to off")
-        yield PlacedMatrix(where.address(one.offset), one.offset, one.each, one.shard, places[one.layer], one.experts)
+        where = _address(fragments, (one.shard, one.offset))
+        if where and one.layer in places:
+            yield PlacedMatrix(where, one.offset, one.each, one.shard, places[one.layer], one.experts)
+
+
+def _places(layout: ExpertLayout, fragments: Sequence[Fragment]) -> dict[int, int]:
+    """The layers that are mapped whole, counted without gaps."""
+    away = {one.layer for one in layout.matrices if not _address(fragments, (one.shard, one.offset))}
+    return {layer: number for number, layer in enumerate(layer for layer in layout.layers if layer not in away)}
+
+
+def _address(fragments: Sequence[Fragment], spot: Spot | None) -> int:
+    """Where a byte of a file lies in memory; 0: nowhere."""
+    if spot is None:
+        return 0
+    held = (part for part in fragments if part.shard == spot[0] and part.holds(spot[1]))
+    return next((part.address(spot[1]) for part in held), 0)
+
+
+def _placed_routers(layout: ExpertLayout, fragments: Sequence[Fragment]) -> Iterable[PlacedRouter]:
+    """Those that llama.cpp has mapped; without its router, a layer's choice is not foreseen."""
+    places = _places(layout, fragments)
+    for one in layout.routers:
+        weights, norm, bias, choice = (_address(fragments, s) for s in (one.weights, one.norm, one.bias, one.choice))
+        if weights and one.layer in places:
+            yield PlacedRouter(weights, norm, bias, choice, places[one.layer], one.experts, one.width)

@@ -10,6 +10,7 @@ from twd.drafting.history_ngram import HistoryNgram
 from twd.drafting.window_value import Cost, best_cut
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode, lay_out
+from twd.speculator.core.expert_reads import ExpertReads
 from twd.speculator.core.head_guesses import guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
@@ -53,6 +54,7 @@ class StepPlanner:
         self._sessions = sessions
         self._drafter_pool = drafter_pool
         self._consensus = consensus
+        self._reads = ExpertReads(limits.missing_ms) if limits.missing_ms is not None else None
 
     def plan(self, now: float) -> NextStep:
         """Returns the windows of the next pass, or none and until when to wait for drafts."""
@@ -107,7 +109,8 @@ class StepPlanner:
             return []
         path = self._candidates(session, limit, chain=True)
         waited_ms = (now - session.passed_at) * 1000
-        cut = len(path) if fixed else self._cut(session, [chance for _, chance in path], waited_ms)
+        cost, chances = self._cost_of(session, path), [chance for _, chance in path]
+        cut = len(path) if fixed else self._cut(session, chances, waited_ms, cost)
         return [node for node, _ in path[:cut]]
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
@@ -191,7 +194,8 @@ class StepPlanner:
             wake_at = self._linger(session, chances, waited_ms, fixed, now)
             if wake_at is not None:
                 return [], None, wake_at
-        cut = len(path) if fixed else self._cut(session, chances, waited_ms)
+        cost = self._cost_of(session, path)
+        cut = len(path) if fixed else self._cut(session, chances, waited_ms, cost)
         nodes = [node for node, _ in path[:cut]]
         if self._limits.tree and alone:
             nodes, parents = lay_out(nodes, session.tree.root)
@@ -199,11 +203,17 @@ class StepPlanner:
                 return nodes, [-1, *parents], None
         return nodes, None, None
 
-    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float) -> int:
+    def _cost_of(self, session: Session, path: list[tuple[DraftNode, float]]) -> Cost:
+        """Returns the cost of passes of the first rows of this window; on a tree, by their number alone."""
+        if self._reads is None or self._limits.tree:
+            return self._cost
+        return self._reads.cost(self._cost, [session.tokens[-1], *(node.token for node, _ in path)])
+
+    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float, cost: Cost) -> int:
         undo = self._limits.undo
         if undo is None:
-            return best_cut(chances, self._cost, waited_ms)[0]
-        return undo.best_cut(chances, self._cost, waited_ms, session.replay)
+            return best_cut(chances, cost, waited_ms)[0]
+        return undo.best_cut(chances, cost, waited_ms, session.replay)
 
     def _linger(
         self, session: Session, chances: Sequence[float], waited_ms: float, fixed: int, now: float

@@ -1,6 +1,7 @@
 """The identity and the limits of a speculator."""
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from twd.decoding.window import Target
@@ -71,6 +72,9 @@ class SpeculatorLimits:
     max_error: float = 0.05
     audit: float = 0.0
     """Share of the texts of which the target also reads the last tokens, on which drafters agreed."""
+    missing_ms: Callable[[Sequence[int]], Sequence[float]] | None = None
+    """Tokens of a window -> milliseconds in which a pass of the first of them, of the first two and so on reads experts
+    from disk; None: they are all in memory."""
     needs_drafters: bool = False
     """True: a job with speculation fails where no drafter is attached, instead of running without."""
 

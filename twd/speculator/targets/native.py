@@ -9,6 +9,7 @@ from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
 from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
+from twd.engine.experts.native import can_foresee
 from twd.engine.experts.stream import ExpertStream
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.model import ModelLoadOptions, offloads
@@ -163,6 +164,7 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         steps_ms=longest_call_ms(usual.stream_ms) if target.runs_steps else 0.0,
         score_rows=target.window_max,
         device=native.device,
+        missing_ms=native.model.experts.missing_ms if native.model.experts is not None and can_foresee() else None,
     )
     return with_votes(limits, target, settings) if undo.cost is None else limits
 

@@ -50,6 +50,11 @@ class StreamedExperts(Part, frozen=True, omit_defaults=False):
     read_bytes: Count = 0
     waited_s: Seconds = 0.0
     half_life: float = 0.0
+    foreseen: Count = 0
+    foreseen_used: Count = 0
+    """How many were read before they were asked for, and how many of those were asked for then."""
+    disk_bytes_s: Count = 0
+    """What the disk gave while it was read; 0: nothing was."""
 
 
 class WorkerFacts(LeaseFacts, frozen=True):

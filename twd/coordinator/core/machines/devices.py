@@ -9,7 +9,7 @@ from typing import Final
 from twd.coordinator.core.machines.computers import told_once
 from twd.coordinator.core.machines.configured_devices import doubts, given, with_given
 from twd.coordinator.core.machines.device_names import GIVEN, device_name, unbuilt, usable
-from twd.coordinator.core.pass_time import CPU_KINDS, CPU_LAYER_S, CPU_TOKEN_S, Measured, Reading, learned
+from twd.coordinator.core.pass_time import CPU_KINDS, CPU_LAYER_S, CPU_TOKEN_S, DISK_SPEED, Measured, Reading, learned
 from twd.coordinator.core.placement import PlacementDevice
 from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
@@ -83,8 +83,9 @@ def processor(facts: NodeFacts) -> PlacementDevice:
     if any(gpu.shared for gpu in usable(facts)):
         free = int(free * SHARED_FOR_HOME)
     device = PlacementDevice(facts.node, CPU, free, facts.cpu.bandwidth or CPU_SPEED, CPU_WINDOW)
-    device = replace(device, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S)
-    return _by_experience(device, [one for one in facts.cpu.measured if not one.device])
+    disk = float(max((disk.read_bytes_s for disk in facts.disks), default=0)) or DISK_SPEED
+    known = replace(device, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S, disk=disk)
+    return _by_experience(known, [one for one in facts.cpu.measured if not one.device])
 
 
 def _by_experience(device: PlacementDevice, measured: Sequence[MeasuredStep]) -> PlacementDevice:
