@@ -1,18 +1,21 @@
 """What it costs to take tokens back, and what a second turn of a chat costs, in models with a recurrent state.
 
-.venv/bin/python contrib/benchmarks/hybrids/undoing.py windows   # a rejected window beside an accepted one
-.venv/bin/python contrib/benchmarks/hybrids/undoing.py turns     # the first token of a second turn
+.venv/bin/python -m contrib.benchmarks.hybrids.undoing windows        # a rejected window beside an accepted one
+.venv/bin/python -m contrib.benchmarks.hybrids.undoing turns          # the first token of a second turn
+.venv/bin/python -m contrib.benchmarks.hybrids.undoing turns --tiny   # the same with tiny models of any recipe
 """
 
 import argparse
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from contrib.benchmarks.engine.random_model import random_model
-from contrib.benchmarks.hybrids.random_hybrid import KINDS, VOCABULARY, random_hybrid
+from contrib.benchmarks.hybrids.random_hybrid import KINDS, random_hybrid
+from tests.engine.slices.recipes import recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
@@ -55,14 +58,14 @@ class Text:
         self._target.close(self.slot)
 
 
-def numbers(count: int, seed: int = 1) -> list[int]:
+def numbers(model: NativeModel, count: int, seed: int = 1) -> list[int]:
     """A prompt that makes no sense."""
-    return [int(token) for token in np.random.default_rng(seed).integers(1, VOCABULARY - 1, count)]
+    return [int(token) for token in np.random.default_rng(seed).integers(1, model.model.vocab.size - 1, count)]
 
 
 def windows(model: NativeModel) -> tuple[float, float]:
     """The median milliseconds of an accepted and of a rejected window, in turn in one text."""
-    known = Text(model, numbers(PROMPT))
+    known = Text(model, numbers(model, PROMPT))
     while len(known.tokens) < PROMPT + WINDOWS * (DRAFTS + 2) + DRAFTS + 2:
         known.step([])
     known.close()
@@ -73,7 +76,8 @@ def windows(model: NativeModel) -> tuple[float, float]:
         ms, count = text.step(right)
         if count == DRAFTS + 1:
             accepted.append(ms)
-        ms, count = text.step([(token + 1) % VOCABULARY for token in known.tokens[len(text.tokens) :][:DRAFTS]])
+        wrong = [(token + 1) % model.model.vocab.size for token in known.tokens[len(text.tokens) :][:DRAFTS]]
+        ms, count = text.step(wrong)
         if count == 1:
             rejected.append(ms)
     text.close()
@@ -83,15 +87,24 @@ def windows(model: NativeModel) -> tuple[float, float]:
 
 def turns(model: NativeModel) -> tuple[float, float, int]:
     """The milliseconds to the first token of a first and a second turn, and how much of the second was there."""
-    first = Text(model, numbers(CHAT))
+    first = Text(model, numbers(model, CHAT))
     first_ms, _ = first.step([])
     for _ in range(ANSWER):
         first.step([])
     first.close()
-    second = Text(model, [*first.tokens, *numbers(QUESTION, 2)])
+    second = Text(model, [*first.tokens, *numbers(model, QUESTION, 2)])
     second_ms, _ = second.step([])
     second.close()
     return first_ms, second_ms, second.cached
+
+
+def path_of(name: str, *, tiny: bool) -> Path:
+    """The file of a model, written once."""
+    if tiny:
+        one = recipe(name)
+        longer = replace(one, fields=one.fields | {"context_length": ("UINT32", 8192)})
+        return longer.write(CACHE / f"tiny-{name}.gguf")
+    return random_model(CACHE, "q8_0", 12) if name == "llama" else random_hybrid(CACHE, name)
 
 
 def load(path: Path) -> NativeModel:
@@ -105,6 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("windows", "turns"))
     parser.add_argument("--models", nargs="+", default=["llama", *KINDS])
+    parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
     heads = {
         "windows": "| model | goes back by | accepted ms | rejected ms | ratio |\n|---|---|---|---|---|",
@@ -112,8 +126,7 @@ def main() -> None:
     }
     print(heads[given.what])
     for name in given.models:
-        path = random_model(CACHE, "q8_0", 12) if name == "llama" else random_hybrid(CACHE, name)
-        model = load(path)
+        model = load(path_of(name, tiny=given.tiny))
         if given.what == "windows":
             good, bad = windows(model)
             print(
