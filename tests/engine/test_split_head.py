@@ -8,7 +8,9 @@ import pytest
 from tests.engine.slices.recipes import Recipe, recipe
 from tests.engine.test_eagle_head import load
 from tests.engine.test_own_head import COUNT, SAMPLINGS, all_knowing, text, write
+from twd.engine.loading import LoadPlan, load_native
 from twd.gguf_tools.inspect import inspect
+from twd.wire.base import ModelId
 from twd.wire.failures import TwdError
 from twd.wire.job import Sampling
 
@@ -104,3 +106,16 @@ def test_it_is_no_model(tmp_path: Path) -> None:
     _, head = parts("qwen35 with a head")
     with pytest.raises(TwdError, match="holds a head for another model"):
         load(head.write(tmp_path / "head.gguf"))
+
+
+def test_where_the_named_one_does_not_fit_the_models_own_guesses(tmp_path: Path) -> None:
+    path = recipe("qwen35 with a head").write(tmp_path / "model.gguf")
+    foreign = recipe("llama").write(tmp_path / "llama.gguf")
+    plan = LoadPlan(ModelId("m"), path, ctx_size=512, parallel=2, threads=1, test=False, head=True, head_file=foreign)
+    loaded = load_native(plan, lambda share, stage: None)
+    try:
+        assert "its own head guesses, " in loaded.facts.note
+        assert "the named one does not: llama.gguf is a file of architecture llama" in loaded.facts.note
+        assert all(len(one.guesses) == 2 for one in write(loaded, Sampling(), 2))
+    finally:
+        loaded.close()

@@ -239,8 +239,8 @@ def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float)
 def _note(ready: _Ready) -> str:
     """What status tells of how drafts are made and undone."""
     head = ready.target.head
-    told = f"{head.name} guesses, {head.step_ms:.2f} ms each" if head is not None else ready.no_head
-    return "; ".join(filter(None, (ready.undo.describe(), told)))
+    told = f"{head.name} guesses, {head.step_ms:.2f} ms each" if head is not None else ""
+    return "; ".join(filter(None, (ready.undo.describe(), told, ready.no_head)))
 
 
 def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
@@ -262,13 +262,28 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
 
 
 def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
-    """The head of the plan, or the model's own. One that cannot be used is left aside, with the reason."""
+    """The head that the plan names, or else the model's own. One that cannot be used is left aside, with the reason."""
     try:
         _require_home(context, plan)
-        return (load_head(context, plan.head_file) if plan.head_file is not None else own_head(context)), ""
+        if plan.head_file is not None:
+            return load_head(context, plan.head_file), ""
+    except TwdError as error:
+        _log.warning("a head is left aside: %s", error)
+        own = _own(context) if plan.head_file is not None else None
+        return own, f"{'without a head' if own is None else 'the named one does not'}: {error}"
+    try:
+        return own_head(context), ""
     except TwdError as error:
         _log.warning("a head is left aside: %s", error)
         return None, f"without a head: {error}"
+
+
+def _own(context: Context) -> GuessingHead | None:
+    """The model's own head; None where it cannot be used either."""
+    try:
+        return own_head(context)
+    except TwdError:
+        return None
 
 
 def _require_home(context: Context, plan: LoadPlan) -> None:

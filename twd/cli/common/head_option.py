@@ -48,8 +48,8 @@ def problem_words(settings: "Settings", name: str, info: "GgufInfo") -> Iterator
 
 
 def named_heads(settings: "Settings", name: str) -> list[Path]:
-    """The files of the trained heads that the settings name for a model."""
-    return [path_of(one.head) for one in settings.drafters if one.head and one.for_model in ("", name)]
+    """The file of the trained head that the settings name for a model: the first one, if there is any."""
+    return [path_of(one.head) for one in settings.drafters if one.head and one.for_model in ("", name)][:1]
 
 
 def named_head_problem(settings: "Settings", head: Path, info: "GgufInfo") -> str:
