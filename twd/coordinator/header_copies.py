@@ -34,15 +34,28 @@ def listed(model: WantedModel, entries: Sequence[LeaseEntry], here: NodeId) -> M
     return by_hash.popitem()[1] if model.listed_as and len(by_hash) == 1 else None
 
 
-async def fetch_headers(ask: Ask, node: NodeId, file: ModelFile, log: logging.Logger) -> HeaderCopy | None:
-    """Have the swarm service of this machine fetch the headers; None where it cannot."""
-    try:
-        answer = await ask(PullWanted(node=node, hash=file.hash, file=f"{file.name}.gguf", headers=True))
-    except BusError as error:
-        log.info("no swarm service here fetches the headers of %s: %s", file.name, error)
-        return None
-    if not isinstance(answer, PullAnswered) or answer.failure is not None or not answer.done:
-        why = answer.failure.message if isinstance(answer, PullAnswered) and answer.failure is not None else "?"
-        log.warning("the headers of %s do not come: %s", file.name, why)
-        return None
-    return HeaderCopy(Path(answer.path), file)
+class HeaderCopies:
+    """Asks the swarm service of this machine."""
+
+    def __init__(
+        self, here: NodeId, entries: Callable[[], Awaitable[Sequence[LeaseEntry]]], ask: Ask, log: logging.Logger
+    ) -> None:
+        """`entries`: reads all leases."""
+        self._here, self._entries, self._ask, self._log = here, entries, ask, log
+
+    async def fetch(self, model: WantedModel) -> HeaderCopy | None:
+        """Return the headers of a model that other machines have alone; None where they do not come."""
+        try:
+            file = listed(model, await self._entries(), self._here)
+            if file is None:
+                return None
+            wish = PullWanted(node=self._here, hash=file.hash, file=f"{file.name}.gguf", headers=True)
+            answer = await self._ask(wish)
+        except BusError as error:
+            self._log.info("no swarm service here fetches the headers of %s: %s", model.name, error)
+            return None
+        if not isinstance(answer, PullAnswered) or answer.failure is not None or not answer.done:
+            why = answer.failure.message if isinstance(answer, PullAnswered) and answer.failure is not None else "?"
+            self._log.warning("the headers of %s do not come: %s", file.name, why)
+            return None
+        return HeaderCopy(Path(answer.path), file)

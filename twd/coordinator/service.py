@@ -17,7 +17,6 @@ from twd.coordinator.core.memory_ledger import promised
 from twd.coordinator.core.observation import SETTLE_S, JoinTimes, take_in
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.process_reconciler import idle_drafters
-from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.readers import able, better, unable
 from twd.coordinator.core.state import (
     Action,
@@ -31,7 +30,7 @@ from twd.coordinator.core.state import (
     WantedState,
 )
 from twd.coordinator.fetch_requests import ask_for_layers
-from twd.coordinator.header_copies import HeaderCopy, fetch_headers, listed
+from twd.coordinator.header_copies import HeaderCopies
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import LinkTable
 from twd.coordinator.wanted import wanted_drafters, wanted_models, wanted_replicas
@@ -88,6 +87,7 @@ class CoordinatorService(Service):
         self._links = LinkTable()
         pooled = settings.pool if settings.pooled else PoolConfig()
         self._agentless_hosts = AgentlessWatch(pooled, self.instance, ctx.pid, self.clock)
+        self._headers = HeaderCopies(ctx.node, self._entries, partial(self.ask, timeout_s=ANSWER_S), self.log)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
         self._claim: LeaseLock | None = None
@@ -197,7 +197,7 @@ class CoordinatorService(Service):
         """Try again to read the model files that could not be read."""
         for name in unable(self._wanted.models):
             read = await asyncio.to_thread(wanted_replicas, self._settings, name)
-            copy = await self._headers_of(read[0]) if read[0].shape is None else None
+            copy = await self._headers.fetch(read[0]) if read[0].shape is None else None
             if copy is not None:
                 read = await asyncio.to_thread(wanted_replicas, self._settings, name, copy)
             known = {model.name: model for model in read}
@@ -206,16 +206,6 @@ class CoordinatorService(Service):
                 self._wanted = replace(self._wanted, models=models)
                 self._news.set()
                 await self.renew_lease()
-
-    async def _headers_of(self, model: WantedModel) -> HeaderCopy | None:
-        """Return the headers of a model that other machines have alone."""
-        try:
-            entries = await self._entries()
-        except BusError:
-            return None
-        file = listed(model, entries, self.ctx.node)
-        ask = partial(self.ask, timeout_s=ANSWER_S)
-        return await fetch_headers(ask, self.ctx.node, file, self.log) if file is not None else None
 
     async def _take(self, claim: LeaseLock) -> bool:
         return await claim.take(self._value(), self._is_silent) is None
@@ -411,15 +401,12 @@ class CoordinatorService(Service):
         self._news.set()
         return None
 
-    def on_pull_finished(self, event: PullFinished) -> Effects:
-        """Start the next turn now: a machine has layers that it lacked."""
+    def on_pull_finished(self, event: PullFinished | PullFailed) -> Effects:
+        """Start the next turn now: a machine has layers that it lacked, or will not have them."""
         self._news.set()
         return None
 
-    def on_pull_failed(self, event: PullFailed) -> Effects:
-        """Start the next turn now."""
-        self._news.set()
-        return None
+    on_pull_failed = on_pull_finished
 
     def on_service_exited(self, event: ServiceExited) -> Effects:
         """Start the next turn now."""

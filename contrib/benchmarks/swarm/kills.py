@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from peers import MIB, model, pull_command, seeder
@@ -36,6 +37,11 @@ def units(target: Path) -> int:
     """How many MiB of a file on its way are here."""
     found = look(target)
     return found.have if found is not None else 0
+
+
+def more_than(target: Path, count: int) -> bool:
+    """Whether more than so many MiB are here."""
+    return units(target) > count
 
 
 def limited(mib_s: float) -> dict[str, str]:
@@ -87,7 +93,7 @@ def seeder_kills(program: str, folder: Path, times: int) -> dict[str, object]:
         with subprocess.Popen(pull, stdout=subprocess.PIPE, text=True, env=limited(16)) as process:
             while process.poll() is None and left:
                 wanted = left.pop(0) * size // (times + 1)
-                if not wait(lambda wanted=wanted: units(target) > wanted, process):
+                if not wait(partial(more_than, target, wanted), process):
                     break
                 source.kill()
                 killed += 1

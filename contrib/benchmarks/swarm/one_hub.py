@@ -50,6 +50,16 @@ def running(command: list[str], **more: object) -> Iterator[subprocess.Popen[str
         process.wait(30)
 
 
+def until_all_are_there(program: str, env: dict[str, str], count: int) -> None:
+    """Wait for a swarm service on each machine, and until they have met."""
+    for _ in range(60):
+        told = json.loads(done(1, env, program, "status", "--json"))
+        if sum(one["service"] == "swarm" for one in told["services"]) == count:
+            break
+        time.sleep(0.5)
+    time.sleep(3.0)
+
+
 @contextmanager
 def services(program: str, count: int, folder: Path, url: str) -> Iterator[list[dict[str, str]]]:
     """A broker and a swarm service on the first machine, a swarm service on each other; their variables."""
@@ -63,7 +73,7 @@ def services(program: str, count: int, folder: Path, url: str) -> Iterator[list[
             done(number, own, program, "join", "--token-file", str(token))
             command = inside(number, [program, "run", "swarm"])
             started.append(subprocess.Popen(command, env=own, stderr=subprocess.DEVNULL))
-        time.sleep(4.0)  # until all have met
+        until_all_are_there(program, variables[0], count)
         yield variables
     finally:
         for one in started:

@@ -1,6 +1,7 @@
 """What is fetched of a model that resembles one that is here, beside what rsync sends for it.
 
 python reuse.py MODEL.gguf [OTHER.gguf...]: of MODEL with another chat template, with another name, and of each OTHER.
+Each comes from a machine that tells all hashes, and from a hub, which tells that of the whole alone.
 """
 
 import argparse
@@ -9,14 +10,22 @@ import json
 import re
 import struct
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.models.hubs import Hub, Repository, serving_hub
 from twd.gguf_tools.constants import GGUFValueType
 from twd.gguf_tools.header import GgufHeader, aligned, read_header
+from twd.models.environment import HubEnvironment
+from twd.models.hub import found_on_hub
+from twd.models.spec import parse_spec
 from twd.models.stores import ModelStore
 from twd.pieces.making import make_manifest
 from twd.swarm.door import Door
+from twd.swarm.hub.transfer import HubTransfer
 from twd.swarm.library import Library
 from twd.swarm.peer import Peer, Peers
 from twd.swarm.seeder import Seeder
@@ -64,6 +73,20 @@ async def fetched(wanted: Path, here: Path, folder: Path) -> tuple[int, dict[str
     return transfer.pull.counts.fetched_bytes, transfer.pull.counts.by_source
 
 
+async def from_hub(wanted: Path, here: Path, folder: Path) -> tuple[int, dict[str, int]]:
+    """The same from a hub."""
+    hub = Hub({"org/model": Repository({"m-Q4_K_M.gguf": wanted.read_bytes()})})
+    async with serving_hub(hub) as url:
+        environment = HubEnvironment(endpoint=url)
+        spec = parse_spec("org/model:Q4_K_M", hub_hosts=environment.hosts)
+        async with found_on_hub(spec, environment) as found:
+            target = folder / "pulled.gguf"
+            transfer = HubTransfer(found.client, found.files[0], target, stores=[ModelStore("here", here)])
+            await transfer.run()
+    assert target.read_bytes() == wanted.read_bytes()
+    return hub.sent_bytes, transfer.counts.by_source
+
+
 def rsynced(wanted: Path, here: Path, folder: Path) -> int:
     """Bytes that rsync sends and receives to make a copy of what is here into the wanted file."""
     copy = folder / "rsync.gguf"
@@ -96,11 +119,14 @@ def main() -> None:
         for what, wanted in files.items():
             with tempfile.TemporaryDirectory() as folder:
                 ours, sources = asyncio.run(fetched(wanted, here, Path(folder)))
+                sent, hub_sources = asyncio.run(from_hub(wanted, here, Path(folder)))
                 theirs = rsynced(wanted, old, Path(folder))
             header = read_header(wanted).data_offset
             told = {"what": what, "size": wanted.stat().st_size, "header": header, "fetched": ours, "rsync": theirs}
+            most = theirs + header + (2 << 20)
             shares = {source.split(":")[0]: size for source, size in sources.items()}
-            print(json.dumps({**told, "within": ours <= theirs + header + (2 << 20), "from": shares}), flush=True)
+            guessed = {"hub_sent": sent, "hub_within": sent <= most, "guessed": hub_sources.get("here", 0)}
+            print(json.dumps({**told, "within": ours <= most, "from": shares, **guessed}), flush=True)
 
 
 main()
