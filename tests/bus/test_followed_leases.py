@@ -5,6 +5,8 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
+import pytest
+
 from tests.sim.virtual_loop import VirtualLoop
 from twd.bus.followed_leases import CLAIMS, RETELL_S, SETTLE_S, FollowedLeases
 from twd.bus.memory.bus import MemoryBroker
@@ -21,6 +23,8 @@ class ClaimsNetwork:
         self.broker = MemoryBroker()
         self.sequence = 0
         self.last: dict[str, int] = {}
+        self.knows_lifetimes = True
+        self.written: list[dict[str, str]] = []
 
     def member(self, node: str) -> FollowedLeases:
         """What a process on this machine sees."""
@@ -34,6 +38,9 @@ class ClaimsNetwork:
         if wanted is not None and int(wanted) != last:
             error = {"err_code": 10071, "description": f"wrong last sequence: {last}"}
             return StatusReply(json.dumps({"error": error}).encode())
+        if "Nats-TTL" in headers and not self.knows_lifetimes:
+            return StatusReply(b'{"error": {"err_code": 10166, "description": "per-message TTL is disabled"}}')
+        self.written.append(headers)
         self.sequence += 1
         self.last[subject] = self.sequence
         return StatusReply(json.dumps({"seq": self.sequence}).encode())
@@ -143,5 +150,19 @@ def test_answers_to_many_roll_calls_are_few() -> None:
         assert await asyncio.gather(*map(keys_seen, range(20))) == [[LEASE]] * 20
         await asyncio.sleep(SETTLE_S + RETELL_S)
         assert 2 <= len(heard) <= 4, "one for each while, not one for each reader"
+
+    in_virtual_time(story)
+
+
+@pytest.mark.parametrize("knows_lifetimes", [True, False])
+def test_the_mark_of_a_deletion_is_forgotten_where_the_bucket_can(knows_lifetimes: bool) -> None:
+    async def story(network: ClaimsNetwork) -> None:
+        network.knows_lifetimes = knows_lifetimes
+        one = network.member("one")
+        await one.create(KEY, b"one")
+        await one.delete(KEY)
+        assert network.written[-1]["KV-Operation"] == "DEL"
+        assert ("Nats-TTL" in network.written[-1]) == knows_lifetimes
+        assert await network.member("reader").get(KEY) is None
 
     in_virtual_time(story)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.bus.deployed import DEPLOY, NODES, Deployment
-from tests.waiting import until
+from tests.waiting import LOOK_S, until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, BusMessage, NoResponders, SubscriptionOptions
 from twd.bus.followed_leases import CLAIMS
@@ -373,6 +373,21 @@ async def test_one_holds_a_claim_and_the_next_one_takes_it_when_it_is_given_up(c
     await two.bus.flush()
     await one.bus.flush()
     assert await first.get("coordinator.active.claim") is None
+
+
+@nats
+async def test_a_claim_that_was_given_up_is_soon_as_if_it_had_never_been(connect: Connect) -> None:
+    """Long before what nobody renews: else each start of an agent would wait whether a holder is only silent."""
+    agent = await connect("agent")
+    leases = await agent.bus.leases(REGISTRY, LEASE_TTL_S)
+    key = "agent.node1.claim"
+    assert await leases.create(key, b"one") is not None
+    await leases.delete(key)
+    first = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    async with asyncio.timeout(LEASE_TTL_S / 2):
+        while b"error" in (await agent.bus.ask(f"$KV.{REGISTRY}{CLAIMS}.{key}", b"two", headers=first)).data:  # noqa: ASYNC110 - nothing tells that it is forgotten
+            await asyncio.sleep(LOOK_S)
+    await leases.delete(key)
 
 
 @nats

@@ -50,6 +50,7 @@ async def test_texts_are_equal_whatever_drafts(model_cache: object, weights: str
     assert checked > 0
 
 
+@pytest.mark.thorough
 async def test_sessions_side_by_side_do_not_touch_each_other(model_cache: object) -> None:
     cases = draw_cases(6, seed=9, max_tokens=24)
     async with lab(demo_model(model_cache, "q4_0"), parallel=4) as room:  # type: ignore[arg-type]

@@ -33,6 +33,9 @@ SILENCE_S: Final = 3.5
 KEYS_MAX: Final = 256
 """The most remembered keys of one role on one machine, so that nobody can crowd out the others."""
 TRIES: Final = 4
+DELETION: Final = {"KV-Operation": "DEL"}
+FORGOTTEN_AFTER: Final = "1s"
+"""The broker forgets the mark of a deletion then: the next one to claim the key need not wait for a silent holder."""
 _ACKNOWLEDGEMENT: Final = b'{"stream":'
 """The beginning of an acknowledgement, which a writer can let the broker send to any subject; no lease begins so."""
 _WRONG_REVISION: Final = (10071, 10164)
@@ -118,7 +121,9 @@ class FollowedLeases:
         self._own.pop(key, None)
         self._tell(key, b"")
         if key in self._revisions:
-            await self._ask(key, b"", {"KV-Operation": "DEL"})
+            reply = await self._ask(key, b"", {**DELETION, "Nats-TTL": FORGOTTEN_AFTER})
+            if "error" in reply:  # a bucket that was made before its messages could have a lifetime
+                await self._ask(key, b"", DELETION)
 
     async def get(self, key: str) -> LeaseEntry | None:
         """Return one live key, or None."""

@@ -55,6 +55,7 @@ def twd_there(server: SshServer, *arguments: str) -> None:
     subprocess.run([str(program), *arguments], env=env, cwd=server.home, check=False, capture_output=True, timeout=60)
 
 
+@pytest.mark.thorough
 def test_two_machines_from_nothing_to_a_lease_and_again(first: Installed, tmp_path: Path) -> None:
     with ssh_world(tmp_path / "there", "alpha", "beta") as world:
         (world.servers["alpha"].home / ".bashrc").write_text(BANNER)

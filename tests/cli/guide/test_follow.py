@@ -28,6 +28,7 @@ def follow(installed: Installed) -> str:
         return str(json.load(response)["choices"][0]["text"])
 
 
+@pytest.mark.thorough
 def test_without_a_model_of_ones_own(installed: Installed, model_cache: Path) -> None:
     installed.take_demo_files(model_cache)
     assert follow(installed)

@@ -156,6 +156,7 @@ class NatsLeases:
             "allow_rollup_hdrs": False,
             "deny_delete": True,
             "deny_purge": True,
+            "allow_msg_ttl": True,
             "max_msg_size": LEASE_BYTES_MAX,
             "max_bytes": BUCKET_BYTES_MAX if self._storage == "file" else -1,
         }
