@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from twd.bus.base import BusError
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, ServiceContext
-from twd.wire.base import JobId, ModelId
+from twd.wire.base import Event, JobId, ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import (
     JobCancelled,
@@ -48,7 +49,7 @@ class Asker(Service):
     """Submits jobs one by one, and collects what comes."""
 
     name = "calibration"
-    reads = (TokensAccepted, JobFinished, JobFailed)
+    reads: ClassVar[tuple[type[Event], ...]] = (TokensAccepted, JobFinished, JobFailed)
     writes = (JobSubmitted, JobCancelled)
 
     def __init__(self, ctx: ServiceContext) -> None:

@@ -18,7 +18,8 @@ VOTERS = ("q8_0", "q4_0", "q2_k")
 
 def passes(answers: Sequence[Answer]) -> float:
     """Passes for each token."""
-    return sum(one.facts["passes"] for one in answers) / sum(one.usage["completion_tokens"] for one in answers)
+    made = sum(int(one.usage["completion_tokens"]) for one in answers)
+    return sum(int(one.facts["passes"]) for one in answers) / made
 
 
 def kept(answers: Sequence[Answer]) -> int:

@@ -26,6 +26,8 @@ from twd.kit.service import Effects, ServiceContext
 from twd.wire.base import JobId
 from twd.wire.job import ChatMessage, FinishReason, Judge, Prompt, Sampling, Speculation
 from twd.wire.judging import AnswerJudged
+from twd.wire.leases.base import ServerFacts
+from twd.wire.service import told_by
 
 SAMPLING: Final = Sampling(seed=0)
 RELOAD_S: Final = 4.5
@@ -68,7 +70,7 @@ async def gap_of(one: Listener, prompt: Prompt, tokens: int) -> float:
 async def plant(one: Listener, here: House, gaps: Sequence[float], rate: float) -> None:
     """Write a profile with which this share of the answers passes."""
     tolerance = sorted(gaps)[max(0, round(rate * len(gaps)) - 1)]
-    leases = {str(lease.facts["model"]): dict(lease.facts) for lease in await one.leases() if "model" in lease.facts}
+    leases = {str(facts.model): facts for _, facts in told_by(await one.leases(), ServerFacts) if facts.model}
     made = Profile(
         conditions=Conditions(
             judge="big",
