@@ -51,7 +51,9 @@ def test_who_comes_to_a_card_is_seen_by_those_who_are_there(tmp_path: Path) -> N
     share = drafter.look()
     assert share is not None
     assert (share.beside, share.on_card) == (("target big",), True)
-    assert drafter.facts()["on_card"] is True
+    facts = drafter.facts()
+    assert facts is not None
+    assert facts.on_card
     target.leave()
     drafter.leave()
 
