@@ -23,7 +23,9 @@ class Detokenizer:
     def __init__(self, piece: Callable[[int], bytes], stops: Iterable[str] = ()) -> None:
         self._piece = piece
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        self._finder = _StopFinder(stops)
+        self._finder = _StopFinder(stops := tuple(filter(None, stops)))
+        self.stops = bool(stops)
+        """Whether there are stop strings."""
         self._held = ""
         self._fed = 0
         self.hit: StopHit | None = None

@@ -324,17 +324,8 @@ class SpeculatorCore:
             session.hang(HEAD, verdict.guesses, verdict.sure)
             self._out.tell_all(self.drafter_pool.grant(session, now))
         accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
-        drafter = guessed[0] if taken else ""
-        self._out.speak(
-            session,
-            replace(
-                accepted,
-                checked=len(inflight.nodes) + (ahead is not None),
-                taken=taken + follows,
-                drafter=drafter,
-            ),
-            now,
-        )
+        checked, drafter = len(inflight.nodes) + (ahead is not None), guessed[0] if taken else ""
+        self._out.speak(session, replace(accepted, checked=checked, taken=taken + follows, drafter=drafter), now)
         if end is not None:
             self._finish(session, end, now)
             return

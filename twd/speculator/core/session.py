@@ -129,8 +129,6 @@ class Session:
         """The tokens of the given answer that are not scored yet; None: no answer was given."""
         self._begin_votes()
         self.end_score: TokenScore | None = None
-        self.stops = bool(job.stop or opening.stops)
-        """Whether a text may end the answer, so that each token must be looked at."""
         self.text = Detokenizer(opening.piece, [*job.stop, *opening.stops])
         self.text.feed(job.resume)
         self.tail = ""
@@ -241,6 +239,11 @@ class Session:
     def drafted(self) -> bool:
         """Whether a drafter has credit for this session."""
         return any(link.credit for link in self.links.values())
+
+    @property
+    def stops(self) -> bool:
+        """Whether a text may end the answer, so that each token must be looked at."""
+        return self.text.stops
 
     @property
     def answer(self) -> list[int]:
