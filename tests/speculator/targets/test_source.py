@@ -160,10 +160,10 @@ class Standing:
     def __init__(self) -> None:
         self.finder, self.now, self.closed = Elsewhere(), 100.0, list[str]()
         settings = Settings(models={str(MODEL): ModelConfig(path="m.gguf")})
-        self.source: Any = RingSource(settings, MODEL, self.finder)
+        self.source = cast(Any, RingSource(settings, MODEL, self.finder))
         self.host = SimpleNamespace(jobs=0, clock=SimpleNamespace(now=lambda: self.now))
-        self.source._host = cast(Any, self.host)
-        self.source._home = cast(Any, SimpleNamespace(close=lambda reason: self.closed.append(str(reason))))
+        self.source._host = self.host
+        self.source._home = SimpleNamespace(close=lambda reason: self.closed.append(str(reason)))
 
     async def look(self, now: float) -> None:
         self.now = now
