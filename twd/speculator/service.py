@@ -9,7 +9,7 @@ import msgspec
 
 from twd.bus.base import BusError
 from twd.decoding.pipeline import PipelinedTarget
-from twd.engine.experts.facts import expert_facts, foresee
+from twd.engine.experts.facts import expert_facts
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
@@ -422,7 +422,7 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
         self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
-        return foresee(self.loaded, tokens)
+        return None
 
     def on_tokens_agreed(self, event: TokensAgreed) -> Effects:
         """Pass tokens on which drafters agree to the engine's thread."""
