@@ -53,6 +53,24 @@ async def test_a_stage_keeps_to_the_device_that_it_is_told(
     assert {(one.hash, one.stage.use_mmap, one.stage.flash_attention) for one in told} == {("abc", False, True)}
 
 
+async def test_what_is_told_of_experts_wins_over_the_settings(
+    ctx: ServiceContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[SlicePlan] = []
+    monkeypatch.setattr("twd.stage.native.native_stage", lambda ctx, settings, plan, address: told.append(plan))
+    entry = ModelConfig(path="/models/x.gguf", moe_stream="on", moe_memory_gb=2)
+    settings = Settings(home=str(tmp_path), models={"big": entry})
+    for model, choice in (
+        ("big", StageChoice()),
+        ("big", StageChoice(moe_stream="off", moe_memory=7)),
+        ("x.gguf", StageChoice(moe_stream="on", moe_memory=7)),
+        ("x.gguf", StageChoice()),
+    ):
+        stage_of(ctx, settings, model, choice)
+    wishes = [(one.experts.stream, one.experts.memory) for one in told]
+    assert wishes == [("on", 2 << 30), ("off", 7), ("on", 7), ("auto", 0)]
+
+
 @pytest.mark.parametrize(
     ("model", "choice", "says"),
     [

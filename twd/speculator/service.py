@@ -8,7 +8,6 @@ import msgspec
 
 from twd.bus.base import BusError
 from twd.decoding.pipeline import PipelinedTarget
-from twd.engine.experts.facts import foresee
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
@@ -402,7 +401,6 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
         self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
-        foresee(self.loaded, tokens)
         return None
 
     def on_tokens_agreed(self, event: TokensAgreed) -> Effects:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What drafts bring and cost a mixture in memory for a part of its file: drafts.py MODEL.gguf [--shares 0.8 0.6]
 
-The same prompts are answered plain, with drafts that are always right, and with random ones, in turns; texts are drawn
-with a seed, so they are the same each time. The drafter is elsewhere: it costs this machine nothing.
+The same prompts are answered plain and with drafts in turns; drafts are always right, or random with full confidence.
+Texts are drawn with a seed, so they are the same each time. The drafter is elsewhere: it costs this machine nothing.
 """
 
 import argparse
@@ -97,15 +97,20 @@ def moe_memory(path: Path, share: float) -> float:
     return max(0.001, (share * path.stat().st_size - layout.dense_bytes) / 2**30)
 
 
-async def measure(args: argparse.Namespace, share: float, home: str) -> None:
-    """Plain, perfect drafts and random drafts in turns, in one process."""
+async def measure(args: argparse.Namespace, share: float, way: str, home: str) -> None:
+    """Plain and with drafts in turns, in this process."""
     broker = MemoryBroker()
 
     def context(node: str) -> ServiceContext:
         return ServiceContext(bus=broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
 
     model = ModelConfig(
-        path=str(args.model), ctx_size=1024, parallel=1, moe_stream="on", moe_memory_gb=moe_memory(args.model, share)
+        path=str(args.model),
+        ctx_size=1024,
+        parallel=1,
+        threads=args.threads or "auto",
+        moe_stream="on",
+        moe_memory_gb=moe_memory(args.model, share),
     )
     speculation = SpeculationConfig(ngram=NgramConfig(enabled=args.ngram))
     settings = Settings(models={str(MODEL): model}, home=home, speculation=speculation)
@@ -129,45 +134,55 @@ async def measure(args: argparse.Namespace, share: float, home: str) -> None:
         return await client.answer(MODEL, prompts[number], how)
 
     answers = [(await ask(number, False)).tokens for number in range(len(prompts))]  # warms the cache, too
-    rates: dict[str, list[float]] = {}
-    passes: dict[str, list[float]] = {}
+    spent: dict[bool, list[float]] = {False: [], True: []}
+    passes = checked = 0
     equal = True
     for _ in range(args.rounds):
-        for way in ("plain", "perfect", "plain", "random"):
-            for number, answer in enumerate(answers):
-                drafter.answer = answer if way == "perfect" else []
-                said = await ask(number, way != "plain")
+        for number, answer in enumerate(answers):
+            drafter.answer = answer if way == "perfect" else []
+            for drafts in (False, True, False, True):
+                said = await ask(number, drafts)
                 equal = equal and said.tokens == answer
-                rates.setdefault(way, []).append(said.stats.decode_ms / max(1, len(said.tokens) - 1))
-                passes.setdefault(way, []).append(len(said.tokens) / max(1, said.stats.passes))
+                spent[drafts].append(said.stats.decode_ms / max(1, len(said.tokens) - 1))
+                passes += said.stats.passes if drafts else 0
+                checked += said.stats.checked
     told = expert_facts(speculator.loaded)
     assert told is not None
     for service in reversed(services):
         await service.stop("measured")
-    told_ms = {way: sum(values) / len(values) for way, values in rates.items()}
-    figures = {way: round(1000 / ms, 2) for way, ms in told_ms.items()}
-    ratios = {way: round(told_ms["plain"] / told_ms[way], 3) for way in ("perfect", "random")}
-    hits = round(told.hits / max(1, told.asked), 3)
-    each = {way: round(sum(values) / len(values), 2) for way, values in passes.items()}
-    line = {"share": share, "equal": equal, "hits": hits, "tok_s": figures, "tokens_a_pass": each, "to_plain": ratios}
+    plain, drafted = (sum(spent[drafts]) / len(spent[drafts]) for drafts in (False, True))
+    line = {
+        "share": share,
+        "drafts": way,
+        "equal": equal,
+        "hits": round(told.hits / max(1, told.asked), 3),
+        "plain_tok_s": round(1000 / plain, 2),
+        "tok_s": round(1000 / drafted, 2),
+        "to_plain": round(plain / drafted, 3),
+        "tokens_a_pass": round(len(spent[True]) * args.tokens / max(1, passes), 2),
+        "checked": checked,
+    }
     print(json.dumps(line), flush=True)
 
 
 def main() -> None:
-    """One line for each share of memory."""
+    """One line for each share of memory and kind of drafts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6], help="of the file, in memory")
+    parser.add_argument("--ways", nargs="+", default=["perfect", "random"], choices=["perfect", "random"])
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--ngram", action="store_true", help="drafts from the text itself, too")
     args = parser.parse_args()
     for share in args.shares:
-        with tempfile.TemporaryDirectory() as home:
-            asyncio.run(measure(args, share, home))
+        for way in args.ways:
+            with tempfile.TemporaryDirectory() as home:
+                asyncio.run(measure(args, share, way, home))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def measure(args: argparse.Namespace, share: float) -> None:
     spent = dict.fromkeys(Foresight, 0.0)
     told: dict[Foresight, list[ExpertNumbers]] = {way: [] for way in Foresight}
     options = ModelLoadOptions(args.model, expert_bytes=budget)
-    with LoadedGguf.load(options) as model, Context(model, ContextSettings(ctx_size=CTX, type_k="f16")) as context:
+    settings = ContextSettings(ctx_size=CTX, type_k="f16", threads=args.threads)
+    with LoadedGguf.load(options) as model, Context(model, settings) as context:
         stream = model.experts
         assert stream is not None
         writer = Writer(context, args.temperature)
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     parser.add_argument("--temperature", type=float, default=1000.0)
     args = parser.parse_args()
     for share in args.shares:

@@ -1,6 +1,5 @@
 """What a process tells of experts that it reads from disk while it computes."""
 
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from twd.engine.experts.stream import ExpertStream
@@ -15,12 +14,6 @@ class StreamsExperts(Protocol):
     def experts(self) -> ExpertStream | None:
         """Its cache of experts; None if they are all in memory."""
         ...
-
-
-def foresee(loaded: object, tokens: Sequence[int]) -> None:
-    """Let experts be read that drafted tokens will want, while the drafts wait for their pass."""
-    if isinstance(loaded, StreamsExperts) and loaded.experts is not None:
-        loaded.experts.foresee_tokens(tokens)
 
 
 def expert_facts(loaded: object) -> StreamedExperts | None:

@@ -21,6 +21,10 @@ from twd.speculator.drafters.pool import DrafterPool
 
 ROWS_TOGETHER = 96
 """Most rows of one pass that several sessions share."""
+COMPARED = 6.0
+"""So many drafts of a drafter were compared before a window may read experts for them."""
+LIKELY = 0.7
+"""With this chance, what a draft that waits will want from disk is worth reading ahead."""
 PROMPT_ROWS, PROMPT_MS = 64, 80.0
 """While other sessions run, a pass has at most this many rows with prompts, or more if it takes no longer than
 this."""
@@ -196,12 +200,30 @@ class StepPlanner:
                 return [], None, wake_at
         cost = self._cost_of(session, path)
         cut = len(path) if fixed else self._cut(session, chances, waited_ms, cost)
+        if not fixed and self._only_compared(session, path):
+            cut = 0
+        else:
+            self._foresee(path[cut:])
         nodes = [node for node, _ in path[:cut]]
         if self._limits.tree and alone:
             nodes, parents = lay_out(nodes, session.tree.root)
             if any(parent != i for i, parent in enumerate(parents)):
                 return nodes, [-1, *parents], None
         return nodes, None, None
+
+    def _only_compared(self, session: Session, path: list[tuple[DraftNode, float]]) -> bool:
+        """Returns whether drafts of unknown drafters are only compared with what the target says: that costs nothing,
+        and each row of a window may read from disk."""
+        if self._reads is None or not path:
+            return False
+        known, votes = session.beliefs.calibrations, path[0][0].votes
+        return not any(name == GRAMMAR or (name in known and known[name].weight >= COMPARED) for name in votes)
+
+    def _foresee(self, waiting: list[tuple[DraftNode, float]]) -> None:
+        """Let experts be read ahead for drafts that wait for a later window, if they are likely enough."""
+        tokens = [node.token for node, chance in waiting if chance >= LIKELY]
+        if tokens and self._limits.foresee is not None:
+            self._limits.foresee(tokens)
 
     def _cost_of(self, session: Session, path: list[tuple[DraftNode, float]]) -> Cost:
         """Returns the cost of passes of the first rows of this window; on a tree, by their number alone."""

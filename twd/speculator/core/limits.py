@@ -75,6 +75,8 @@ class SpeculatorLimits:
     missing_ms: Callable[[Sequence[int]], Sequence[float]] | None = None
     """Tokens of a window -> milliseconds in which a pass of the first of them, of the first two and so on reads experts
     from disk; None: they are all in memory."""
+    foresee: Callable[[Sequence[int]], None] | None = None
+    """Lets experts be read ahead that these tokens will want."""
     needs_drafters: bool = False
     """True: a job with speculation fails where no drafter is attached, instead of running without."""
 

@@ -152,6 +152,7 @@ def load_plan(name: ModelId, model: ModelConfig, memory: Path | None = None) -> 
 def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> SpeculatorLimits:
     """Returns the limits of a speculator with this model."""
     target, undo = native.target, native.undo
+    experts = native.model.experts if can_foresee() else None
     usual = usual_limits(target, native.facts.model, model, settings)
     limits = replace(
         usual,
@@ -164,7 +165,8 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         steps_ms=longest_call_ms(usual.stream_ms) if target.runs_steps else 0.0,
         score_rows=target.window_max,
         device=native.device,
-        missing_ms=native.model.experts.missing_ms if native.model.experts is not None and can_foresee() else None,
+        missing_ms=experts.missing_ms if experts is not None else None,
+        foresee=experts.foresee_tokens if experts is not None else None,
     )
     return with_votes(limits, target, settings) if undo.cost is None else limits
 
