@@ -203,7 +203,7 @@ class StepPlanner:
         if not fixed and self._only_compared(session, path):
             cut = 0
         else:
-            self._foresee(path[cut:])
+            self._foresee(session, cut)
         nodes = [node for node, _ in path[:cut]]
         if self._limits.tree and alone:
             nodes, parents = lay_out(nodes, session.tree.root)
@@ -219,10 +219,13 @@ class StepPlanner:
         known, votes = session.beliefs.calibrations, path[0][0].votes
         return not any(name == GRAMMAR or (name in known and known[name].weight >= COMPARED) for name in votes)
 
-    def _foresee(self, waiting: list[tuple[DraftNode, float]]) -> None:
+    def _foresee(self, session: Session, cut: int) -> None:
         """Let experts be read ahead for drafts that wait for a later window, if they are likely enough."""
+        if self._limits.foresee is None:
+            return
+        waiting = session.tree.chain(session.believe, cut + self._limits.max_window)[cut:]
         tokens = [node.token for node, chance in waiting if chance >= LIKELY]
-        if tokens and self._limits.foresee is not None:
+        if tokens:
             self._limits.foresee(tokens)
 
     def _cost_of(self, session: Session, path: list[tuple[DraftNode, float]]) -> Cost:
