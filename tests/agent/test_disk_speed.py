@@ -19,8 +19,8 @@ def test_a_disk_with_a_mixture_is_measured_once_a_day(tmp_path: Path, monkeypatc
     cache = tmp_path / "cache"
     assert DiskSpeeds(cache).of([model]) == {device: 1_000_000_000}
     assert DiskSpeeds(cache).of([model]) == {device: 1_000_000_000}
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + FRESH_S + 1)
+    later = time.time() + FRESH_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
     assert DiskSpeeds(cache).of([model]) == {device: 2_000_000_000}
     (disk,) = disk_facts([tmp_path], {device: 7})
     assert disk.read_bytes_s == 7

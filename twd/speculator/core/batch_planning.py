@@ -234,8 +234,8 @@ class StepPlanner:
             return self._cost
         return self._reads.cost(self._cost, [session.tokens[-1], *(node.token for node, _ in path)])
 
-    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float, cost: Cost) -> int:
-        undo = self._limits.undo
+    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float, cost: Cost | None = None) -> int:
+        undo, cost = self._limits.undo, cost or self._cost
         if undo is None:
             return best_cut(chances, cost, waited_ms)[0]
         return undo.best_cut(chances, cost, waited_ms, session.replay)
