@@ -69,6 +69,7 @@ rpc_tensor told(ggml_tensor * of, const std::unordered_map<const ggml_tensor *, 
     rpc_tensor out = serialize_tensor(of);
     const ggml_tensor * owner = of->view_src != nullptr ? of->view_src : of;
     out.buffer = where.at(owner);
+    out.flags = of->op == GGML_OP_NONE ? 0 : GGML_TENSOR_FLAG_COMPUTE; // others are passed over
     out.data = (uint64_t) owner->data + (of->view_src != nullptr ? of->view_offs : 0);
     return out;
 }

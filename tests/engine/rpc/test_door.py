@@ -17,6 +17,7 @@ from twd.net.ports import free_port
 ALLOC_BUFFER, BUFFER_GET_BASE, SET_TENSOR, GET_TENSOR, GRAPH_COMPUTE, HELLO = 0, 3, 6, 8, 10, 14
 NONE, ADD, MUL_MAT, GET_ROWS, UNARY, MAP_CUSTOM1 = 0, 2, 29, 40, 91, 92
 F32, I32 = 0, 26
+COMPUTE = 16
 ENDED_S = 30.0
 
 
@@ -40,7 +41,7 @@ class Tensor:
             strides.append(strides[-1] * size)
         head = struct.pack("<QIQ4I4II", self.ident, self.type, self.buffer, *self.ne, *strides, self.op)
         params = struct.pack("<16i", *self.params, *[0] * (16 - len(self.params)))
-        sources = struct.pack("<i10Q", 0, *self.src, *[0] * (10 - len(self.src)))
+        sources = struct.pack("<i10Q", COMPUTE if self.op else 0, *self.src, *[0] * (10 - len(self.src)))
         return head + params + sources + struct.pack("<3Q64si", 0, 0, self.data, b"", 1)
 
 
