@@ -53,11 +53,19 @@ bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
     return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
 }
 
-// Numbers that choose rows are checked while they are read; nothing may change them meanwhile.
-void check_choices(const ggml_tensor * node) {
+// Numbers that choose rows are checked while they are read, a sort relies on an order that stays, and a copy on a source
+// that does: none of these may be written meanwhile.
+bool must_stay(const ggml_tensor * source, const ggml_tensor * node) {
+    const bool chooses = source->type == GGML_TYPE_I32 || source->type == GGML_TYPE_I64;
+    if (twd::copies(node->op)) {
+        return source == node->src[0] && (source->data != node->data || !twd::same_layout(source, node));
+    }
+    return twd::sorts(node->op) || (chooses && twd::reads_choices(node->op));
+}
+
+void check_overlaps(const ggml_tensor * node) {
     for (const ggml_tensor * source : node->src) {
-        const bool chooses = source != nullptr && (source->type == GGML_TYPE_I32 || source->type == GGML_TYPE_I64);
-        if (chooses && twd::reads_choices(node->op) && overlap(node, source)) {
+        if (source != nullptr && must_stay(source, node) && overlap(node, source)) {
             throw Refused("a result over the numbers that choose its rows");
         }
     }
@@ -78,7 +86,7 @@ void check_node(const ggml_tensor * node, ggml_context * scratch) {
     }
     ggml_reset(scratch);
     twd::check_operation(scratch, node);
-    check_choices(node);
+    check_overlaps(node);
 }
 
 } // namespace

@@ -33,8 +33,21 @@ struct Node {
     float real(int i) const { return ggml_get_op_params_f32(node, i); }
 };
 
-bool same_layout(const ggml_tensor * a, const ggml_tensor * b) {
-    return ggml_are_same_shape(a, b) && memcmp(a->nb, b->nb, sizeof(a->nb)) == 0;
+// As ggml allocates results: also where a size is one, its stride is that of the one before.
+bool in_one_piece(const ggml_tensor * of) {
+    for (int i = 1; i < GGML_MAX_DIMS; ++i) {
+        const int64_t row = i == 1 ? ggml_blck_size(of->type) : 1;
+        if (of->nb[i] != of->nb[i - 1] * size_t(of->ne[i - 1] / row)) {
+            return false;
+        }
+    }
+    return of->nb[0] == ggml_type_size(of->type);
+}
+
+// Whether each row lies `nb[1]` behind the one before, over all dimensions.
+bool rows_are_even(const ggml_tensor * of) {
+    return (of->ne[2] == 1 || of->nb[2] == of->nb[1] * size_t(of->ne[1])) &&
+           (of->ne[3] == 1 || of->nb[3] == of->nb[2] * size_t(of->ne[2]));
 }
 
 bool is(const ggml_tensor * of, ggml_type type, int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -112,10 +125,13 @@ ggml_tensor * scan(const Node & of) {
                          of.number(0));
 }
 
+constexpr int64_t VECTOR = 64; // kernels read so many floats of a head at once
+
 // Sequences of a state share the tokens evenly.
 void check_state(const Node & of, int state) {
     all_floats(of, state + 1);
     const int64_t sequences = of.source(state)->ne[1];
+    need(of.a()->ne[0] % VECTOR == 0, "a head that vectors do not fill");
     need(sequences > 0 && of.a()->ne[2] % sequences == 0, "tokens that sequences do not share evenly");
 }
 
@@ -257,6 +273,9 @@ bool takes_any_stride(ggml_op op, int source) {
     }
 }
 
+// Operations whose kernels walk over rows by one stride.
+bool walks_over_rows(ggml_op op) { return op == GGML_OP_CLAMP || sorts(op); }
+
 bool writes_by_strides(ggml_op op) { return op == GGML_OP_CPY || op == GGML_OP_SET_ROWS; }
 
 } // namespace
@@ -271,18 +290,27 @@ bool reads_choices(ggml_op op) {
            op == GGML_OP_SSM_SCAN;
 }
 
+bool copies(ggml_op op) { return op == GGML_OP_CPY || op == GGML_OP_DUP || op == GGML_OP_CONT; }
+
+bool same_layout(const ggml_tensor * a, const ggml_tensor * b) {
+    return ggml_are_same_shape(a, b) && memcmp(a->nb, b->nb, sizeof(a->nb)) == 0;
+}
+
+bool sorts(ggml_op op) { return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K; }
+
 void check_operation(ggml_context * context, const ggml_tensor * node) {
     for (int i = 0; i < GGML_MAX_SRC; ++i) {
         const ggml_tensor * source = node->src[i];
         const bool close = source == nullptr || source->nb[0] == ggml_type_size(source->type);
         need(close || ggml_is_empty(source) || takes_any_stride(node->op, i), "an input whose numbers lie apart");
+        need(source == nullptr || !walks_over_rows(node->op) || rows_are_even(source), "rows that lie unevenly");
     }
     const ggml_tensor * made = made_anew({context, node});
     if (made != nullptr) {
         need(made->type == node->type && ggml_are_same_shape(made, node), "a result of another shape");
     }
-    need(writes_by_strides(node->op) || ggml_is_contiguous(node) ||
-             (node->src[0] != nullptr && same_layout(node, node->src[0])),
+    need(writes_by_strides(node->op) || in_one_piece(node) ||
+             (!sorts(node->op) && node->src[0] != nullptr && same_layout(node, node->src[0])),
          "a result in pieces");
 }
 

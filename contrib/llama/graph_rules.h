@@ -16,6 +16,15 @@ bool computes_nothing(ggml_op op);
 // Whether some of its inputs are numbers of rows.
 bool reads_choices(ggml_op op);
 
+// Whether it sorts its inputs.
+bool sorts(ggml_op op);
+
+// Whether it copies its first input.
+bool copies(ggml_op op);
+
+// Whether both have the same sizes and strides.
+bool same_layout(const ggml_tensor * a, const ggml_tensor * b);
+
 // Throws `Refused`, or stops at one of ggml's assertions, unless the node's inputs fit its operation and its result has
 // the shape that follows. The context must have room for some tensors, without their data.
 void check_operation(ggml_context * context, const ggml_tensor * node);

@@ -73,8 +73,10 @@ function(twd_add_kernels)
                      APPEND PROPERTY COMPILE_DEFINITIONS TWD_TILED)
     endif()
     twd_stand_before(ops.cpp ggml_compute_forward_flash_attn_ext)
-    twd_stand_before(ops.cpp ggml_compute_forward_ssm_scan)
-    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/states.cpp")
+    foreach(operation ssm_scan argsort top_k)
+        twd_stand_before(ops.cpp "ggml_compute_forward_${operation}")
+    endforeach()
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/trusting_ops.cpp")
     twd_add_experts()
     if(NOT MSVC) # experts chosen by another machine's graph: only an `assert` looks whether there are so many
         set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.c" TARGET_DIRECTORY ggml-cpu

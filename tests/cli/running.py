@@ -62,7 +62,8 @@ class Installed:
     def take_demo_files(self, weights: Path) -> None:
         """The demo's files from where tests keep them: to write them anew takes seconds for each installation."""
         folder = self.home / "cache"
-        folder.mkdir(parents=True)
+        self.home.mkdir(mode=0o700, parents=True)
+        folder.mkdir()
         for kind in (TARGET, DRAFT):
             made = demo_model(weights, kind)
             (folder / made.name).symlink_to(made)

@@ -30,9 +30,11 @@ NAME = InstanceId("d")
 
 
 def native(*, offloads: bool) -> NativeModel:
-    target = SimpleNamespace(n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True, head=None)
+    target = SimpleNamespace(
+        n_slots=1, ctx_size=64, window_max=8, trees=False, can_rollback=True, head=None, runs_steps=False
+    )
     made: Any = NativeModel.__new__(NativeModel)
-    made.model, made.target = SimpleNamespace(offloads=offloads), target
+    made.model, made.target = SimpleNamespace(offloads=offloads, experts=None), target
     made.facts, made.undo = SimpleNamespace(model="m", can_rollback=True), FoundUndo(None)
     return made  # type: ignore[no-any-return]
 

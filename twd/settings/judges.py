@@ -43,7 +43,7 @@ class ConsensusConfig(SettingSection, frozen=True):
     ] = 0.05
     audit: Annotated[
         Annotated[float, Meta(ge=0.0, le=1.0)],
-        about("Share of the texts of which the target reads the last tokens, too, where drafters agreed on these."),
+        about("Share of texts whose last tokens are read, too, where drafters agreed on them."),
     ] = 0.05
 
 

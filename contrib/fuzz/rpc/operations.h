@@ -78,7 +78,7 @@ inline ggml_tensor * make_delta(Maker & m) {
 }
 
 inline ggml_tensor * make_wkv(Maker & m, int which) {
-    const int64_t size = which == 0 ? 64 : 8 * m.random.upto(3), heads = m.random.upto(3), sequences = m.random.upto(2);
+    const int64_t size = 64 * m.random.upto(2), heads = m.random.upto(3), sequences = m.random.upto(2);
     const int64_t tokens = sequences * m.random.upto(3);
     auto part = [&] { return m.floats(size, heads, tokens); };
     ggml_tensor *p[6] = {part(), part(), part(), part(), part(), part()};

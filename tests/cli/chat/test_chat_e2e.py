@@ -17,7 +17,7 @@ SHORT = ("--temperature", "0", "--max-tokens", "24")
 
 def told(demo: Installed, *arguments: str) -> Any:
     done = demo.twd(*arguments)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr or done.stdout[-6000:]
     return json.loads(done.stdout)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.edge.conftest import House, OpenHouse, open_house
+from tests.edge.conftest import House, OpenHouse, mode, open_house
 from tests.edge.fake_speculator import Script
 from twd.cli.app import run
 from twd.cli.chat.client import ChatClient, refusal
@@ -26,7 +26,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import Failure, FailureCode
 
-__all__ = ["open_house"]
+__all__ = ["mode", "open_house"]
 TEXT = "Hello, wörld 👋!"
 
 

@@ -14,7 +14,7 @@ from click.testing import Result as Done
 from tests.backends.fakes.openai_server import OpenAiServer
 from tests.bus.conftest import NatsServer, nats_server
 from tests.cli.running import Installed
-from tests.edge.conftest import OpenHouse, open_house
+from tests.edge.conftest import OpenHouse, mode, open_house
 from tests.metrics.told import lease as told
 from twd.cli.app import app
 from twd.cli.common.api_address import ApiAddress
@@ -27,7 +27,7 @@ from twd.process.home import RunningInstance, StateFolder
 from twd.settings.model import Settings
 from twd.wire.leases.others import EdgeFacts
 
-__all__ = ["nats_server", "open_house"]
+__all__ = ["mode", "nats_server", "open_house"]
 
 
 def made(**fields: object) -> Settings:

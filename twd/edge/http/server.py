@@ -22,6 +22,8 @@ from twd.wire.failures import FailureCode, TwdError
 
 CLOSING_S = 2.0
 IDLE_CONNECTION_S = 75.0
+BEGUN_S = 0.25
+"""Who was accepted last has so long to send a request, before connections without one are closed."""
 
 
 class HttpServer:
@@ -91,6 +93,7 @@ class HttpServer:
             return
         for site in self._runner.sites:
             await site.stop()
+        await asyncio.sleep(BEGUN_S)
         if self._runner.server is not None:
             self._runner.server.pre_shutdown()
 
