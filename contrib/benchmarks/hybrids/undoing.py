@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from contrib.benchmarks.engine.random_hybrid import KINDS, random_hybrid
 from contrib.benchmarks.engine.random_model import random_model
-from contrib.benchmarks.hybrids.random_hybrid import KINDS, random_hybrid
 from tests.engine.slices.recipes import recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
