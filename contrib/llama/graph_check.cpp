@@ -53,20 +53,13 @@ bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
     return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
 }
 
-// Numbers that choose rows are checked while they are read, a sort relies on an order that stays, and a copy on a source
-// that does: none of these may be written meanwhile.
-bool must_stay(const ggml_tensor * source, const ggml_tensor * node) {
-    const bool chooses = source->type == GGML_TYPE_I32 || source->type == GGML_TYPE_I64;
-    if (twd::copies(node->op)) {
-        return source == node->src[0] && (source->data != node->data || !twd::same_layout(source, node));
-    }
-    return twd::sorts(node->op) || (chooses && twd::reads_choices(node->op));
-}
-
+// Kernels check numbers that choose rows while they read them, sort by an order that stays, and copy what does not move. So
+// a result may take the place of an input, as ggml has it where sizes agree, and may not lie over a part of one.
 void check_overlaps(const ggml_tensor * node) {
     for (const ggml_tensor * source : node->src) {
-        if (source != nullptr && must_stay(source, node) && overlap(node, source)) {
-            throw Refused("a result over the numbers that choose its rows");
+        const bool in_place = source != nullptr && source->data == node->data && twd::same_layout(source, node);
+        if (source != nullptr && overlap(node, source) && (!in_place || twd::sorts(node->op))) {
+            throw Refused("a result over a part of an input");
         }
     }
 }

@@ -60,6 +60,12 @@ ggml_tensor * divisor(ggml_tensor * of) {
     return of;
 }
 
+// Whether there are functions that read it as floats.
+ggml_tensor * values(ggml_tensor * of) {
+    need(of->type == GGML_TYPE_F32 || ggml_get_type_traits(of->type)->to_float != nullptr, "an input that holds no values");
+    return of;
+}
+
 void all_floats(const Node & of, int sources) {
     for (int i = 0; i < sources; ++i) {
         need(of.source(i)->type == GGML_TYPE_F32, "an input that is not F32");
@@ -91,7 +97,7 @@ ggml_tensor * attention(const Node & of) {
     need(k->ne[2] > 0 && q->ne[2] % k->ne[2] == 0, "heads that do not divide");
     need(mask == nullptr || (mask->ne[0] >= k->ne[1] && mask->ne[1] >= q->ne[1]), "a mask that is too small");
     ggml_tensor * made =
-        ggml_flash_attn_ext(of.context, of.a(), divisor(of.b()), divisor(of.c()), divisor(of.node->src[3]),
+        ggml_flash_attn_ext(of.context, of.a(), values(divisor(of.b())), values(divisor(of.c())), divisor(of.node->src[3]),
                                                of.real(0), of.real(1), of.real(2));
     ggml_flash_attn_ext_add_sinks(made, of.node->src[4]);
     return made;
@@ -216,10 +222,10 @@ ggml_tensor * made_anew(const Node & of) {
         case GGML_OP_GROUP_NORM:
             need(of.number(0) > 0, "no group");
             return ggml_group_norm(in, of.a(), of.number(0), of.real(1));
-        case GGML_OP_MUL_MAT: return ggml_mul_mat(in, divisor(of.a()), of.b());
+        case GGML_OP_MUL_MAT: return ggml_mul_mat(in, values(divisor(of.a())), of.b());
         case GGML_OP_MUL_MAT_ID:
             need(of.b()->ne[1] > 0, "a size of zero");
-            return ggml_mul_mat_id(in, divisor(of.a()), of.b(), of.c());
+            return ggml_mul_mat_id(in, values(divisor(of.a())), of.b(), of.c());
         case GGML_OP_SCALE: return ggml_scale(in, of.a(), of.real(0));
         case GGML_OP_SET: return set(of);
         case GGML_OP_CPY:
@@ -284,13 +290,6 @@ bool computes_nothing(ggml_op op) {
     return op == GGML_OP_NONE || op == GGML_OP_VIEW || op == GGML_OP_RESHAPE || op == GGML_OP_PERMUTE ||
            op == GGML_OP_TRANSPOSE;
 }
-
-bool reads_choices(ggml_op op) {
-    return op == GGML_OP_GET_ROWS || op == GGML_OP_SET_ROWS || op == GGML_OP_MUL_MAT_ID || op == GGML_OP_ADD_ID ||
-           op == GGML_OP_SSM_SCAN;
-}
-
-bool copies(ggml_op op) { return op == GGML_OP_CPY || op == GGML_OP_DUP || op == GGML_OP_CONT; }
 
 bool same_layout(const ggml_tensor * a, const ggml_tensor * b) {
     return ggml_are_same_shape(a, b) && memcmp(a->nb, b->nb, sizeof(a->nb)) == 0;

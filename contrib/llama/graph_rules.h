@@ -13,14 +13,8 @@ struct Refused {
 // Whether a node only gives another shape to memory.
 bool computes_nothing(ggml_op op);
 
-// Whether some of its inputs are numbers of rows.
-bool reads_choices(ggml_op op);
-
 // Whether it sorts its inputs.
 bool sorts(ggml_op op);
-
-// Whether it copies its first input.
-bool copies(ggml_op op);
 
 // Whether both have the same sizes and strides.
 bool same_layout(const ggml_tensor * a, const ggml_tensor * b);

@@ -118,7 +118,7 @@ def test_what_a_model_asks_is_computed(worker: tuple[Client, subprocess.Popen[by
         ("a result that is too large", "a result of another shape"),
         ("an input that is missing", "an input that is missing"),
         ("an unknown function", "an unknown function"),
-        ("numbers under the result", "a result over the numbers that choose its rows"),
+        ("numbers under the result", "a result over a part of an input"),
     ],
 )
 def test_a_lie_is_refused_before_anything_is_computed(
