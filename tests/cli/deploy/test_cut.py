@@ -213,8 +213,8 @@ async def test_a_cut_at_any_byte_leaves_nothing_half_done(target: Target, tmp_pa
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("kills", [False, True])
-async def test_a_hundred_cuts(target: Target, tmp_path: Path, kills: bool) -> None:
-    assert await cut_often(target, tmp_path, 100, seed=2, kills=kills) > 30
+async def test_many_cuts(target: Target, tmp_path: Path, kills: bool) -> None:
+    assert await cut_often(target, tmp_path, 30, seed=2, kills=kills) > 5
     assert PREFIX not in target.world.said.read_text()
 
 
