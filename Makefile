@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
-	@echo "make test    set everything up and run the quick tests, about five minutes on two cores (TESTS=tests/kit for some of them)"
+	@echo "make test    set everything up and run the quick tests, about nine minutes on two cores (TESTS=tests/kit for some of them)"
 	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, properties with all their examples"
 	@echo "make check   format, types, schemas and house rules"
 	@echo "make packages  wheel, source package and bill of materials in dist/, the same bytes each time"

@@ -149,8 +149,10 @@ def desk(
     ngram: bool = True,
     guess: Guess | None = None,
     end_tokens: frozenset[int] = frozenset(),
+    head_ms: float | None = None,
 ) -> Iterator[Desk]:
-    """A desk that works until the end of the block."""
+    """A desk that works until the end of the block. `head_ms`: what a guess of the head is taken to cost; None: as
+    measured, which on a busy machine may be more than it brings."""
     home = go_home(ring)
     pipe = pipe_of(described(ring), home.bounds.credits)
     target = RingTarget(home, pipe, vocabulary=vocabulary, in_flight=in_flight)
@@ -164,7 +166,7 @@ def desk(
         prefill_rows=target.window_max,
         in_flight=in_flight,
         ngram=ngram,
-        head_ms=described(ring)[-1].guess_ms,
+        head_ms=described(ring)[-1].guess_ms if head_ms is None else head_ms,
     )
     made = Desk(SpeculatorCore(identity, limits, pipe.trip_ms, pipe=pipe), target, guess, end_tokens)
     made.runner.start()

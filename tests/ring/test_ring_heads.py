@@ -26,6 +26,7 @@ from twd.speculator.core.session import HEAD
 from twd.wire.base import Event, ModelId
 from twd.wire.job import JobFinished, Sampling, TokensAccepted
 
+CHEAP = 0.001
 COUNT = 48
 PROMPT = [int(token) for token in np.random.default_rng(8).integers(1, VOCABULARY - 1, 70)]
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, seed=11)
@@ -64,7 +65,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_its_guesses_change_no_word(case: Case, sampling: Sampling) -> None:
     text = alone(case.whole, PROMPT, sampling)
     for in_flight in (1, 16):
-        with desk(case.ring, vocabulary=VOCABULARY, ngram=False, in_flight=in_flight) as made:
+        with desk(case.ring, vocabulary=VOCABULARY, ngram=False, in_flight=in_flight, head_ms=CHEAP) as made:
             assert ask(made, "a", PROMPT, sampling) == text
             assert checked(made) > 0
 
@@ -97,7 +98,7 @@ def test_the_next_turn(case: Case) -> None:
 
 def test_the_last_stage_lost_midway_costs_no_word(case: Case) -> None:
     text = alone(case.whole, PROMPT, SAMPLED)
-    with desk(case.ring, vocabulary=VOCABULARY, ngram=False) as made:
+    with desk(case.ring, vocabulary=VOCABULARY, ngram=False, head_ms=CHEAP) as made:
         repairs: list[threading.Thread] = []
 
         def look(job: str, tokens: int) -> None:
