@@ -137,7 +137,6 @@ constexpr int64_t VECTOR = 64; // kernels read so many floats of a head at once
 void check_state(const Node & of, int state) {
     all_floats(of, state + 1);
     const int64_t sequences = of.source(state)->ne[1];
-    need(of.a()->ne[0] % VECTOR == 0, "a head that vectors do not fill");
     need(sequences > 0 && of.a()->ne[2] % sequences == 0, "tokens that sequences do not share evenly");
 }
 
@@ -149,6 +148,7 @@ ggml_tensor * wkv6(const Node & of) {
 
 ggml_tensor * wkv7(const Node & of) {
     check_state(of, 6);
+    need(of.a()->ne[0] % VECTOR == 0, "a head that vectors do not fill");
     return ggml_rwkv_wkv7(of.context, of.a(), of.b(), of.c(), of.source(3), of.source(4), of.source(5), of.source(6));
 }
 
@@ -168,6 +168,18 @@ ggml_tensor * delta_net(const Node & of) {
     need(is(beta, GGML_TYPE_F32, 1, v->ne[1], v->ne[2], v->ne[3]), "a beta of another size");
     return ggml_gated_delta_net(of.context, of.a(), of.b(), of.c(), of.source(3), of.source(4), of.source(5),
                                 of.number(0));
+}
+
+ggml_tensor * pooled(const Node & of) {
+    const auto how = ggml_op_pool(of.number(0));
+    need(how >= 0 && how < GGML_OP_POOL_COUNT, "an unknown way to pool");
+    for (int i = 1; i < 5; ++i) {
+        need(of.number(i) > 0, "a window or a step of nothing");
+    }
+    need(of.number(5) >= 0 && of.number(6) >= 0, "a padding below nothing");
+    need(in_one_piece(of.a()), "an input in pieces");
+    return ggml_pool_2d(of.context, of.a(), how, of.number(1), of.number(2), of.number(3), of.number(4),
+                        float(of.number(5)), float(of.number(6)));
 }
 
 ggml_tensor * copied(const Node & of) {
@@ -255,7 +267,10 @@ ggml_tensor * made_anew(const Node & of) {
         case GGML_OP_SOLVE_TRI: return ggml_solve_tri(in, of.a(), of.b(), true, true, false);
         case GGML_OP_LIGHTNING_INDEXER: return ggml_lightning_indexer(in, of.a(), of.b(), of.c(), divisor(of.source(3)));
         case GGML_OP_DSV4_HC_COMB: return ggml_dsv4_hc_comb(in, of.a(), of.b(), of.c(), of.real(0), of.number(1));
-        case GGML_OP_DSV4_HC_PRE: return ggml_dsv4_hc_pre(in, of.a(), of.b());
+        case GGML_OP_DSV4_HC_PRE:
+            return of.number(1) != 0 ? ggml_dsv4_hc_pre_gated(in, of.a(), of.b(), of.real(0))
+                                     : ggml_dsv4_hc_pre(in, of.a(), of.b());
+        case GGML_OP_POOL_2D: return pooled(of);
         case GGML_OP_DSV4_HC_POST: return ggml_dsv4_hc_post(in, of.a(), of.b(), of.c(), of.node->src[3]);
         case GGML_OP_UNARY: return unary(of);
         case GGML_OP_GLU: return gated(of);

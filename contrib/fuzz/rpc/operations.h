@@ -78,7 +78,7 @@ inline ggml_tensor * make_delta(Maker & m) {
 }
 
 inline ggml_tensor * make_wkv(Maker & m, int which) {
-    const int64_t size = 64 * m.random.upto(2), heads = m.random.upto(3), sequences = m.random.upto(2);
+    const int64_t size = which == 1 ? 64 * m.random.upto(2) : 8 * m.random.upto(9), heads = m.random.upto(3), sequences = m.random.upto(2);
     const int64_t tokens = sequences * m.random.upto(3);
     auto part = [&] { return m.floats(size, heads, tokens); };
     ggml_tensor *p[6] = {part(), part(), part(), part(), part(), part()};
@@ -176,6 +176,7 @@ inline const std::vector<Make> & operations() {
         [](Maker & m) { return ggml_log(m.context, m.some()); },
         [](Maker & m) { return ggml_sin(m.context, m.some()); },
         [](Maker & m) { return ggml_sum(m.context, m.some()); },
+        [](Maker & m) { return ggml_pool_2d(m.context, m.floats(2 + m.random.upto(9), 2 + m.random.upto(9), m.random.upto(3)), GGML_OP_POOL_MAX, 2, 2, 2, 1, 0, 0); },
         [](Maker & m) { return ggml_sum_rows(m.context, m.some()); },
         [](Maker & m) { return ggml_cumsum(m.context, m.some()); },
         [](Maker & m) { return ggml_mean(m.context, m.some()); },
