@@ -6,26 +6,14 @@
 #include "ggml-rpc.cpp"
 #undef ggml_backend_graph_compute
 
+#include "../kernels/harness.h"
 #include "operations.h"
 
 #include "ggml-cpu.h"
 
 #include <cmath>
-#include <cstdio>
-#include <sanitizer/common_interface_defs.h>
-#include <stdexcept>
 
 namespace {
-
-uint64_t seed, number;
-std::string last;
-
-void tell() { fprintf(stderr, "graph %llu of seed %llu\n", (unsigned long long) number, (unsigned long long) seed); }
-
-void refuse(const char * why) {
-    last = why;
-    throw std::runtime_error(why);
-}
 
 // A server's memory for the tensors of one graph.
 struct Memory {
@@ -107,8 +95,6 @@ std::vector<uint8_t> message(const std::vector<uint64_t> & nodes, const std::vec
     return out;
 }
 
-enum Outcome { COMPUTED, REFUSED };
-
 Outcome one(rpc_server & server, Random & random) {
     const ggml_context_ptr context(ggml_init({64 * ggml_tensor_overhead(), nullptr, true}));
     Maker made{context.get(), random, {}, {}};
@@ -128,50 +114,21 @@ Outcome one(rpc_server & server, Random & random) {
             tensors.push_back(told(of, where));
         }
     }
-    const bool spoilt = random.one_in(2);
-    for (int64_t left = spoilt ? random.upto(3) : 0; left > 0; --left) {
+    const bool sound = !random.one_in(2);
+    for (int64_t left = sound ? 0 : random.upto(3); left > 0; --left) {
         spoil(tensors, random);
     }
-    Outcome outcome = REFUSED;
-    try {
-        outcome = server.graph_compute(message({tensors[0].id}, tensors)) ? COMPUTED : REFUSED;
-    } catch (const std::runtime_error &) {
-    }
-    if (outcome == REFUSED && !spoilt) {
-        fprintf(stderr, "a sound %s was refused: %s\n", ggml_op_name(result->op), last.c_str());
-        tell();
-        exit(1);
-    }
-    return outcome;
+    return outcome_of(ggml_op_name(result->op), sound, [&] {
+        return server.graph_compute(message({tensors[0].id}, tensors)) ? COMPUTED : REFUSED;
+    });
 }
 
 } // namespace
 
-extern "C" void __assert_fail(const char * what, const char *, unsigned, const char *) noexcept(false) { refuse(what); abort(); }
-
 int main(int count_of_arguments, char ** arguments) {
-    if (count_of_arguments < 3) {
-        fprintf(stderr, "usage: fuzz_rpc SEED COUNT [FIRST]\n");
-        return 2;
-    }
-    seed = strtoull(arguments[1], nullptr, 10);
-    const uint64_t count = strtoull(arguments[2], nullptr, 10);
-    const uint64_t first = count_of_arguments > 3 ? strtoull(arguments[3], nullptr, 10) : 0;
-    __sanitizer_set_death_callback(tell);
-    ggml_set_abort_callback(refuse);
     ggml_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    if (getenv("TELL") == nullptr && freopen("/dev/null", "w", stdout) == nullptr) {
-        return 2;
-    }
     ggml_backend_t backend = ggml_backend_cpu_init();
     ggml_backend_cpu_set_n_threads(backend, 1);
     rpc_server server({backend}, nullptr);
-    uint64_t outcomes[2] = {};
-    for (number = first; number < first + count; ++number) {
-        Random random(seed * 1000003 + number);
-        ++outcomes[one(server, random)];
-    }
-    fprintf(stderr, "seed %llu: %llu graphs computed, %llu refused\n", (unsigned long long) seed,
-            (unsigned long long) outcomes[COMPUTED], (unsigned long long) outcomes[REFUSED]);
-    return 0;
+    return run_cases(count_of_arguments, arguments, [&](Random & random) { return one(server, random); });
 }
