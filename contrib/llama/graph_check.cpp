@@ -57,7 +57,7 @@ bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
 // a result may take the place of an input, as ggml has it where sizes agree, and may not lie over a part of one.
 void check_overlaps(const ggml_tensor * node) {
     for (const ggml_tensor * source : node->src) {
-        const bool in_place = source != nullptr && source->data == node->data && twd::same_layout(source, node);
+        const bool in_place = source != nullptr && source->data == node->data && ggml_are_same_layout(source, node);
         if (source != nullptr && overlap(node, source) && (!in_place || twd::sorts(node->op))) {
             throw Refused("a result over a part of an input");
         }

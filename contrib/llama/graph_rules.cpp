@@ -5,8 +5,6 @@
 
 #include "ggml-impl.h"
 
-#include <cstring>
-
 namespace twd {
 
 namespace {
@@ -42,12 +40,6 @@ bool in_one_piece(const ggml_tensor * of) {
         }
     }
     return of->nb[0] == ggml_type_size(of->type);
-}
-
-// Whether each row lies `nb[1]` behind the one before, over all dimensions.
-bool rows_are_even(const ggml_tensor * of) {
-    return (of->ne[2] == 1 || of->nb[2] == of->nb[1] * size_t(of->ne[1])) &&
-           (of->ne[3] == 1 || of->nb[3] == of->nb[2] * size_t(of->ne[2]));
 }
 
 bool is(const ggml_tensor * of, ggml_type type, int64_t a, int64_t b, int64_t c, int64_t d) {
@@ -188,7 +180,7 @@ ggml_tensor * copied(const Node & of) {
 }
 
 ggml_tensor * rows_set(const Node & of) {
-    need(same_layout(of.node, of.c()), "a result that is not its destination");
+    need(ggml_are_same_layout(of.node, of.c()), "a result that is not its destination");
     return ggml_set_rows(of.context, of.c(), of.a(), divisor(of.b()));
 }
 
@@ -306,10 +298,6 @@ bool computes_nothing(ggml_op op) {
            op == GGML_OP_TRANSPOSE;
 }
 
-bool same_layout(const ggml_tensor * a, const ggml_tensor * b) {
-    return ggml_are_same_shape(a, b) && memcmp(a->nb, b->nb, sizeof(a->nb)) == 0;
-}
-
 bool sorts(ggml_op op) { return op == GGML_OP_ARGSORT || op == GGML_OP_TOP_K; }
 
 void check_operation(ggml_context * context, const ggml_tensor * node) {
@@ -324,7 +312,7 @@ void check_operation(ggml_context * context, const ggml_tensor * node) {
         need(made->type == node->type && ggml_are_same_shape(made, node), "a result of another shape");
     }
     need(writes_by_strides(node->op) || in_one_piece(node) ||
-             (!sorts(node->op) && node->src[0] != nullptr && same_layout(node, node->src[0])),
+             (!sorts(node->op) && node->src[0] != nullptr && ggml_are_same_layout(node, node->src[0])),
          "a result in pieces");
 }
 

@@ -2,6 +2,7 @@
 // that what is sorted has an order. Values that are no numbers (NaN) have none, and std::sort then leaves its row.
 
 #include "ggml-cpu-impl.h"
+#include "graph_rules.h"
 #include "ops.h"
 
 #include <algorithm>
@@ -52,8 +53,7 @@ int32_t * places_of(ggml_tensor * dst, int64_t number) { return (int32_t *) ((ch
 // llama.cpp's sorts, too, take each row to be `nb[1]` behind the one before.
 void check_rows(const ggml_tensor * of) {
     GGML_ASSERT(of->type == GGML_TYPE_F32 && of->nb[0] == sizeof(float));
-    GGML_ASSERT(of->ne[2] == 1 || of->nb[2] == of->ne[1] * of->nb[1]);
-    GGML_ASSERT(of->ne[3] == 1 || of->nb[3] == of->ne[2] * of->nb[2]);
+    GGML_ASSERT(twd::rows_are_even(of));
 }
 
 } // namespace
