@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.ring.rings import HOME, WAIT_S, Ring
+from twd.bench.ring.lab import RingClient, RingLab
 from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
 from twd.ring.frames import SessionSpec
@@ -200,3 +201,26 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def struck(lab: RingLab, client: RingClient, victim: int, blow: int, at: int) -> threading.Thread:
+    """Hit a stage when the text has so many tokens; another takes its place as soon as the ring is over."""
+    hit, over = threading.Event(), threading.Event()
+    client.home.ended = lambda reason: over.set()
+    told = [0]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TokensAccepted):
+            told[0] += len(event.tokens)
+            if told[0] >= at and not hit.is_set():
+                hit.set()
+                lab.strike(victim, blow)
+
+    def repair() -> None:
+        assert over.wait(60.0), "the loss of a stage was not noticed"
+        lab.replace(victim)
+        client.home = lab.wire()
+        client.target.rewire(client.home)
+
+    client.hears = hear
+    return in_background(repair)
