@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.kit.jobs.owning_service import JobEvent
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
@@ -79,9 +80,9 @@ class Parts:
         if part is not None:
             self._heard(part, part.owner.answer(event, self._now()))
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: JobEvent) -> None:
         """Handle an event of a job; events of other jobs are ignored."""
-        part = self._parts.get(getattr(event, "job", JobId("")))
+        part = self._parts.get(event.job)
         if part is not None:
             self._heard(part, part.owner.handle(event, self._now()))
 
