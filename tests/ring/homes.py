@@ -28,6 +28,7 @@ from twd.wire.prefix import prefix_hash
 from twd.wire.ring import StageReady
 
 GREEDY = Sampling()
+FAR_MS = 200.0
 Guess = Callable[[Sequence[int]], list[int]]
 """From a text to what may follow."""
 
@@ -152,10 +153,14 @@ def desk(
     end_tokens: frozenset[int] = frozenset(),
     head_ms: float | None = None,
 ) -> Iterator[Desk]:
-    """A desk that works until the end of the block. `head_ms`: what a guess of the head is taken to cost; None: as
-    measured, which on a busy machine may be more than it brings."""
+    """A desk that works until the end of the block. `head_ms`: what a guess of the head is taken to cost, and links
+    are taken to be so long that each guess is worth its row; None: all as measured, so a guess may cost more than it
+    brings."""
     home = go_home(ring)
     pipe = pipe_of(described(ring), home.bounds.credits)
+    if head_ms is not None:
+        pipe.links_ms = FAR_MS
+        pipe.observe = lambda *measured: None  # type: ignore[method-assign]
     target = RingTarget(home, pipe, vocabulary=vocabulary, in_flight=in_flight)
     identity = SpeculatorIdentity(
         ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=vocabulary)
