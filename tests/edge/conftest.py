@@ -92,7 +92,7 @@ async def open_house(tmp_path: Path, mode: str) -> AsyncIterator[OpenHouse]:
     async def open_one(script: Script | None = None, **edge: object) -> House:
         broker = MemoryBroker()
         told: dict[str, object] = {"home": str(tmp_path), "edge": {"port": 0, **edge}}
-        settings = msgspec.convert(told | (settings_of(mode)), Settings)
+        settings = msgspec.convert(told | settings_of(mode), Settings)
         assert isinstance(settings.edge, EdgeConfig)
         speculator = (FakeJudge if mode == "gate" else FakeSpeculator)(ctx(broker, 2), script)
         service = EdgeService(ctx(broker, 3), settings)

@@ -10,7 +10,6 @@ from twd.wire.job import (
     FinishReason,
     JobFailed,
     JobFinished,
-    JobStarted,
     JobStats,
     JobSubmitted,
     TokensAccepted,
@@ -60,19 +59,6 @@ class FakeJudge(FakeSpeculator):
         if tokens:
             self.emit(self._scored(job, session, at, tokens))
         self.emit(self._judged(job, session, at + len(tokens), script))
-
-    def _began(self, job: JobSubmitted, session: SessionId, script: Script) -> JobStarted:
-        return JobStarted(
-            job=job.job,
-            attempt=job.attempt,
-            session=session,
-            model=self.model,
-            prompt_tokens=script.prompt_tokens if script.counts_at_once else 0,
-            cached_tokens=script.cached_tokens if script.counts_at_once else 0,
-            seed=job.sampling.seed or 0,
-            fingerprint="fp_test",
-            thoughts=script.thoughts,
-        )
 
     def _scored(
         self, job: JobSubmitted, session: SessionId, at: int, tokens: list[tuple[str, float]]

@@ -122,19 +122,7 @@ class FakeSpeculator(Service):
         words = script.choose(job) if script.choose else script.words
         words = words[: job.max_tokens] if job.max_tokens else words
         session = SessionId(f"s-{job.job}-{job.attempt}")
-        self.emit(
-            JobStarted(
-                job=job.job,
-                attempt=job.attempt,
-                session=session,
-                model=job.model,
-                prompt_tokens=script.prompt_tokens if script.counts_at_once else 0,
-                cached_tokens=script.cached_tokens if script.counts_at_once else 0,
-                seed=job.sampling.seed or 0,
-                fingerprint="fp_test",
-                thoughts=script.thoughts,
-            )
-        )
+        self.emit(self._began(job, session, script))
         for at in range(len(job.resume), len(words), script.per_event):
             if script.fail_after is not None and at >= script.fail_after:
                 self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=script.failure, session=session))
@@ -144,6 +132,19 @@ class FakeSpeculator(Service):
             self._accept(job, session, at, words[at : at + script.per_event])
             await asyncio.sleep(script.pause_s)
         self.emit(self._finished(job, session, len(words), script))
+
+    def _began(self, job: JobSubmitted, session: SessionId, script: Script) -> JobStarted:
+        return JobStarted(
+            job=job.job,
+            attempt=job.attempt,
+            session=session,
+            model=job.model,
+            prompt_tokens=script.prompt_tokens if script.counts_at_once else 0,
+            cached_tokens=script.cached_tokens if script.counts_at_once else 0,
+            seed=job.sampling.seed or 0,
+            fingerprint="fp_test",
+            thoughts=script.thoughts,
+        )
 
     def _accept(self, job: JobSubmitted, session: SessionId, at: int, words: list[str]) -> None:
         self.emit(

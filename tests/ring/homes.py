@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.ring.rings import HOME, WAIT_S, Ring
+from twd.bench.ring.lab import RingClient, RingLab
 from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
 from twd.ring.frames import SessionSpec
@@ -27,6 +28,7 @@ from twd.wire.prefix import prefix_hash
 from twd.wire.ring import StageReady
 
 GREEDY = Sampling()
+FAR_MS = 200.0
 Guess = Callable[[Sequence[int]], list[int]]
 """From a text to what may follow."""
 
@@ -151,10 +153,14 @@ def desk(
     end_tokens: frozenset[int] = frozenset(),
     head_ms: float | None = None,
 ) -> Iterator[Desk]:
-    """A desk that works until the end of the block. `head_ms`: what a guess of the head is taken to cost; None: as
-    measured, which on a busy machine may be more than it brings."""
+    """A desk that works until the end of the block. `head_ms`: what a guess of the head is taken to cost, and links
+    are taken to be so long that each guess is worth its row; None: all as measured, so a guess may cost more than it
+    brings."""
     home = go_home(ring)
     pipe = pipe_of(described(ring), home.bounds.credits)
+    if head_ms is not None:
+        pipe.links_ms = FAR_MS
+        pipe.observe = lambda *measured: None  # type: ignore[method-assign]
     target = RingTarget(home, pipe, vocabulary=vocabulary, in_flight=in_flight)
     identity = SpeculatorIdentity(
         ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=vocabulary)
@@ -200,3 +206,26 @@ def in_background(work: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def struck(lab: RingLab, client: RingClient, victim: int, blow: int, at: int) -> threading.Thread:
+    """Hit a stage when the text has so many tokens; another takes its place as soon as the ring is over."""
+    hit, over = threading.Event(), threading.Event()
+    client.home.ended = lambda reason: over.set()
+    told = [0]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, TokensAccepted):
+            told[0] += len(event.tokens)
+            if told[0] >= at and not hit.is_set():
+                hit.set()
+                lab.strike(victim, blow)
+
+    def repair() -> None:
+        assert over.wait(60.0), "the loss of a stage was not noticed"
+        lab.replace(victim)
+        client.home = lab.wire()
+        client.target.rewire(client.home)
+
+    client.hears = hear
+    return in_background(repair)

@@ -2,16 +2,14 @@
 
 import random
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.model_fixtures import model_cache, q4_path
-from twd.bench.ring.lab import RingClient, RingLab, RingPlan
-from twd.wire.base import Event
-from twd.wire.job import TokensAccepted
+from tests.ring.homes import struck
+from twd.bench.ring.lab import RingLab, RingPlan
 
 __all__ = ["model_cache", "q4_path"]
 VOCABULARY = 49152
@@ -30,32 +28,6 @@ def lab(q4_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rin
 def text(lab: RingLab) -> list[int]:
     with lab.ring(0.0, 1, VOCABULARY) as desk:
         return desk.speak([PROMPT], COUNT, [None])[0].tokens
-
-
-def struck(lab: RingLab, desk: RingClient, victim: int, blow: int, at: int) -> threading.Thread:
-    """Hit a stage when the text has so many tokens; another takes its place as soon as the ring is over."""
-    hit, over = threading.Event(), threading.Event()
-    home = desk.home
-    home.ended = lambda reason: over.set()
-    told = [0]
-
-    def hear(event: Event) -> None:
-        if isinstance(event, TokensAccepted):
-            told[0] += len(event.tokens)
-            if told[0] >= at and not hit.is_set():
-                hit.set()
-                lab.strike(victim, blow)
-
-    def repair() -> None:
-        assert over.wait(60.0), "the loss of a stage was not noticed"
-        lab.replace(victim)
-        desk.home = lab.wire()
-        desk.target.rewire(desk.home)
-
-    desk.hears = hear
-    thread = threading.Thread(target=repair, daemon=True)
-    thread.start()
-    return thread
 
 
 def knowing(text: Sequence[int], known: Sequence[int]) -> list[int]:

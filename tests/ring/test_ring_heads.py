@@ -11,11 +11,11 @@ import pytest
 
 from tests.engine.slices.recipes import VOCABULARY, recipe
 from tests.engine.test_own_head import all_knowing, write
-from tests.ring.homes import Desk, described, desk, go_home, in_background, knowing, liar
+from tests.ring.homes import Desk, described, desk, go_home, in_background, knowing, liar, struck
 from tests.ring.rings import Ring, native_ring
 from tests.ring.test_hybrid_rings import alone, ask
 from tests.waiting import wait_until
-from twd.bench.ring.lab import RingClient, RingLab, RingPlan
+from twd.bench.ring.lab import RingLab, RingPlan
 from twd.decoding.window import VerifyResult, Window
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.gguf_tools.head_file import FLAT, OWN_HEADS
@@ -23,8 +23,8 @@ from twd.ring.frames import SessionSpec
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
 from twd.speculator.core.session import HEAD
-from twd.wire.base import Event, ModelId
-from twd.wire.job import JobFinished, Sampling, TokensAccepted
+from twd.wire.base import ModelId
+from twd.wire.job import JobFinished, Sampling
 
 CHEAP = 0.001
 COUNT = 48
@@ -182,30 +182,7 @@ def test_a_last_stage_that_is_killed(tmp_path: Path) -> None:
         with lab.ring(0.0, 1, VOCABULARY) as client:
             text = client.speak([PROMPT], COUNT, [None])[0].tokens
         with lab.ring(0.0, 16, VOCABULARY) as client:
-            repair = killed(lab, client, 2, at=COUNT // 3)
+            repair = struck(lab, client, 2, signal.SIGKILL, COUNT // 3)
             assert client.speak([PROMPT], COUNT, [lambda known: []])[0].tokens == text
             repair.join(60.0)
             assert client.target.generation_number == 2
-
-
-def killed(lab: RingLab, client: RingClient, victim: int, at: int) -> threading.Thread:
-    """Kill a stage when the text has so many tokens; another takes its place as soon as the ring is over."""
-    hit, over = threading.Event(), threading.Event()
-    client.home.ended = lambda reason: over.set()
-    told = [0]
-
-    def hear(event: Event) -> None:
-        if isinstance(event, TokensAccepted):
-            told[0] += len(event.tokens)
-            if told[0] >= at and not hit.is_set():
-                hit.set()
-                lab.strike(victim, signal.SIGKILL)
-
-    def repair() -> None:
-        assert over.wait(60.0), "the loss of a stage was not noticed"
-        lab.replace(victim)
-        client.home = lab.wire()
-        client.target.rewire(client.home)
-
-    client.hears = hear
-    return in_background(repair)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.experts.unlike import VOCABULARY, write_unlike
-from tests.ring.test_killed_stages import struck
+from tests.ring.homes import struck
 from twd.bench.ring.lab import RingLab, RingPlan
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import can_stream

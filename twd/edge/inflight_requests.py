@@ -9,9 +9,10 @@ from typing import Final
 from twd.edge.answering import News
 from twd.kit.clock import Clock
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.kit.jobs.owning_service import JobEvent
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
-from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobSubmitted
 
 NEWS_MAX = 8192
 """The most events that may wait for a slow client; with more, its call is cancelled."""
@@ -20,8 +21,6 @@ COMING_S = 60.0
 """The seconds that a job waits for a model that is about to be served."""
 
 _ENDS: Final = (JobFinished, Failure)
-
-JobEvent = JobQueued | JobStarted | TokensAccepted | JobFinished | JobFailed
 
 
 class InFlightRequest:

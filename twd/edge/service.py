@@ -15,13 +15,13 @@ from twd.edge.http.generation_handlers import GenerationHandlers
 from twd.edge.http.handover import HandedDoor
 from twd.edge.http.pages import Pages
 from twd.edge.http.server import HttpServer
-from twd.edge.inflight_requests import JobEvent, RequestTracker
+from twd.edge.inflight_requests import RequestTracker
 from twd.edge.models import ModelDirectory
 from twd.edge.monitoring.feed import EventFeed
 from twd.edge.monitoring.history import HistoryHandlers
 from twd.edge.monitoring.observe import StatusHandlers
 from twd.edge.openai.embeddings import EmbeddingHandlers
-from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, JobEvent, OwningService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, ServiceContext
 from twd.kit.tasks import every
 from twd.net.addresses import is_loopback
@@ -180,12 +180,11 @@ class EdgeService(OwningService):
         except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
             self.fail(error, "timer")
 
-    def job_event(self, event: Event) -> None:
+    def job_event(self, event: JobEvent) -> None:
         """A job has started, got more text or ended."""
         if isinstance(event, TokensAccepted) and event.source in self.watch.pools.speculators:
             self.watch.pools.hear(event, self.clock.now())
-        if isinstance(event, JobEvent):
-            self.tracker.hear(event)
+        self.tracker.hear(event)
 
     # -- pools, models and services -------------------------------------------------------------------
 

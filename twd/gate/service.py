@@ -23,7 +23,7 @@ from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.request import GateRequest
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
-from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, OwningService
+from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, JobEvent, OwningService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import every
 from twd.settings.model import Settings
@@ -396,7 +396,7 @@ class Gate(OwningService):
 
     # -- events --------------------------------------------------------------------------------
 
-    def job_event(self, event: Event) -> None:
+    def job_event(self, event: JobEvent) -> None:
         """A part has started, sent text or ended."""
         self.parts.hear(event)
 

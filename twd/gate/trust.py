@@ -117,17 +117,16 @@ class Trust:
     @property
     def told(self) -> list[AuditFacts]:
         """The results of the audits."""
-        audits = ((pair, one.audit) for pair, one in self.standing.items())
         return [
             AuditFacts(
                 target=target,
                 member=member,
-                errors=audit.errors,
-                audits=audit.audits,
-                low=round(audit.low, 4),
-                high=round(audit.high, 4),
+                errors=one.audit.errors,
+                audits=one.audit.audits,
+                low=round(one.audit.low, 4),
+                high=round(one.audit.high, 4),
             )
-            for (target, member), audit in audits
+            for (target, member), one in self.standing.items()
         ]
 
     def audited(self, task: AuditTask, wrong: bool) -> tuple[Audit, str]:

@@ -7,7 +7,7 @@ import argparse
 from collections import Counter
 from typing import Any
 
-from house import House, house
+from house import ALWAYS_JUDGED, House, house
 from prompts import prompts
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     options = parser.parse_args()
     equal: Counter[str] = Counter()
     unlike: Counter[str] = Counter()
-    gate = {"fleet": ["quick", "poor"], "economy": False, "audit": 0.0, "hold": 12, "cache_identical": False}
+    gate = ALWAYS_JUDGED | {"fleet": ["quick", "poor"], "hold": 12}
     with house({"big": options.judge, "quick": "q8_0", "poor": "q4_0"}, gate=gate) as one:
         try:
             for number, line in enumerate(prompts()[options.first : options.first + options.answers], options.first):

@@ -6,7 +6,7 @@ python contrib/benchmarks/judges/first_token.py
 import argparse
 import statistics
 
-from house import House, house
+from house import ALWAYS_JUDGED, House, house
 
 SUBJECTS = ("the sea", "an old clock", "a long bridge", "how bread is made", "the night train", "a garden in spring")
 
@@ -32,7 +32,7 @@ def main() -> None:
     medians: dict[object, float] = {}
     for hold in (48, "answer"):
         print(f"hold {hold}")
-        gate = {"fleet": ["quick"], "economy": False, "audit": 0.0, "hold": hold, "cache_identical": False}
+        gate = ALWAYS_JUDGED | {"fleet": ["quick"], "hold": hold}
         with house({"big": options.judge, "quick": options.member}, gate=gate) as one:
             medians[hold] = statistics.median(first_s(one, options.tokens))
     ratio = medians[48] / medians["answer"]

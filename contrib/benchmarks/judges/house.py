@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -14,12 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from twd.bench.product.whole_system import WholeSystem
 from twd.engine.demo_model import demo_model
 from twd.net.ports import free_port
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "twd" / "judges"
 TIMEOUT_S: Final = 120
 DRAFTER: Final = "q8_0"
+ALWAYS_JUDGED: Final = {"economy": False, "audit": 0.0, "cache_identical": False}
+"""Settings of a gate that judges each answer once."""
 
 
 def weights(kind: str) -> str:
@@ -38,13 +39,8 @@ class Answer:
     whole_s: float = 0.0
 
 
-@dataclass(frozen=True)
-class House:
+class House(WholeSystem):
     """A running installation."""
-
-    home: Path
-    url: str
-    environment: dict[str, str]
 
     def ask(self, model: str, messages: list[dict[str, Any]], *, stream: bool, **fields: Any) -> Answer:
         """Ask for one answer."""
@@ -73,14 +69,6 @@ class House:
         answer.facts = chunk.get("twd") or answer.facts
         answer.usage = chunk.get("usage") or answer.usage
 
-    def twd(self, *arguments: str) -> str:
-        """What a command prints."""
-        command = [sys.executable, "-m", "twd", "-c", str(self.home / "twd.yaml"), *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done.stdout
-
 
 @contextmanager
 def house(
@@ -89,25 +77,19 @@ def house(
     """An installation in a folder of its own; `models` and `drafters` are files or kinds of the demo's weights, `up` is
     for `twd up`."""
     with tempfile.TemporaryDirectory(prefix="judges-") as folder:
-        home = Path(folder)
         told: dict[str, Any] = {
-            "agent": {"port": 0},
-            "edge": {"port": free_port()},
             "bus": {"port": free_port()},
             "models": {name: {"path": _file(kind), "ctx_size": 1024, "parallel": 2} for name, kind in models.items()},
             "drafters": [{"path": _file(kind), "for_model": next(iter(models))} for kind in drafters],
             **settings,
         }
-        (home / "twd.yaml").write_text(json.dumps(told))
-        started = House(
-            home, f"http://127.0.0.1:{told['edge']['port']}", {**os.environ, "TWD_HOME": str(home), "NO_COLOR": "1"}
-        )
+        started = House(Path(folder), told, ("--wait=all", *up))
         signal.signal(signal.SIGTERM, _end)
         try:
-            started.twd("up", "-d", "--wait=all", *up)
+            started.start()
             yield started
         finally:
-            started.twd("down")
+            started.stop()
 
 
 def _end(number: int, frame: object) -> None:

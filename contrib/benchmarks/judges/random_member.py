@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from house import CACHE, House, house, weights
+from house import ALWAYS_JUDGED, CACHE, House, house, weights
 from prompts import prompts
 
 from twd.gguf_tools.header import read_header
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=12)
     options = parser.parse_args()
-    gate = {"fleet": ["random"], "economy": False, "audit": 0.0, "cache_identical": False, "max_retries": 0}
+    gate = ALWAYS_JUDGED | {"fleet": ["random"], "max_retries": 0}
     verdicts: Counter[str] = Counter()
     rests: list[int] = []
     judged = 0

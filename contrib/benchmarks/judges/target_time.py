@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from house import House, house
+from house import ALWAYS_JUDGED, House, house
 from prompts import prompts
 
 from twd.cli.common.context import CliContext
@@ -96,7 +96,7 @@ async def plant(one: Listener, here: House, gaps: Sequence[float], rate: float) 
 async def measure(here: House, options: argparse.Namespace) -> None:
     """Print the ratio of one pass rate."""
     asked = [Prompt(messages=[ChatMessage(**turn) for turn in line["messages"]]) for line in lines(options)]
-    context = CliContext(str(here.home / "twd.yaml"), here.environment)
+    context = CliContext(str(here.file), here.environment)
     async with context.bus("admin") as bus:
         one = Listener(ServiceContext(bus=bus, node=context.node, clock=SystemClock(), ids=Ids()))
         await one.start()
@@ -136,13 +136,7 @@ def main() -> None:
     parser.add_argument("--member", default="q8_0", help="kind of weights")
     parser.add_argument("--economy", action="store_true", help="let the gate step aside where judging costs more")
     options = parser.parse_args()
-    gate = {
-        "fleet": ["quick"],
-        "economy": options.economy,
-        "audit": 0.0,
-        "hold": "answer",
-        "cache_identical": False,
-    }
+    gate = ALWAYS_JUDGED | {"fleet": ["quick"], "economy": options.economy, "hold": "answer"}
     with house({"big": options.judge, "quick": options.member}, gate=gate) as here:
         asyncio.run(measure(here, options))
 

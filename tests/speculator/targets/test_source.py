@@ -24,7 +24,7 @@ from twd.wire.base import Event, InstanceId, NodeId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import JobSubmitted
 from twd.wire.leases.speculator import SpeculatorFacts
-from twd.wire.ring import StageGone
+from twd.wire.ring import StageGone, StageReady
 from twd.wire.routes import subject_of
 from twd.wire.service import Health
 
@@ -149,6 +149,9 @@ class Elsewhere(StageFinder):
 
     def __init__(self) -> None:
         self.where = ""
+
+    async def stages(self, file_hash: str) -> list[StageReady]:
+        return []
 
     async def better(self, file_hash: str) -> str:
         return self.where

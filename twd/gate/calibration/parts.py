@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from twd.kit.jobs.owner import Deliver, Fail, Finish, JobOwner, OwnerAction, OwnerPolicy, Release, Submit
+from twd.kit.jobs.owning_service import JobEvent
 from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.failures import Failure
 from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
@@ -77,17 +78,19 @@ class Parts:
         """A submission was answered."""
         part = self._parts.get(event.job)
         if part is not None:
-            self._act(part, part.owner.answer(event, self._now()))
+            self._heard(part, part.owner.answer(event, self._now()))
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: JobEvent) -> None:
         """Handle an event of a job; events of other jobs are ignored."""
-        part = self._parts.get(getattr(event, "job", JobId("")))
-        if part is None:
-            return
-        actions = part.owner.handle(event, self._now())
-        if isinstance(event, JobStarted) and not part.told and part.owner.started is event:
+        part = self._parts.get(event.job)
+        if part is not None:
+            self._heard(part, part.owner.handle(event, self._now()))
+
+    def _heard(self, part: PromptSplit, actions: list[OwnerAction]) -> None:
+        started = part.owner.started
+        if not part.told and started is not None:
             part.told = True
-            part.reader.started(part.number, event)
+            part.reader.started(part.number, started)
         self._act(part, actions)
 
     def unanswered(self, job: JobSubmitted, failure: Failure) -> None:

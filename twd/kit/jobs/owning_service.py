@@ -1,5 +1,6 @@
 """A service that owns jobs: it hears what becomes of them, and which workers are gone."""
 
+from abc import abstractmethod
 from functools import partial
 
 from twd.bus.base import BusError
@@ -11,6 +12,7 @@ from twd.wire.failures import Failure
 from twd.wire.job import JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
 from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
 
+JobEvent = JobStarted | TokensAccepted | JobFinished | JobFailed
 OF_JOBS = (JobStarted, TokensAccepted, JobFinished, JobFailed)
 OF_WORKERS = (ServiceStarted, ServiceStopped, ServiceFaulted, ServiceExited)
 
@@ -24,25 +26,25 @@ class OwningService(Service):
 
     # -- what a subclass does ------------------------------------------------------------------
 
-    def job_event(self, event: Event) -> None:
+    @abstractmethod
+    def job_event(self, event: JobEvent) -> None:
         """Take an event of a job, which may be another owner's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def job_answered(self, answer: JobQueued | JobFailed) -> None:
         """Take the answer to a submission."""
-        raise NotImplementedError
 
+    @abstractmethod
     def job_unanswered(self, job: JobSubmitted, failure: Failure) -> None:
         """Take the reason why a submission got no answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def why_unanswered(self, job: JobSubmitted, answer: Event | Rejected | BusError) -> Failure:
         """Why an answer to a submission is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def worker_gone(self, instance: InstanceId) -> None:
         """A process has ended."""
-        raise NotImplementedError
 
     # -- submissions ---------------------------------------------------------------------------
 

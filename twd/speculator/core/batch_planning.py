@@ -40,6 +40,10 @@ class NextStep:
     under_way: bool = False
     """Whether results are to be collected, of these windows or of earlier ones."""
 
+    def wait(self, until: float) -> None:
+        """Wait until then at most."""
+        self.wake_at = until if self.wake_at is None else min(until, self.wake_at)
+
 
 class StepPlanner:
     """Chooses the windows of the next pass and records them in the sessions. The core handles the results."""
@@ -88,7 +92,7 @@ class StepPlanner:
         if until is None:
             return False
         if now < until:
-            plan.wake_at = until if plan.wake_at is None else min(until, plan.wake_at)
+            plan.wait(until)
             return True
         self._consensus.waited(session)
         return False
@@ -112,9 +116,7 @@ class StepPlanner:
         if session.ending is not None or limit <= 0:
             return []
         path = self._candidates(session, limit, chain=True)
-        waited_ms = (now - session.passed_at) * 1000
-        cost, chances = self._cost_of(session, path), [chance for _, chance in path]
-        cut = len(path) if fixed else self._cut(session, chances, waited_ms, cost)
+        cut = self._cut(session, path, (now - session.passed_at) * 1000)
         return [node for node, _ in path[:cut]]
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
@@ -125,7 +127,7 @@ class StepPlanner:
         for session in ready:
             nodes, parents, wake_at = self._choose(session, now, alone=len(self._sessions) == 1)
             if wake_at is not None:
-                plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
+                plan.wait(wake_at)
             else:
                 self._launch(plan, session, nodes, parents, steps)
 
@@ -192,14 +194,12 @@ class StepPlanner:
             return [], None, None
         fixed = session.job.speculation.window
         path = self._candidates(session, fixed or self._limits.max_window)
-        chances = [chance for _, chance in path]
         waited_ms = (now - session.accepted_at) * 1000
         if alone:
-            wake_at = self._linger(session, chances, waited_ms, fixed, now)
+            wake_at = self._linger(session, [chance for _, chance in path], waited_ms, fixed, now)
             if wake_at is not None:
                 return [], None, wake_at
-        cost = self._cost_of(session, path)
-        cut = len(path) if fixed else self._cut(session, chances, waited_ms, cost)
+        cut = self._cut(session, path, waited_ms)
         if not fixed and self._only_compared(session, path):
             cut = 0
         else:
@@ -234,8 +234,12 @@ class StepPlanner:
             return self._cost
         return self._reads.cost(self._cost, [session.tokens[-1], *(node.token for node, _ in path)])
 
-    def _cut(self, session: Session, chances: Sequence[float], waited_ms: float, cost: Cost | None = None) -> int:
-        undo, cost = self._limits.undo, cost or self._cost
+    def _cut(self, session: Session, path: list[tuple[DraftNode, float]], waited_ms: float) -> int:
+        """Returns how many of these drafts a window verifies: all, if the job says how many it wants."""
+        cost = self._cost_of(session, path)  # it learns from every window
+        if session.job.speculation.window:
+            return len(path)
+        undo, chances = self._limits.undo, [chance for _, chance in path]
         if undo is None:
             return best_cut(chances, cost, waited_ms)[0]
         return undo.best_cut(chances, cost, waited_ms, session.replay)

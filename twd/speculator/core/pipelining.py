@@ -158,7 +158,7 @@ class PipelinePlanner(StepPlanner):
         if self._pipe.full:
             return plan
         if now < self._pipe.due() and not self._only_reads():
-            plan.wake_at = self._pipe.due()
+            plan.wait(self._pipe.due())
             return plan
         running = [session for session in self._sessions.values() if not session.prefilling]
         running = [session for session in running if session.guessing or not self._awaits_votes(plan, session, now)]
@@ -181,7 +181,8 @@ class PipelinePlanner(StepPlanner):
     def _read_agreed(self, plan: NextStep, running: list[Session], now: float) -> None:
         """Add a window that reads the tokens on which drafters agreed, for the session that waited longest."""
         able = [session for session in running if session.unread and not session.guessing]
-        for session in sorted(able, key=lambda one: one.accepted_at)[:1]:
+        if able:
+            session = min(able, key=lambda one: one.accepted_at)
             self._read_unread(plan, session, now)
             self._due(plan, [session], now)
 
@@ -195,7 +196,7 @@ class PipelinePlanner(StepPlanner):
         if len(running) == 1:
             wake_at = self._wait(group[0], paths[0], now)
             if wake_at is not None:
-                plan.wake_at = wake_at if plan.wake_at is None else min(wake_at, plan.wake_at)
+                plan.wait(wake_at)
                 return
         width = self._width(group, paths, passes=ceil(len(running) / len(group)))
         for session, path in zip(group, paths, strict=True):

@@ -4,6 +4,7 @@ from typing import Final
 
 from twd.net.tcp_info import LinkCount, count_links
 from twd.speculator.targets.pool_core import PoolAssembly
+from twd.wire.base import NodeId
 from twd.wire.placement import PlacementDecided, Way
 from twd.wire.ring import HopFacts
 
@@ -22,20 +23,14 @@ class LinkTraffic:
         """Start to count; the bytes of loading are left out."""
         self.tokens, self._before = 0, count_links({member.address for member in over.processes.values()})
 
-    def links(self, over: PoolAssembly, placement: PlacementDecided) -> list[HopFacts]:
-        """Returns each machine's link: its round trip, and the bytes since the model was loaded."""
+    def told(self, over: PoolAssembly, placement: PlacementDecided) -> tuple[list[HopFacts], list[Way]]:
+        """Returns each machine's link: its round trip and the bytes since the model was loaded; and, as far as the
+        kernel counts, how far each machine is."""
         addresses = {member.address: member.slice.node for member in over.processes.values()}
         counts = count_links(set(addresses))
-        return [self._link(node, counts.get(at), at, placement.links.get(node, 0.0)) for at, node in addresses.items()]
-
-    def ways(self, over: PoolAssembly) -> list[Way]:
-        """Returns the round trip and bandwidth of each link; the bandwidth is known after the weights were sent."""
-        addresses = {member.address: member.slice.node for member in over.processes.values()}
-        counts = count_links(set(addresses))
-        return [
-            Way(node=addresses[at], rtt_ms=count.rtt_ms, bandwidth=count.rate if count.sent >= ENOUGH_BYTES else 0)
-            for at, count in counts.items()
-        ]
+        rtts = placement.links
+        links = [self._link(node, counts.get(at), at, rtts.get(node, 0.0)) for at, node in addresses.items()]
+        return links, [_way(addresses[at], count) for at, count in counts.items()]
 
     def _link(self, node: str, count: LinkCount | None, address: tuple[str, int], told_ms: float) -> HopFacts:
         rtt_ms = told_ms or (count.rtt_ms if count else 0.0)
@@ -44,3 +39,8 @@ class LinkTraffic:
         before = self._before.get(address, LinkCount())
         sent, received = count.sent - before.sent, count.received - before.received
         return HopFacts(to=node, rtt_ms=rtt_ms, sent_bytes=max(0, sent), received_bytes=max(0, received))
+
+
+def _way(node: NodeId, count: LinkCount) -> Way:
+    """The round trip and bandwidth of a link; the bandwidth is known after the weights were sent."""
+    return Way(node=node, rtt_ms=count.rtt_ms, bandwidth=count.rate if count.sent >= ENOUGH_BYTES else 0)

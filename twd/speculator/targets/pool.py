@@ -121,13 +121,9 @@ class PoolSource(TargetSource):
         placement = over.placement
         if placement is None:
             return told
-        return replace(
-            told,
-            pool=[_shown(member) for member in over.members],
-            links=self._traffic.links(over, placement),
-            ways=self._traffic.ways(over),
-            tokens=self._traffic.tokens,
-        )
+        links, ways = self._traffic.told(over, placement)
+        pool = [_shown(member) for member in over.members]
+        return replace(told, pool=pool, links=links, ways=ways, tokens=self._traffic.tokens)
 
     async def show(self, certificate: str) -> None:
         """Publish the certificate with which this process comes to workers."""

@@ -6,6 +6,7 @@ Sessions stay here while a ring is lost: the next ring reads their tokens again,
 import asyncio
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -63,10 +64,10 @@ class StageFinder:
     async def open(self, bus: Bus) -> None:
         """Prepare; called before everything else."""
 
+    @abstractmethod
     async def stages(self, file_hash: str) -> Sequence[StageReady]:
         """Returns the stages of this file that should form the ring now, in ring order; raises TwdError that says what
         is missing."""
-        raise NotImplementedError
 
     def lost(self, stage: InstanceId, reason: str) -> None:
         """Record a stage that could not be reached, or that broke the ring."""

@@ -1,6 +1,7 @@
 """Where a speculator gets its target from: the file here, a ring, RPC workers, or another program's server."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
@@ -87,9 +88,9 @@ class TargetSource:
     async def open(self, host: TargetHost) -> None:
         """Prepare; called before everything else."""
 
+    @abstractmethod
     async def acquire(self) -> Load:
         """Return the function that loads the model, when everything that it needs is there."""
-        raise NotImplementedError
 
     def failed(self) -> None:
         """The load failed; `acquire` is called again."""
