@@ -382,7 +382,8 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     reads = plan.expert_bytes > 0
     more = SHARED_WIDTHS if exact.fixed else ()
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
-    together = sessions_together(points, target.n_slots) if exact.fixed else 1
+    shares = exact.fixed and target.planner.rules.can_pad
+    together = sessions_together(points, target.n_slots) if shares else 1
     found = _tested(plan, exact, target, points, together, progress)
     if together > 1 and not found.exact:
         _log.info("sessions that share a pass change each other's texts on this device, so none do")
