@@ -59,7 +59,8 @@ class LocalTarget:
         self._end_tokens = context.model.vocab.end_tokens
         self.head = None if self.trees or not can_rollback else HeadSeat.of(head)
         self.halt = AbortFlag()
-        able = steps_available() and not self.trees and self.head is None
+        plain = not self.trees and self.head is None
+        able = steps_available() and plain and context.model.experts is None  # experts are told the tokens of each pass
         self._steps = StepSeat(context, self.planner, self._undo, self._slots, self._fed, self.halt) if able else None
         self.runs_steps = self._steps is not None
 

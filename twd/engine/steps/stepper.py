@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -134,8 +133,7 @@ class Stepper:
         )
         if self._context.on_pass is not None:
             self._context.on_pass(len(plan.first))
-        with self._context.model.experts or nullcontext():
-            self._native.run(run)
+        self._native.run(run)
         for number, text in enumerate(texts):
             self._read(number, text, natives[number], chances[number], run.done)
         return int(run.code)
