@@ -20,7 +20,6 @@ from twd.engine.steps.binding import (
     NativeSteps,
     NativeText,
     RuleHolder,
-    steps_available,
 )
 from twd.wire.job import TokenLogprob
 
@@ -94,11 +93,6 @@ class Stepper:
         """For each slot a copy of its tokens that native code can read."""
         self._known = [0] * context.settings.parallel
         """How many tokens of each copy are up to date."""
-
-    @classmethod
-    def of(cls, context: Context, halt: AbortFlag) -> Self | None:
-        """The loop of a context; None: this build has none."""
-        return cls(context, halt) if steps_available() else None
 
     def forget(self, slot: int, position: int) -> None:
         """The tokens of a slot from `position` on are no longer true."""
