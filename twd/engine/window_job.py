@@ -83,15 +83,6 @@ def batch_of(
     return rows, starts, ends
 
 
-def feed_batch(one: ForwardBatch, slot: int, tokens: Sequence[int], fed: Sequence[int]) -> BatchTokens:
-    """The batch of a pass that only fills the KV cache of one slot."""
-    rows = BatchTokens()
-    for part in one.parts:
-        given = [*(tokens if part.slot == slot else ()), *[PADDING_TOKEN] * part.padding]
-        rows.add(part.slot, fed[part.slot], given, len(given))
-    return rows
-
-
 def want_rows(rows: BatchTokens, rules: BatchRules) -> None:
     """Want logits of more rows where the kernels of a pass depend on how many are wanted."""
     if rules.rows_fixed and any(rows.outputs):
