@@ -26,7 +26,7 @@ class SlotSession:
     @classmethod
     def of(cls, sampler: Sampler, report: Report | None, *, steps: bool) -> Self:
         """`steps`: whether native code could choose, if the sampler and the report allow it."""
-        able = steps and isinstance(sampler, RuledSampler) and (report is None or isinstance(report, ChanceReport))
+        able = steps and (report is None or isinstance(report, ChanceReport))
         rule = sampler.rule if able and isinstance(sampler, RuledSampler) else None
         return cls(sampler, report, None if rule is None else RuleHolder(rule))
 
