@@ -143,6 +143,13 @@ def test_sessions_share_passes_of_one_width(shape: Shape, width: int, together: 
         assert planner.alone(slot, rows) == alone
 
 
+@given(shapes)
+def test_passes_are_not_of_one_width_where_nothing_can_be_taken_back(shape: Shape) -> None:
+    planner = BatchPlanner(BatchRules(capacity=64, can_pad=False))
+    planner.fix_rows(32)
+    assert planner.plan(shape) == [ForwardBatch((BatchPart(slot, rows),)) for slot, rows in shape]
+
+
 def test_over_rpc_lone_windows_have_measured_widths_only() -> None:
     """The first pass of a width costs a dozen ways there and back, so there are few widths."""
     points = tuple(CostPoint(width=width, ms=40.0 + width) for width in (1, 2, 4, 8, 16, 32))

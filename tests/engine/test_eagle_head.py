@@ -20,12 +20,14 @@ def load(path: Path, head: Path | None = None) -> NativeModel:
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
-def test_its_guesses_change_no_word(sampling: Sampling, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "asked", "given"), [("eagle3", 3, 3), ("dflash", 8, 5)])
+def test_its_guesses_change_no_word(name: str, asked: int, given: int, sampling: Sampling, tmp_path: Path) -> None:
+    """A block has only so many guesses."""
     path = recipe("llama").write(tmp_path / "model.gguf")
-    headed, plain = load(path, recipe("eagle3").write(tmp_path / "head.gguf")), load(path)
+    headed, plain = load(path, recipe(name).write(tmp_path / "head.gguf")), load(path)
     try:
-        guessed = write(headed, sampling, 3)
-        assert all(len(one.guesses) == 3 for one in guessed)
+        guessed = write(headed, sampling, asked)
+        assert all(len(one.guesses) == len(one.sure) == given for one in guessed)
         assert text(guessed) == text(write(plain, sampling))
         assert "the head head.gguf guesses, " in headed.facts.note
     finally:

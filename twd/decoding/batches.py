@@ -44,8 +44,8 @@ class BatchRules:
     """The limits of a context, in tokens of a pass.
 
     `capacity`: most tokens. `streams`: each sequence has its own KV buffer. `can_pad`: padding can be removed after a
-    pass. `rows_min`: fewest tokens. `rows_fixed` (0: none): every pass has exactly this many tokens of each of
-    `together` neighbouring slots, so that a device uses the same kernels for all passes.
+    pass. `rows_min`: fewest tokens. `rows_fixed` (0: none): with `can_pad`, every pass has exactly this many tokens of
+    each of `together` neighbouring slots, so that a device uses the same kernels for all passes.
     """
 
     capacity: int
@@ -125,9 +125,9 @@ class BatchPlanner:
 
     def alone(self, slot: int, rows: int) -> ForwardBatch:
         """The pass that computes `rows` tokens of one slot and nothing else that counts."""
-        if self.rules.together > 1:
+        if self.rules.rows_fixed:
             return self._blocks(((slot, rows),))[0]
-        return ForwardBatch((BatchPart(slot, rows, self.missing(rows)),))
+        return self._filled(((slot, rows),))
 
     def plan(self, shape: Shape) -> list[ForwardBatch]:
         """The cheapest passes found for these windows. No window is split between passes."""
@@ -156,7 +156,7 @@ class BatchPlanner:
         ]
 
     def _padded(self, slot: int, rows: int) -> BatchPart:
-        return BatchPart(slot, rows, self.rules.rows_fixed - rows)
+        return BatchPart(slot, rows, self.missing(rows))
 
     def _intervals(self, shape: Shape) -> list[ForwardBatch]:
         """The cheapest split of the windows into groups of neighbours. Each group is padded to its longest window."""

@@ -1,7 +1,7 @@
 """Windows, verify results, the interface of a target, and the verification of drafts. Does not use llama.cpp."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -181,22 +181,9 @@ def verify_window(
 
     `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token.
     """
-    verdict.path = list(range(window.committed))
-    _walk(window, verdict, logits_of, history, sampler, report, end_tokens)
-
-
-def _walk(
-    window: Window,
-    verdict: VerifyResult,
-    logits_of: Callable[[int], Logits],
-    history: list[int],
-    sampler: Sampler,
-    report: Report | None,
-    end_tokens: frozenset[int],
-) -> None:
-    """Sample after the last token of the path, and go on while a draft equals the sampled token."""
     child_of = _children(window)
-    node: int | None = verdict.path[-1]
+    node: int | None = window.committed - 1
+    verdict.path = list(range(window.committed))
     while node is not None:
         logits = logits_of(node)
         token = sampler.pick(logits, history)
@@ -229,7 +216,7 @@ def score(
         verdict.tokens.append(token)
         history.append(token)
     if window.goes_on:
-        _walk(window, verdict, logits_of, history, sampler, None, end_tokens)
+        verify_window(replace(window, committed=given), verdict, logits_of, history, sampler, None, end_tokens)
     if window.ends:
         logits = logits_of(len(window.tokens) - 1)
         verdict.scores.append(_score_of(logits, sampler, history, sorted(end_tokens)))

@@ -200,8 +200,7 @@ class GuessReport:
 def _passes(steps: Sequence[tuple[DraftState, Window]], verdicts: Mapping[int, VerifyResult]) -> int:
     """Returns how many passes one after the other gave these results."""
     plain = (window for _, window in steps if len(window.tokens) == window.committed)
-    made = [len(verdicts[window.slot].tokens) for window in plain if window.slot in verdicts]
-    return max(1, *made) if made else 1
+    return max([1, *(len(verdicts[window.slot].tokens) for window in plain if window.slot in verdicts)])
 
 
 def _as_they_are(logits: Logits) -> Logits:

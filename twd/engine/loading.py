@@ -263,39 +263,35 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
 
 def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
     """The head that the plan names, or else the model's own. One that cannot be used is left aside, with the reason."""
-    try:
-        _require_home(context, plan)
-        if plan.head_file is not None:
-            return load_head(context, plan.head_file), ""
-    except TwdError as error:
-        _log.warning("a head is left aside: %s", error)
-        own = _own(context) if plan.head_file is not None else None
-        return own, f"{'without a head' if own is None else 'the named one does not'}: {error}"
-    try:
-        return own_head(context), ""
-    except TwdError as error:
-        _log.warning("a head is left aside: %s", error)
-        return None, f"without a head: {error}"
+    reason = ""
+    for find in (_named_head, _own_head):
+        try:
+            head = find(context, plan)
+        except TwdError as error:
+            _log.warning("a head is left aside: %s", error)
+            reason = reason or str(error)
+            continue
+        if head is not None:
+            return head, f"the named one does not: {reason}" if reason else ""
+    return None, f"without a head: {reason}" if reason else ""
 
 
-def _own(context: Context) -> GuessingHead | None:
-    """The model's own head; None where it cannot be used either."""
-    try:
-        return own_head(context)
-    except TwdError:
+def _named_head(context: Context, plan: LoadPlan) -> GuessingHead | None:
+    """The head that the plan names, if any; raises TwdError if it cannot be used."""
+    if plan.head_file is None:
         return None
-
-
-def _require_home(context: Context, plan: LoadPlan) -> None:
-    """Raise TwdError if a head would have to cross the network for each guess."""
-    has_own = plan.head and context.model.info.head_layers > 0
-    if not plan.away or not (has_own or plan.head_file is not None):
-        return
-    if plan.head_file is not None:
+    if plan.away:
         raise TwdError(FailureCode.UNSUPPORTED, pool_problem(read_header(plan.head_file), "rpc"))
-    if plan.pool is not None and not plan.pool.head_here:
+    return load_head(context, plan.head_file)
+
+
+def _own_head(context: Context, plan: LoadPlan) -> GuessingHead | None:
+    """The model's own head, if any; raises TwdError if it would have to cross the network for each guess."""
+    has_own = plan.head and context.model.info.head_layers > 0
+    if has_own and plan.away and plan.pool is not None and not plan.pool.head_here:
         why = "the output head lies on another machine, so each guess would be a trip there"
         raise TwdError(FailureCode.UNSUPPORTED, f"the model's own head does not guess over RPC: {why}")
+    return own_head(context)
 
 
 def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
@@ -382,7 +378,8 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     reads = plan.expert_bytes > 0
     more = SHARED_WIDTHS if exact.fixed else ()
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
-    together = sessions_together(points, target.n_slots) if exact.fixed else 1
+    shares = exact.fixed and target.planner.rules.can_pad
+    together = sessions_together(points, target.n_slots) if shares else 1
     found = _tested(plan, exact, target, points, together, progress)
     if together > 1 and not found.exact:
         _log.info("sessions that share a pass change each other's texts on this device, so none do")

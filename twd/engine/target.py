@@ -12,7 +12,7 @@ from twd.engine.rollback.undo import CellUndo, Undo
 from twd.engine.slices.abort import AbortFlag
 from twd.engine.steps.binding import steps_available
 from twd.engine.steps.seat import StepSeat
-from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, feed_batch, want_rows
+from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, want_rows
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
@@ -59,7 +59,8 @@ class LocalTarget:
         self._end_tokens = context.model.vocab.end_tokens
         self.head = None if self.trees or not can_rollback else HeadSeat.of(head)
         self.halt = AbortFlag()
-        able = steps_available() and not self.trees and self.head is None
+        plain = not self.trees and self.head is None
+        able = steps_available() and plain and context.model.experts is None  # experts are told the tokens of each pass
         self._steps = StepSeat(context, self.planner, self._undo, self._slots, self._fed, self.halt) if able else None
         self.runs_steps = self._steps is not None
 
@@ -200,42 +201,41 @@ class LocalTarget:
 
     def _feed(self, slot: int, at: int, tokens: list[int]) -> None:
         """Compute tokens of one slot without logits, only to fill the KV cache."""
-        one = self.planner.alone(slot, len(tokens))
-        rows = feed_batch(one, slot, tokens, self._fed)
-        self._undo.before(slot, at, len(rows), 0)
+        job = WindowJob(Window(slot, 0, at, tuple(tokens), picks=False), at, tokens)
+        rows, starts, ends = self._compute(self.planner.alone(slot, len(tokens)), {slot: job})
+        if self.head is not None:
+            self.head.read(slot, at, tokens, rows, starts[slot])
+        self._fed[slot] = at + len(tokens)
+        self._settle_all(ends)
+
+    def _compute(self, one: ForwardBatch, jobs: dict[int, WindowJob]) -> tuple[int, dict[int, int], dict[int, int]]:
+        """Compute one forward pass. Returns its n_tokens; for each slot the index of its first token in the batch, and
+        its end position, padding included. If the pass fails, nothing of it is left in the KV cache."""
+        rows, starts, ends = batch_of(one, jobs, self._fed)
+        for part in one.parts:
+            if part.rows:
+                self._undo.before(part.slot, self._fed[part.slot], part.rows, jobs[part.slot].drafts)
         try:
             self._decode(rows)
         except TwdError:
             for part in one.parts:
                 self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             raise
-        if self.head is not None:
-            self.head.read(slot, at, tokens, len(rows), rows.sequences.index(slot))
-        self._fed[slot] = at + len(tokens)
-        for part in one.parts:
-            if part.padding:
-                self._settle(part.slot)
+        return len(rows), starts, ends
 
     def _run(self, one: ForwardBatch, jobs: dict[int, WindowJob]) -> list[VerifyResult]:
         """Compute one forward pass over some slots and return the verify results of their windows."""
-        rows, starts, ends = batch_of(one, jobs, self._fed)
         active = [jobs[part.slot] for part in one.parts if part.rows]
-        for job in active:
-            self._undo.before(job.window.slot, self._fed[job.window.slot], len(job.feed), job.drafts)
         try:
-            self._decode(rows)
+            rows, starts, ends = self._compute(one, jobs)
         except TwdError as error:
-            for part in one.parts:
-                self._fed[part.slot] = self._undo.repair(part.slot, self._fed[part.slot])
             return [failed(job.window, error) for job in active]
         began = {job.window.slot: self._fed[job.window.slot] for job in active}
         verdicts = [self._judge(job, starts[job.window.slot] + job.before) for job in active]
         if self.head is not None:
             for verdict in verdicts:
-                self._read(self.head, verdict, began[verdict.slot], len(rows), starts[verdict.slot])
-        for slot, end in ends.items():
-            if end > self._fed[slot]:
-                self._settle(slot)
+                self._read(self.head, verdict, began[verdict.slot], rows, starts[verdict.slot])
+        self._settle_all(ends)
         for verdict in verdicts:
             verdict.replay = len(self._slots[verdict.slot].tokens) - self._fed[verdict.slot]
         if self.head is not None:
@@ -320,6 +320,12 @@ class LocalTarget:
         padding = [PADDING_TOKEN] * self.planner.missing(len(rows))
         rows.add(window.slot, window.at + len(layout.main), padding, len(padding))
         return rows, row_of
+
+    def _settle_all(self, ends: dict[int, int]) -> None:
+        """Remove padding and rejected tokens of a pass. `ends`: where each slot ended behind it."""
+        for slot, end in ends.items():
+            if end > self._fed[slot]:
+                self._settle(slot)
 
     def _settle(self, slot: int) -> None:
         """Remove rejected tokens from the KV cache. If more is removed, it is computed again later."""

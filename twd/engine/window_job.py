@@ -26,7 +26,7 @@ class SlotSession:
     @classmethod
     def of(cls, sampler: Sampler, report: Report | None, *, steps: bool) -> Self:
         """`steps`: whether native code could choose, if the sampler and the report allow it."""
-        able = steps and isinstance(sampler, RuledSampler) and (report is None or isinstance(report, ChanceReport))
+        able = steps and (report is None or isinstance(report, ChanceReport))
         rule = sampler.rule if able and isinstance(sampler, RuledSampler) else None
         return cls(sampler, report, None if rule is None else RuleHolder(rule))
 
@@ -81,15 +81,6 @@ def batch_of(
             rows.add(slot, at, [PADDING_TOKEN] * part.padding, part.padding)
         ends[slot] = at + part.padding
     return rows, starts, ends
-
-
-def feed_batch(one: ForwardBatch, slot: int, tokens: Sequence[int], fed: Sequence[int]) -> BatchTokens:
-    """The batch of a pass that only fills the KV cache of one slot."""
-    rows = BatchTokens()
-    for part in one.parts:
-        given = [*(tokens if part.slot == slot else ()), *[PADDING_TOKEN] * part.padding]
-        rows.add(part.slot, fed[part.slot], given, len(given))
-    return rows
 
 
 def want_rows(rows: BatchTokens, rules: BatchRules) -> None:

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from tests.engine.experts.unlike import VOCABULARY, write_unlike
+from twd.decoding.sampler import SamplerFactory
+from twd.decoding.window import Window
 from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import Foresight, NativeExperts, can_foresee
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.target import LocalTarget
+from twd.wire.job import Sampling
 
 pytestmark = pytest.mark.skipif(not can_foresee(), reason="this build of llama.cpp cannot foresee experts")
 TEXT = [(7 * index + 3) % VOCABULARY for index in range(60)]
@@ -85,6 +89,26 @@ def test_what_tokens_choose_is_learned_and_read_ahead(path: Path, expected: Logi
         assert again.table_right == again.table_asked, "the same text chooses the same experts"
         assert native.foresee_tokens(TEXT[:4]) > 0
         assert np.array_equal(run(model), expected)
+
+
+def test_tokens_of_one_call_are_learned_like_others(path: Path) -> None:
+    """The same text twice, its first token alone and the others as many in one call as the target likes."""
+    new = Sampling(repeat_last_n=-1, frequency_penalty=1000.0)  # no token stands there twice
+    with loaded(path, 0.5) as model:
+        target = LocalTarget(Context(model, ContextSettings(ctx_size=128, parallel=1, type_k="f16")))
+        for _ in range(2):
+            slot, _ = target.open([7], SamplerFactory(model.vocab).sampler(new, 0, prompt_len=1, ignore_eos=True))
+            text = [7]
+            while len(text) < 40:
+                target.submit([Window(slot, 0, len(text) - 1, (text[-1],), steps=8 if len(text) > 1 else 1)])
+                (verdict,) = target.collect()
+                text += verdict.tokens
+            assert len(set(text)) == len(text)
+            target.close(slot)
+        told = native_of(model).numbers()
+        target.shutdown()
+    assert told.table_asked > 2 * LAYERS * 30
+    assert told.table_right == told.table_asked
 
 
 def test_what_windows_will_read_grows_with_their_tokens(path: Path) -> None:

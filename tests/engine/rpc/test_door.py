@@ -3,16 +3,13 @@
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.engine.rpc.test_pool import answers
-from tests.waiting import wait_until
-from twd.net.ports import free_port
+from tests.engine.rpc.test_pool import worker_process
 
 ALLOC_BUFFER, BUFFER_GET_BASE, SET_TENSOR, GET_TENSOR, GRAPH_COMPUTE, HELLO = 0, 3, 6, 8, 10, 14
 NONE, ADD, MUL_MAT, GET_ROWS, UNARY, MAP_CUSTOM1 = 0, 2, 29, 40, 91, 92
@@ -89,16 +86,11 @@ class Client:
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[tuple[Client, subprocess.Popen[bytes], Path]]:
-    port, log = free_port(), tmp_path / "worker.log"
-    command = [sys.executable, "-m", "twd.engine.rpc.worker", "--port", str(port), "--threads", "1"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stderr=out)
-    wait_until(lambda: answers(port), "the worker answers", 60)
-    client = Client(port)
-    yield client, process, log
-    client.link.close()
-    process.kill()
-    process.wait(ENDED_S)
+    log = tmp_path / "worker.log"
+    with worker_process(log=log) as (port, process):
+        client = Client(port)
+        yield client, process, log
+        client.link.close()
 
 
 def test_what_a_model_asks_is_computed(worker: tuple[Client, subprocess.Popen[bytes], Path]) -> None:

@@ -1,6 +1,7 @@
 """A placement in llama.cpp's words, and a real model over real workers."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,12 +68,20 @@ def workers() -> Iterator[list[str]]:
 @contextmanager
 def running_worker(*arguments: str) -> Iterator[int]:
     """The port of a worker that answers."""
+    with worker_process(*arguments) as (port, _):
+        yield port
+
+
+@contextmanager
+def worker_process(*arguments: str, log: Path = Path(os.devnull)) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """A worker that answers, and its port. `log`: what it says."""
     port = free_port()
     argv = [sys.executable, "-m", "twd.engine.rpc.worker", "--threads", "1", "--port", str(port), *arguments]
-    worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with log.open("wb") as out:
+        worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=out)
     try:
         wait_until(lambda: answers(port), "the worker answers", 60)
-        yield port
+        yield port, worker
     finally:
         worker.kill()
         worker.wait()

@@ -23,15 +23,9 @@ class EagleHead(OwnHead):
     behind = 1
 
     def __init__(self, target: Context, model: LoadedGguf, layers: Sequence[int]) -> None:
-        self._model = model
-        self.name = f"the head {model.settings.path.name}"
         self._layers = list(layers)
         self._wide = target.model.n_embd
         super().__init__(target, model)
-
-    def close(self) -> None:
-        super().close()
-        self._model.close()
 
     def _want_rows(self) -> None:
         for layer in self._layers:

@@ -93,8 +93,12 @@ class OwnHead:
     behind = 0
     """How many places before a token the head keeps it."""
 
-    def __init__(self, target: Context, model: LoadedGguf | None = None) -> None:
-        model, settings = model or target.model, target.settings
+    def __init__(self, target: Context, file: LoadedGguf | None = None) -> None:
+        """`file`: the model that holds the head, if it is not the target's; it is freed with the head."""
+        model, settings = file or target.model, target.settings
+        if file is not None:
+            self.name = f"the head {file.settings.path.name}"
+        self._file = file
         self._target = target
         self._width = int(llama.llama_model_n_embd_out(model.handle))
         self._context = self.context_of(target, model)
@@ -158,6 +162,8 @@ class OwnHead:
 
     def close(self) -> None:
         self._context.close()
+        if self._file is not None:
+            self._file.close()
 
     def _back(self, slot: int, position: int) -> None:
         self._context.rollback(slot, max(position - self.behind, 0))
@@ -228,7 +234,12 @@ def own_head(context: Context) -> OwnHead | None:
     problem = own_head_problem(model.info)
     if problem or not heads_available():
         raise TwdError(FailureCode.UNSUPPORTED, problem or "this build of llama.cpp does not export what heads need")
-    return (ChainedHeads if model.head_layers > 1 else OwnHead)(context)
+    return layers_head(context)
+
+
+def layers_head(target: Context, file: LoadedGguf | None = None) -> OwnHead:
+    """The head that the layers of multi-token prediction make, in the target's file or in one of their own."""
+    return (ChainedHeads if (file or target.model).head_layers > 1 else OwnHead)(target, file)
 
 
 def _share(logits: Logits, token: int) -> float:

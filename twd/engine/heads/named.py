@@ -6,28 +6,11 @@ from twd.engine.context import Context
 from twd.engine.heads.binding import heads_available
 from twd.engine.heads.block import BlockHead
 from twd.engine.heads.eagle import EagleHead
-from twd.engine.heads.head import ChainedHeads, GuessingHead, OwnHead
+from twd.engine.heads.head import GuessingHead, layers_head
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.head_file import HEAD_FILES, block_facts, head_problem, holds_layers_alone, layers_read
 from twd.gguf_tools.header import read_header
 from twd.wire.failures import FailureCode, TwdError
-
-
-class SplitHead(OwnHead):
-    """The head of a model whose file lacks it: its layers are in a file of their own."""
-
-    def __init__(self, target: Context, model: LoadedGguf) -> None:
-        self._model = model
-        self.name = f"the head {model.settings.path.name}"
-        super().__init__(target, model)
-
-    def close(self) -> None:
-        super().close()
-        self._model.close()
-
-
-class SplitHeads(SplitHead, ChainedHeads):
-    """Several of them."""
 
 
 def load_head(target: Context, path: Path) -> GuessingHead:
@@ -44,7 +27,7 @@ def load_head(target: Context, path: Path) -> GuessingHead:
             sizes = f"that knows {model.vocab.size} tokens, this one {target.model.vocab.size}"
             raise TwdError(FailureCode.BAD_REQUEST, f"{path.name} is a head of another model: {sizes}")
         if model.head_layers:
-            return (SplitHeads if model.head_layers > 1 else SplitHead)(target, model)
+            return layers_head(target, model)
         return EagleHead(target, model, layers_read(header)) if block is None else BlockHead(target, model, block)
     except BaseException:
         model.close()

@@ -2,7 +2,6 @@
 
 import ctypes
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -21,7 +20,6 @@ from twd.engine.steps.binding import (
     NativeSteps,
     NativeText,
     RuleHolder,
-    steps_available,
 )
 from twd.wire.job import TokenLogprob
 
@@ -96,11 +94,6 @@ class Stepper:
         self._known = [0] * context.settings.parallel
         """How many tokens of each copy are up to date."""
 
-    @classmethod
-    def of(cls, context: Context, halt: AbortFlag) -> Self | None:
-        """The loop of a context; None: this build has none."""
-        return cls(context, halt) if steps_available() else None
-
     def forget(self, slot: int, position: int) -> None:
         """The tokens of a slot from `position` on are no longer true."""
         self._known[slot] = min(self._known[slot], position)
@@ -134,8 +127,7 @@ class Stepper:
         )
         if self._context.on_pass is not None:
             self._context.on_pass(len(plan.first))
-        with self._context.model.experts or nullcontext():
-            self._native.run(run)
+        self._native.run(run)
         for number, text in enumerate(texts):
             self._read(number, text, natives[number], chances[number], run.done)
         return int(run.code)
