@@ -127,6 +127,11 @@ def send_script(facts: RemoteFacts, python: str, name: str) -> str:
     return _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
 
 
+def there_script(facts: RemoteFacts, name: str) -> str:
+    """Succeed where the version `name` is there already."""
+    return _filled("test -d @BASE@/versions/@NAME@", facts, NAME=name)
+
+
 def drop_script(facts: RemoteFacts, name: str) -> str:
     """Remove a version that is not in use and was not before."""
     return _filled(_DROP, facts, NAME=name)
