@@ -13,6 +13,7 @@ from twd.cli.deploy.scripts import drop_script, send_script, there_script, twd_s
 from twd.cli.deploy.ssh import RemoteShell, SshFailed
 from twd.cli.deploy.wheels import WheelBundle
 from twd.setup.versions.rolling import base_of_version, obstacle_between
+from twd.setup.versions.takeover import TakeoverPolicy
 from twd.wire.failures import TwdError
 
 TAKE_S: Final = 1800.0
@@ -52,7 +53,7 @@ class RemoteUpgrade:
     registry: UpgradeRegistry
     report: HostReport
     system_wide: bool = False
-    settle_s: float = 25.0
+    settle_s: float = TakeoverPolicy.settled_s
     facts: RemoteFacts = field(default_factory=RemoteFacts)
     before: Running = field(default_factory=dict)
 
