@@ -166,10 +166,13 @@ class Rolling:
             with report.step("install") as step, as_errors(), alone(folder):
                 if folder.in_use() == self.bundle.name:
                     step.state = "unchanged"
-                    return True
-                unpack_here(folder, self.bundle)
-            with report.step("take over"), as_errors(), alone(folder):
-                try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
+                else:
+                    unpack_here(folder, self.bundle)
+            with report.step("take over") as step, as_errors(), alone(folder):
+                if folder.in_use() == self.bundle.name:
+                    step.state = "unchanged"
+                else:
+                    try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
         except CommandError as error:
             report.error = str(error)
             return False
