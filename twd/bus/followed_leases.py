@@ -7,13 +7,12 @@ that is made once, with the admin's key.
 """
 
 import asyncio
-import json
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from twd.bus.base import BusError, BusMessage, LeaseEntry, NoResponders, check_key
-from twd.bus.nats.leases import LEASE_BYTES_MAX, TIMEOUT_S, NatsLeases
+from twd.bus.nats.leases import DELETION, LEASE_BYTES_MAX, TIMEOUT_S, WRONG_REVISION, NatsLeases, read_reply
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull
 
@@ -33,12 +32,10 @@ SILENCE_S: Final = 3.5
 KEYS_MAX: Final = 256
 """The most remembered keys of one role on one machine, so that nobody can crowd out the others."""
 TRIES: Final = 4
-DELETION: Final = {"KV-Operation": "DEL"}
 FORGOTTEN_AFTER: Final = "1s"
 """The broker forgets the mark of a deletion then: the next one to claim the key need not wait for a silent holder."""
 _ACKNOWLEDGEMENT: Final = b'{"stream":'
 """The beginning of an acknowledgement, which a writer can let the broker send to any subject; no lease begins so."""
-_WRONG_REVISION: Final = (10071, 10164)
 _LAST: Final = re.compile(r"sequence: (\d+)")
 
 
@@ -218,7 +215,7 @@ class FollowedLeases:
             self._revisions[key] = int(reply["seq"])
             await self.put(key, value)
             return self._revisions[key]
-        if error.get("err_code") not in _WRONG_REVISION:
+        if error.get("err_code") not in WRONG_REVISION:
             raise BusError(f"the broker's registry says of the claim {key}: {error.get('description', error)}")
         last = _LAST.search(str(error.get("description", "")))
         self._revisions[key] = int(last[1]) if last else 0
@@ -231,11 +228,7 @@ class FollowedLeases:
         except NoResponders:
             text = "the broker has no bucket for claims; make it once with the admin's key: deploy/nats/make_buckets.py"
             raise BusError(text, FailureCode.UNSUPPORTED) from None
-        try:
-            reply: dict[str, Any] = json.loads(answer.data)
-        except ValueError:
-            raise BusError("the broker's registry answers in no language that we know") from None
-        return reply
+        return read_reply(answer)
 
 
 def _now() -> float:

@@ -3,10 +3,10 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -36,6 +36,8 @@ LET_IN_S: Final = 20.0
 AGAIN_S: Final = 0.2
 REFUSED_S: Final = 3.0
 
+T = TypeVar("T")
+
 
 class TokenRefused(CommandError):
     """The broker does not know the token."""
@@ -44,28 +46,15 @@ class TokenRefused(CommandError):
 async def join(token: JoinToken, home: Path, node: NodeId) -> Identity:
     """Join under the name `node`, and keep the identity in `home`. Raises CommandError, whose message says why not."""
     with _seed_file(token, home) as file:
-        bus, url = await _reach_soon(token, file)
+        bus, url = await _tried_again(lambda: _reach(token, file), TokenRefused, REFUSED_S)
     try:
         answer = await _ask(bus, _request(token, home, node))
     finally:
         await bus.close()
     identity = Identity(node=node, url=url, fingerprint=token.fingerprint, roles=tuple(answer.roles))
     _keep(home, identity, answer.bus_roles)
-    await _until_let_in(home, identity)
+    await _tried_again(lambda: check_identity(home, identity), BusError, LET_IN_S)
     return identity
-
-
-async def _until_let_in(home: Path, identity: Identity) -> None:
-    """Sign in, more than once if need be: while the broker reads its list of users, it may refuse those on it."""
-    loop = asyncio.get_running_loop()
-    give_up = loop.time() + LET_IN_S
-    while True:
-        try:
-            return await check_identity(home, identity)
-        except BusError:
-            if loop.time() >= give_up:
-                raise
-        await asyncio.sleep(AGAIN_S)
 
 
 async def check_identity(home: Path, identity: Identity) -> None:
@@ -98,14 +87,14 @@ def member_address(home: Path, identity: Identity) -> BusAddress:
 # -- the broker --------------------------------------------------------------------------------------
 
 
-async def _reach_soon(token: JoinToken, seed_file: Path) -> tuple[NatsBus, str]:
-    """Try again for a moment where the token is refused: the broker may be reading its list of users just now."""
+async def _tried_again(attempt: Callable[[], Awaitable[T]], refusal: type[Exception], patience_s: float) -> T:
+    """Try again for a while: a broker that reads its list of users may refuse those who are on it."""
     loop = asyncio.get_running_loop()
-    give_up = loop.time() + REFUSED_S
+    give_up = loop.time() + patience_s
     while True:
         try:
-            return await _reach(token, seed_file)
-        except TokenRefused:
+            return await attempt()
+        except refusal:
             if loop.time() >= give_up:
                 raise
         await asyncio.sleep(AGAIN_S)

@@ -1,11 +1,11 @@
 """A package so small that it is sent and installed in a moment: it joins, starts and ends as twd does, and no more."""
 
-import base64
 import hashlib
 import zipfile
 from pathlib import Path
 
 from twd.cli.deploy.looking import BundleNeeds
+from twd.cli.deploy.unpack import digest
 from twd.cli.deploy.wheels import WheelBundle, needs_of
 
 MAIN = """
@@ -42,14 +42,10 @@ def small_bundle(folder: Path, version: str) -> WheelBundle:
     }
     record = f"twd-{version}.dist-info/RECORD"
     wheel = folder / f"twd-{version}-py3-none-any.whl"
-    rows = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items()]
+    rows = [f"{name},{digest(data)},{len(data)}\n" for name, data in files.items()]
     with zipfile.ZipFile(wheel, "w") as made:
         for name, data in files.items():
             made.writestr(name, data)
         made.writestr(record, "".join([*rows, f"{record},,\n"]))
     needs: BundleNeeds = needs_of([wheel.name], wheel.stat().st_size)
     return WheelBundle((wheel,), f"{version}-{hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]}", needs)
-
-
-def _digest(data: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")

@@ -108,6 +108,7 @@ def test_a_connection_that_is_cut_and_the_same_command_again(first: Installed, t
         server.start(world.authorized)
         (done,) = deploy(first, world, "alpha")
         assert done["ok"], done
+        assert not list(versions.glob(".new-*"))
         in_use = os.readlink(server.home / ".local/share/twd/current")
         assert (versions.parent / in_use / "twd-complete").exists()
         twd_there(server, "down")

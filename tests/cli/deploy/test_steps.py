@@ -15,7 +15,8 @@ from twd.cli.deploy.ssh import RemoteResult, RemoteShell, SshFailed
 from twd.cli.deploy.targets import DeployTarget
 from twd.cli.deploy.wheels import WheelBundle
 
-BUNDLE = WheelBundle((), "1-abc", BundleNeeds("Linux", "x86_64", (3, 11), (2, 28), frozenset(), 1))
+NEEDS = BundleNeeds("Linux", "x86_64", (3, 11), (2, 28), frozenset(), 1)
+BUNDLE = WheelBundle((), "1-abc", NEEDS)
 FACTS = """system=Linux
 machine=x86_64
 host=box

@@ -1,8 +1,6 @@
 """Packages of this twd, and of the same under another number."""
 
-import base64
 import csv
-import hashlib
 import io
 import shutil
 import subprocess
@@ -48,8 +46,7 @@ def _renumber(wheel: Path, target: Path, version: str, more: dict[str, str]) -> 
             name = name.replace(f"twd-{old}.dist-info", f"twd-{version}.dist-info")
             if not name.endswith("/RECORD"):
                 made.writestr(name, data)
-                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
-                rows.append((name, f"sha256={digest}", str(len(data))))
+                rows.append((name, unpack.digest(data), str(len(data))))
         listed = io.StringIO()
         record = f"twd-{version}.dist-info/RECORD"
         csv.writer(listed, lineterminator="\n").writerows([*rows, (record, "", "")])

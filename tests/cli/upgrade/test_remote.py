@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from twd.cli.deploy.looking import BundleNeeds
+from tests.cli.deploy.test_steps import FACTS, NEEDS
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.ssh import RemoteResult, RemoteShell, SshFailed
 from twd.cli.deploy.targets import DeployTarget
@@ -17,7 +17,7 @@ from twd.cli.upgrade import remote
 from twd.cli.upgrade.remote import RemoteUpgrade, Running
 from twd.settings.identity import Identity
 
-BUNDLE = WheelBundle((), "0.2.0-new", BundleNeeds("Linux", "x86_64", (3, 11), (2, 28), frozenset(), 1))
+BUNDLE = WheelBundle((), "0.2.0-new", NEEDS)
 FINGERPRINT = "ab" * 32
 
 
@@ -27,17 +27,7 @@ def identity(node: str = "rig", fingerprint: str = FINGERPRINT) -> str:
 
 
 def facts(current: str = "versions/0.1.0-old", joined: str = identity()) -> str:
-    return f"""system=Linux
-machine=x86_64
-libc=glibc 2.36
-python=3 11 /usr/bin/python3.11
-base=/home/me/base
-state=/home/me/.twd
-writable=yes
-free_kb=99999999
-current={current}
-joined={joined}
-"""
+    return f"{FACTS}current={current}\njoined={joined}\n"
 
 
 class UpgradedShell(RemoteShell):

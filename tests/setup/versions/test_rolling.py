@@ -13,14 +13,14 @@ machines = st.lists(
 )
 
 
-def machine(node: str, *services: str, here: bool = False) -> RollingMachine:
-    return RollingMachine(node, frozenset(services), here)
+def machine(node: str, *services: str) -> RollingMachine:
+    return RollingMachine(node, frozenset(services))
 
 
 def test_those_that_lend_go_first_and_coordinator_and_edge_last() -> None:
     given_in = [
         machine("a-door", "edge", "metrics"),
-        machine("b-desk", "edge", "coordinator", "membership", here=True),
+        machine("b-desk", "edge", "coordinator", "membership"),
         machine("c-plan", "coordinator", "agent"),
         machine("d-big", "speculator", "agent"),
         machine("e-old", "agent", "drafter"),

@@ -25,7 +25,10 @@ LEASE_BYTES_MAX: Final = 512 * 1024
 BUCKET_BYTES_MAX: Final = 16 * 1024 * 1024
 REPLICAS_IN_CLUSTER: Final = 3
 MORE_COPIES_EVERY_S: Final = 5.0
-_WRONG_REVISION: Final = (10071, 10164)
+WRONG_REVISION: Final = (10071, 10164)
+"""Codes of the broker: the last revision is not the expected one."""
+DELETION: Final = {"KV-Operation": "DEL"}
+"""The header of the mark of a deletion."""
 _EXISTS_OTHERWISE: Final = 10058
 _NO_SUCH_STREAM: Final = 10059
 _GONE: Final = ("DEL", "PURGE")
@@ -70,7 +73,7 @@ class NatsLeases:
 
     async def delete(self, key: str) -> None:
         """Delete a key."""
-        await self._write(key, b"", {"KV-Operation": "DEL"})
+        await self._write(key, b"", DELETION)
 
     async def get(self, key: str) -> LeaseEntry | None:
         """Read one live key."""
@@ -102,12 +105,12 @@ class NatsLeases:
         except NoResponders:
             await self._make_bucket()
             answer = await self._bus.ask(subject, value, headers=headers, timeout_s=TIMEOUT_S)
-        reply = _read(answer)
+        reply = read_reply(answer)
         error = reply.get("error")
         if error is None:
             await self._add_copies()
             return int(reply["seq"])
-        if error.get("err_code") in _WRONG_REVISION:
+        if error.get("err_code") in WRONG_REVISION:
             return None
         raise self._error(error)
 
@@ -200,7 +203,7 @@ class NatsLeases:
             answer = await self._bus.ask(f"$JS.API.{verb}.{self._stream}", body, timeout_s=TIMEOUT_S)
         except NoResponders:
             return None
-        reply = _read(answer)
+        reply = read_reply(answer)
         error = reply.get("error")
         if "ts" in reply:
             self._broker_clock = read_time(reply["ts"]) - time.monotonic()
@@ -218,7 +221,8 @@ def _revision(message: StatusReply) -> int:
     return int(message.headers["Nats-Sequence"])
 
 
-def _read(answer: StatusReply) -> dict[str, Any]:
+def read_reply(answer: StatusReply) -> dict[str, Any]:
+    """Read what the broker answers to a write or a call of its API."""
     try:
         reply: dict[str, Any] = json.loads(answer.data)
     except ValueError:

@@ -37,19 +37,21 @@ def head_words(settings: "Settings") -> Iterator[str]:
                 info = inspect(path_of(model.path))
             except TwdError:
                 continue  # the model is refused with its reason
-            yield from (f"{name}: {word}" for word in problem_words(settings, name, info))
+            if words := problem_words(settings, name, info):
+                yield f"{name}: {words}"
 
 
-def problem_words(settings: "Settings", name: str, info: "GgufInfo") -> Iterator[str]:
-    """Why named heads do not guess for a model."""
-    for head in named_heads(settings, name):
-        if problem := named_head_problem(settings, head, info):
-            yield f"{problem}; it is served without this head"
+def problem_words(settings: "Settings", name: str, info: "GgufInfo") -> str:
+    """Why the named head does not guess for a model; empty if it does, or none is named."""
+    head = _named_head(settings, name)
+    problem = named_head_problem(settings, head, info) if head is not None else ""
+    return f"{problem}; it is served without this head" if problem else ""
 
 
-def named_heads(settings: "Settings", name: str) -> list[Path]:
-    """The file of the trained head that the settings name for a model: the first one, if there is any."""
-    return [path_of(one.head) for one in settings.drafters if one.head and one.for_model in ("", name)][:1]
+def _named_head(settings: "Settings", name: str) -> Path | None:
+    """The file of the first trained head that the settings name for a model."""
+    heads = (path_of(one.head) for one in settings.drafters if one.head and one.for_model in ("", name))
+    return next(heads, None)
 
 
 def named_head_problem(settings: "Settings", head: Path, info: "GgufInfo") -> str:
@@ -65,16 +67,17 @@ def named_head_problem(settings: "Settings", head: Path, info: "GgufInfo") -> st
 
 
 def head_lines(settings: "Settings", name: str, info: "GgufInfo") -> Iterator[str]:
-    """What guesses for a model without a model of its own: the head in its file, and those that are named."""
+    """What guesses for a model without a model of its own: the head that is named, else the one in its file."""
     from twd.gguf_tools.head_report import own_head_facts, own_head_words
 
-    problems = list(problem_words(settings, name, info))
-    yield from problems
-    named = named_heads(settings, name)
-    if len(problems) < len(named):
-        yield f"{named[0].name} guesses; it takes {named[0].stat().st_size / 2**20:,.4g} MiB"
+    head, problem = _named_head(settings, name), problem_words(settings, name, info)
+    if head is not None and not problem:
+        yield f"{head.name} guesses; it takes {head.stat().st_size / 2**20:,.4g} MiB"
+        return
+    if problem:
+        yield problem
     own = own_head_facts(info)
-    if own is not None and len(problems) == len(named):
+    if own is not None:
         yield f"{own_head_words(own)}{own_head_place(settings) if not own.problem else ''}"
 
 

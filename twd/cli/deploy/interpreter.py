@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -43,7 +43,7 @@ class SentPython:
         """Its packed size."""
         return self.file.stat().st_size
 
-    def parts(self) -> Iterator[bytes]:
+    async def stream(self) -> AsyncIterator[bytes]:
         """Yield the packed bytes."""
         with self.file.open("rb") as file:
             while part := file.read(1 << 18):

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from twd.cli.deploy.scripts import (
     start_script,
     switch_script,
     take_back_script,
+    there_script,
     twd_script,
 )
 from twd.cli.deploy.ssh import RemoteResult, RemoteShell
@@ -194,7 +195,7 @@ class HostDeployment:
         with self.report.step("python") as step:
             self._undo.append(("python", self._forget_python))
             script = python_script(self.facts, python)
-            check_result(await self.shell.run(script, SEND_S, stream=_slowly(python.parts())))
+            check_result(await self.shell.run(script, SEND_S, stream=python.stream()))
             step.note = f"{python.name}, {python.size >> 20} MiB sent"
 
     async def _forget_python(self) -> None:
@@ -208,7 +209,7 @@ class HostDeployment:
             if facts.current == bundle.name:
                 step.state = "unchanged"
                 return False
-            there = await self.shell.run(f"test -d {_quoted(facts.base)}/versions/{bundle.name}", LOOK_S)
+            there = await self.shell.run(there_script(facts, bundle.name), LOOK_S)
             self._undo.append(("install", self._switch_back if there.code == 0 else self._uninstall))
             if there.code == 0:
                 result = await self.shell.run(switch_script(facts, bundle.name), LOOK_S)
@@ -310,16 +311,11 @@ class HostDeployment:
 
     async def _unjoin(self, token: JoinToken) -> None:
         await self.home.remove(self.report.node, token)
-        state = _quoted(self.facts.state)
+        state = shlex.quote(self.facts.state)
         check_result(await self.shell.run(f"rm -rf {state}/joined.json {state}/keys", UNDO_S))
 
     async def _stop(self) -> None:
         await self.shell.run(twd_script(self.facts, "down"), UNDO_S)
-
-
-async def _slowly(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
 
 
 def check_result(result: RemoteResult) -> None:
@@ -331,10 +327,6 @@ def check_result(result: RemoteResult) -> None:
 def _last_words(result: RemoteResult) -> str:
     said = (result.errors.strip() or result.said.strip() or f"exit code {result.code}").splitlines()
     return " ".join(said[-3:])[:600]
-
-
-def _quoted(text: str) -> str:
-    return shlex.quote(text)
 
 
 def _cksum(content: bytes) -> str:

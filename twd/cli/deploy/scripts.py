@@ -15,13 +15,22 @@ umask 022
 mkdir -p @BASE@
 @PYTHON@ -c "$(echo @SOURCE@ | base64 -d)" @BASE@ @NAME@
 """
+_CLEAN: Final = """
+clean() {
+  for old in "$1"/.new-*; do
+    pid=${old##*.new-}
+    if [ -d "$old" ] && { ! kill -0 "$pid" || grep -q '^State:.Z' "/proc/$pid/status"; } 2>/dev/null; then
+      rm -rf "$old"
+    fi
+  done
+}
+"""
+"""Folders go whose process was killed while it filled them; it may have ended and not be reaped yet."""
 _PYTHON: Final = """
 set -e
 umask 022
 mkdir -p @BASE@/pythons
-for old in @BASE@/pythons/.new-*; do
-  if [ -d "$old" ] && ! kill -0 "${old##*.new-}" 2>/dev/null; then rm -rf "$old"; fi
-done
+clean @BASE@/pythons
 new=@BASE@/pythons/.new-$$
 mkdir "$new"
 trap 'rm -rf "$new"' EXIT
@@ -75,9 +84,7 @@ rm -rf @BASE@/versions/@NAME@
 """
 _REMOVE: Final = """
 rm -rf @BASE@/versions/@NAME@
-for old in @BASE@/versions/.new-*; do
-  if [ -d "$old" ] && ! kill -0 "${old##*.new-}" 2>/dev/null; then rm -rf "$old"; fi
-done
+clean @BASE@/versions
 if [ -z @OLD@ ]; then
   [ "$(readlink @BIN@/twd)" = @BASE@/current/bin/twd ] && rm -f @BIN@/twd
   rmdir @BASE@/versions @BASE@ 2>/dev/null
@@ -100,7 +107,7 @@ def install_script(facts: RemoteFacts, python: str, name: str) -> str:
 def python_script(facts: RemoteFacts, python: SentPython) -> str:
     """Unpack the Python of standard input."""
     program = f"python{python.version[0]}.{python.version[1]}"
-    return _filled(_PYTHON, facts, NAME=python.name, PROGRAM=program)
+    return _filled(_CLEAN + _PYTHON, facts, NAME=python.name, PROGRAM=program)
 
 
 def python_there(facts: RemoteFacts, python: SentPython) -> str:
@@ -118,6 +125,11 @@ def send_script(facts: RemoteFacts, python: str, name: str) -> str:
     """Install the wheels of standard input as the version `name`, beside the one in use."""
     source = base64.b64encode(files("twd.cli.deploy").joinpath("unpack.py").read_bytes()).decode()
     return _filled(_INSTALL, facts, PYTHON=python, NAME=name, SOURCE=source)
+
+
+def there_script(facts: RemoteFacts, name: str) -> str:
+    """Succeed where the version `name` is there already."""
+    return _filled("test -d @BASE@/versions/@NAME@", facts, NAME=name)
 
 
 def drop_script(facts: RemoteFacts, name: str) -> str:
@@ -147,7 +159,7 @@ def forget_script(facts: RemoteFacts, everything: bool) -> str:
 
 def take_back_script(facts: RemoteFacts, name: str = "") -> str:
     """Make the version from before the current one again, and remove `name`, if it is given."""
-    return _filled(_LINK + _TAKE_BACK + (_REMOVE if name else ""), facts, NAME=name)
+    return _filled(_LINK + _TAKE_BACK + (_CLEAN + _REMOVE if name else ""), facts, NAME=name)
 
 
 def service_script(facts: RemoteFacts, system_wide: bool, verb: str = "install") -> str:

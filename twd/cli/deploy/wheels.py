@@ -1,6 +1,5 @@
 """What is sent: wheels of twd and all that it needs, made from what is installed here, or those of a folder."""
 
-import base64
 import csv
 import hashlib
 import importlib.metadata as metadata
@@ -21,7 +20,7 @@ from typing import Final
 import twd
 from twd.cli.deploy.interpreter import libraries_of
 from twd.cli.deploy.looking import BundleNeeds
-from twd.cli.deploy.unpack import LIBRARIES, contents
+from twd.cli.deploy.unpack import LIBRARIES, contents, digest
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -209,7 +208,7 @@ def _write_wheel(target: Path, info: str, files: list[tuple[str, str]], about: d
 
         def put(name: str, data: bytes) -> None:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED, 1)
-            rows.append((name, _digest(data), str(len(data))))
+            rows.append((name, digest(data), str(len(data))))
 
         for arc, file in sorted(files):
             put(arc, Path(file).read_bytes())
@@ -218,10 +217,6 @@ def _write_wheel(target: Path, info: str, files: list[tuple[str, str]], about: d
         listed = io.StringIO()
         csv.writer(listed, lineterminator="\n").writerows([*rows, (f"{info}/RECORD", "", "")])
         archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), listed.getvalue())
-
-
-def _digest(data: bytes) -> str:
-    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().rstrip("=")
 
 
 # -- what they need ----------------------------------------------------------------------------------

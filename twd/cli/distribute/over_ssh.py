@@ -130,12 +130,8 @@ class OverSsh:
 
     async def _send(self, target: SshTarget, how: str, url: str, root: str) -> Outcome:
         began = time.monotonic()
-        if how == "swarm":
-            argv, told = ssh_argv(target, self._options, swarm_script(target, url, root)), f"{self._token}\n".encode()
-        else:
-            make = rsync_argv if how == "rsync" else scp_argv
-            argv, told = make([str(file) for file in self._files], target, self._options), b""
-        code, said = await run(argv, told)
+        told = f"{self._token}\n".encode() if how == "swarm" else b""
+        code, said = await run(self._argv(target, how, url, root), told)
         if code:
             return Outcome(str(target), how, said.replace(self._token, "…") or f"exit code {code}")
         return Outcome(str(target), f"{how}, {time.monotonic() - began:.0f} s")
@@ -146,15 +142,13 @@ class OverSsh:
 
         every = SshProbe(has_twd=True, has_rsync=True, sees_us_as="THIS-MACHINE")
         how = choose(self._method, self._size, every, self._rsync)
-        lines = []
-        for target in targets:
-            if how == "swarm":
-                argv = ssh_argv(target, self._options, swarm_script(target, "http://THIS-MACHINE:PORT", "ROOT"))
-            else:
-                make = rsync_argv if how == "rsync" else scp_argv
-                argv = make([str(file) for file in self._files], target, self._options)
-            lines.append(shlex.join(argv))
-        return lines
+        return [shlex.join(self._argv(target, how, "http://THIS-MACHINE:PORT", "ROOT")) for target in targets]
+
+    def _argv(self, target: SshTarget, how: str, url: str, root: str) -> list[str]:
+        if how == "swarm":
+            return ssh_argv(target, self._options, swarm_script(target, url, root))
+        make = rsync_argv if how == "rsync" else scp_argv
+        return make([str(file) for file in self._files], target, self._options)
 
 
 async def run(argv: Sequence[str], told: bytes = b"", timeout_s: float | None = None) -> tuple[int, str]:

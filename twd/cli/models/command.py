@@ -152,8 +152,8 @@ def _warn_of_head(ctx: CliContext, name: str, head: str) -> None:
 
     if head:
         info = inspect(Path(file_of(ctx.settings, ctx.node, name)[1].path))
-        for word in problem_words(with_head(ctx.settings, head), name, info):
-            click.echo(word, err=True)
+        if words := problem_words(with_head(ctx.settings, head), name, info):
+            click.echo(words, err=True)
 
 
 def file_of(settings: "Settings", node: NodeId, name: str) -> "tuple[str, ModelConfig]":

@@ -24,7 +24,7 @@ from twd.setup.versions.takeover import TakeoverPolicy
 DOWNLOAD_S: Final = 600.0
 OTHER_S: Final = 900.0
 """How long a takeover that was asked for from elsewhere waits for one that is under way."""
-SETTLED_S: Final = TakeoverPolicy().settled_s
+SETTLED_S: Final = TakeoverPolicy.settled_s
 
 
 @click.command()

@@ -9,10 +9,11 @@ from typing import Final, Protocol
 from twd.cli.deploy.looking import RemoteFacts, look_script, problems_of, read_facts
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.run import LOOK_S, SEND_S, DeployFailed, check_result
-from twd.cli.deploy.scripts import drop_script, send_script, twd_script
+from twd.cli.deploy.scripts import drop_script, send_script, there_script, twd_script
 from twd.cli.deploy.ssh import RemoteShell, SshFailed
 from twd.cli.deploy.wheels import WheelBundle
 from twd.setup.versions.rolling import base_of_version, obstacle_between
+from twd.setup.versions.takeover import TakeoverPolicy
 from twd.wire.failures import TwdError
 
 TAKE_S: Final = 1800.0
@@ -52,7 +53,7 @@ class RemoteUpgrade:
     registry: UpgradeRegistry
     report: HostReport
     system_wide: bool = False
-    settle_s: float = 25.0
+    settle_s: float = TakeoverPolicy.settled_s
     facts: RemoteFacts = field(default_factory=RemoteFacts)
     before: Running = field(default_factory=dict)
 
@@ -105,9 +106,9 @@ class RemoteUpgrade:
             if self.is_new:
                 step.state = "unchanged"
                 return
-            name, base = self.bundle.name, self.facts.base
-            script = send_script(self.facts, self.facts.python(self.bundle.needs.python), name)
-            if (await self.shell.run(f"test -d '{base}/versions/{name}'", LOOK_S)).code:
+            name = self.bundle.name
+            if (await self.shell.run(there_script(self.facts, name), LOOK_S)).code:
+                script = send_script(self.facts, self.facts.python(self.bundle.needs.python), name)
                 check_result(await self.shell.run(script, SEND_S, stream=self.bundle.stream()))
             step.note = name
 

@@ -97,7 +97,8 @@ class Rolling:
             registry = LeaseRegistry(self.instance.bus_fingerprint, leases)
             running = await registry.all_running()
             machines = [RollingMachine(node, frozenset(running.get(node, {}))) for node in self._asked()]
-            todo = [self._remote(machine.node, registry) for machine in rolling_order(machines)]
+            deployed = DeployedMachines(self.ctx.home.path).load()
+            todo = [self._remote(one.node, deployed.get(one.node), registry) for one in rolling_order(machines)]
             await self._look(todo)
             if self.wish.check or any(one.report.error for one in todo):
                 return not any(one.report.error for one in todo)
@@ -117,8 +118,8 @@ class Rolling:
         """Whether this machine is to be renewed, too."""
         return self.wish.everywhere or self.instance.node in self.wish.nodes
 
-    def _remote(self, node: str, registry: LeaseRegistry) -> RemoteUpgrade:
-        known = DeployedMachines(self.ctx.home.path).load().get(node) or DeployedMachine(host=node)
+    def _remote(self, node: str, deployed: DeployedMachine | None, registry: LeaseRegistry) -> RemoteUpgrade:
+        known = deployed or DeployedMachine(host=node)
         (target,) = targets_of(self.ctx.settings, [known.host], self.wish.ssh_user or known.user)
         return RemoteUpgrade(
             node, RemoteShell(target), self.bundle, registry, self.report(node), known.system_wide, self.wish.settle_s
@@ -165,10 +166,13 @@ class Rolling:
             with report.step("install") as step, as_errors(), alone(folder):
                 if folder.in_use() == self.bundle.name:
                     step.state = "unchanged"
-                    return True
-                unpack_here(folder, self.bundle)
-            with report.step("take over"), as_errors(), alone(folder):
-                try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
+                else:
+                    unpack_here(folder, self.bundle)
+            with report.step("take over") as step, as_errors(), alone(folder):
+                if folder.in_use() == self.bundle.name:
+                    step.state = "unchanged"
+                else:
+                    try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
         except CommandError as error:
             report.error = str(error)
             return False

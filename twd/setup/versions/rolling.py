@@ -22,14 +22,12 @@ class RollingMachine:
 
     node: str
     services: frozenset[str] = frozenset()
-    here: bool = False
-    """It is the one that asks."""
 
 
 def rolling_order(machines: Iterable[RollingMachine]) -> list[RollingMachine]:
     """Return the machines as they are renewed: those that lend, those that serve, the coordinator, the edge, and the
-    one that asks at the very end."""
-    return sorted(machines, key=lambda machine: (machine.here, _rank(machine.services), machine.node))
+    broker's at the very end."""
+    return sorted(machines, key=lambda machine: (_rank(machine.services), machine.node))
 
 
 def _rank(services: frozenset[str]) -> int:
