@@ -92,6 +92,23 @@ async def test_a_difference_that_no_comparison_met_is_found_in_the_end(hub: Hub,
     assert transfer.counts.fetched_bytes <= len(data) + PROBES_BYTES_MAX
 
 
+async def test_what_comes_in_place_of_a_wrong_guess_is_hashed_when_it_is_there(
+    hub: Hub, here: Path, tmp_path: Path
+) -> None:
+    model(here / "old.gguf", layers=24)
+    wanted = tmp_path / "sly.gguf"
+    model(wanted, layers=24)
+    header, data = read_header(wanted), bytearray(wanted.read_bytes())
+    places = {one.name: header.data_offset + one.offset for one in header.tensors}
+    data[places["blk.16.ffn_up.weight"] - 5000] ^= 1  # no comparison meets it
+    begin = places["blk.20.ffn_up.weight"]
+    data[begin : begin + 4 * ROWS] = np.ones(ROWS, np.float32).tobytes()
+    wanted.write_bytes(data)
+    hub.bytes_s = 2 * UNIT
+    transfer = await pulled(hub, wanted, here)
+    assert "here" not in transfer.counts.by_source
+
+
 async def test_tensors_that_differ_are_fetched_and_the_others_are_not(hub: Hub, here: Path, tmp_path: Path) -> None:
     wanted = tmp_path / "tuned.gguf"
     model(wanted, "tuned")

@@ -32,7 +32,8 @@ HEAD_FILES: Final = frozenset({EAGLE, BLOCK, "gemma4-assistant"})
 """Architectures of such files."""
 _LAYERS: Final = 3
 _BLOCK_SIZE: Final = 16
-_WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
+WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
+"""The fields with the width of the model that a head of these kinds is for."""
 _ODD_BLOCKS: Final = {"markov_w1.weight": "DSpark", "selector_hidden.weight": "DFlash 2", "hc_head_fn.weight": "DSpark"}
 _FUSED: Final = frozenset({"mimo2"})
 FLAT: Final = frozenset({"glm4moe"})
@@ -122,7 +123,7 @@ def head_problem(header: GgufHeader, target: GgufInfo) -> str:
         return _split_problem(header, target)
     if architecture not in (EAGLE, BLOCK):
         return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 or DFlash head"
-    layers, width = layers_read(header), header.number(f"{architecture}.{_WIDTHS[architecture]}")
+    layers, width = layers_read(header), header.number(f"{architecture}.{WIDTHS[architecture]}")
     foreign = f"{name} is a head of another model"
     if width != target.embedding:
         return f"{foreign}: that has a width of {width}, this one of {target.embedding}"

@@ -8,6 +8,7 @@ from twd.gguf_tools.head_file import (
     BLOCK,
     EAGLE,
     HEAD_FILES,
+    WIDTHS,
     head_cache_bytes,
     head_weights,
     holds_layers_alone,
@@ -19,7 +20,7 @@ from twd.gguf_tools.inspect import GgufInfo
 from twd.gguf_tools.step_reads import step_reads
 from twd.kit.wording import count
 
-_KINDS: Final = {EAGLE: ("EAGLE-3", "target_hidden_size"), BLOCK: ("DFlash", "embedding_length")}
+_KINDS: Final = {EAGLE: "EAGLE-3", BLOCK: "DFlash"}
 
 
 class OwnHeadFacts(msgspec.Struct, frozen=True):
@@ -66,7 +67,6 @@ def head_file_words(header: GgufHeader) -> str:
         return ""
     if architecture not in _KINDS:
         return f"a trained head ({architecture}) for another model; heads of this kind are not used"
-    kind, width = _KINDS[architecture]
     layers = ", ".join(map(str, layers_read(header)))
-    model = f"a model of width {header.number(f'{architecture}.{width}')}"
-    return f"a trained head ({kind}) for {model}: it reads the inputs of layers {layers}"
+    model = f"a model of width {header.number(f'{architecture}.{WIDTHS[architecture]}')}"
+    return f"a trained head ({_KINDS[architecture]}) for {model}: it reads the inputs of layers {layers}"

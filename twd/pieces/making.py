@@ -159,8 +159,9 @@ def together(manifests: Sequence[Manifest]) -> list[Manifest]:
 
 def known_manifests(path: Path) -> list[Manifest] | None:
     """Return the stored manifests of all files of the model that begins with this one; None if one is missing."""
-    known = [manifest for part in files_of(path) if (manifest := known_manifest(part)) is not None]
-    return together(known) if len(known) == len(files_of(path)) else None
+    parts = files_of(path)
+    known = [manifest for part in parts if (manifest := known_manifest(part)) is not None]
+    return together(known) if len(known) == len(parts) else None
 
 
 def _of_part(progress: Share, at: int, count: int) -> Share:
@@ -170,11 +171,12 @@ def _of_part(progress: Share, at: int, count: int) -> Share:
 def manifests_for(path: Path, piece_bytes: int = PIECE_BYTES, *, progress: Share = unheard) -> list[Manifest]:
     """Return the manifests of all files of a model: those that are stored, else new ones, which are stored."""
     parts = files_of(path)
-    made = together(
-        [manifest_for(part, piece_bytes, progress=_of_part(progress, at, len(parts))) for at, part in enumerate(parts)]
-    )
-    for part, manifest in zip(parts, made, strict=True) if len(parts) > 1 else ():
-        if known_manifest(part) != manifest:
+    alone = [
+        manifest_for(part, piece_bytes, progress=_of_part(progress, at, len(parts))) for at, part in enumerate(parts)
+    ]
+    made = together(alone)
+    for part, stored, manifest in zip(parts, alone, made, strict=True):
+        if stored != manifest:
             with contextlib.suppress(OSError):
                 write_manifest(manifest_of(part), manifest)
     return made

@@ -13,7 +13,7 @@ async def copied(pull: Pull, copy: Callable[[Copying], None]) -> None:
     loop, stop = asyncio.get_running_loop(), threading.Event()
 
     def taken(index: int, store: str) -> None:
-        loop.call_soon_threadsafe(pull.was_here, index, store)
+        loop.call_soon_threadsafe(pull.came_early, index, store)
 
     work = loop.run_in_executor(None, copy, Copying(taken, stop.is_set))
     try:

@@ -30,12 +30,22 @@ class _File:
     target: Path
     ranges: Ranges
     transfers: list[Transfer] = field(default_factory=list)
+    missing: int = field(init=False)
+    """The bytes of its ranges that must come, until its turn comes."""
+
+    def __post_init__(self) -> None:
+        self.want(())
+
+    def want(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Add ranges, and look what is missing on the disk."""
+        self.ranges = [*self.ranges, *ranges]
+        self.missing = missing_bytes(self.target, Checks.of(self.manifest), self.ranges)
 
     def progress(self) -> Progress:
         """How far this file is; one whose turn comes later has nothing."""
         if self.transfers:
-            return self.transfers[-1].pull.progress()
-        return Progress(0, missing_bytes(self.target, Checks.of(self.manifest), self.ranges), 0.0, 0, 0)
+            return self.transfers[-1].progress()
+        return Progress(0, self.missing, 0.0, 0, 0)
 
 
 class LayerTransfer:
@@ -97,9 +107,8 @@ class LayerTransfer:
         """Read from the headers what comes next, and make room for it."""
         found = layer_ranges(self._targets, self._manifests, layers)
         for file, ranges in zip(self._files, found, strict=True):
-            file.ranges = [*file.ranges, *ranges]
-        needed = sum(missing_bytes(file.target, Checks.of(file.manifest), file.ranges) for file in self._files)
-        self._folder.make_room(needed, keep=self._targets)
+            file.want(ranges)
+        self._folder.make_room(sum(file.missing for file in self._files), keep=self._targets)
 
     async def _fetch(self) -> None:
         turns = asyncio.Semaphore(AT_ONCE)
@@ -107,7 +116,7 @@ class LayerTransfer:
 
     async def _one(self, file: _File, turns: asyncio.Semaphore) -> None:
         async with turns:
-            if file.transfers and not missing_bytes(file.target, Checks.of(file.manifest), file.ranges):
+            if file.transfers and not file.missing:
                 return
             transfer = self._begin(file.manifest, file.target, file.ranges)
             file.transfers.append(transfer)

@@ -362,12 +362,8 @@ class Pull:
             )
             raise TwdError(FailureCode.WRONG_BYTES, text)
 
-    def was_here(self, index: int, store: str) -> None:
-        """Note that a unit was copied from another file of this machine."""
-        self.came_early(index, store)
-
     def came_early(self, index: int, store: str) -> None:
-        """Note that a unit is there which no request of this pull brought."""
+        """Note that a unit is there which no request of this pull brought, as it was copied from another file."""
         self.sampler.hashed(index)
         if self.sampler.got(index):
             by = self.counts.by_source

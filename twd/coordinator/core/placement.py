@@ -457,14 +457,10 @@ def _timed(
 
 def seconds(piece: DeviceShare, shape: ModelShape) -> float:
     """Return the seconds of one token's pass over what a device holds."""
-    read = reading(shape, piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head)
-    return pass_seconds(read, piece.device.pace) + shape.mixture.disk_s(piece.disk_bytes, piece.device.disk)
-
-
-def reading(shape: ModelShape, layers: int, weight_bytes: int, head: bool) -> Reading:
-    """Return what one token reads of some of a model's layers, and of the head."""
+    layers, weights, head = piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head
     cache = shape.kv_layer * shape.read_tokens * layers
-    return Reading(layers, weight_bytes, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
+    read = Reading(layers, weights, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
+    return pass_seconds(read, piece.device.pace) + shape.mixture.disk_s(piece.disk_bytes, piece.device.disk)
 
 
 def _way(

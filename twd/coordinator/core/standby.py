@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from twd.coordinator.core.memory_ledger import is_ready, is_there, total
-from twd.coordinator.core.pass_time import seconds
-from twd.coordinator.core.placement import Key, ModelShape, PlacementDevice, reading
+from twd.coordinator.core.placement import DeviceShare, Key, ModelShape, PlacementDevice, seconds
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice
@@ -122,12 +121,13 @@ class _Filling:
 
 
 def _spare(piece: Slice, device: PlacementDevice, shape: ModelShape) -> Slice:
-    read = reading(shape, piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head)
-    from_disk = shape.mixture.disk_s(piece.disk_bytes, device.disk)
+    share = DeviceShare(
+        device, piece.first, piece.end, piece.weight_bytes, head=piece.head, disk_bytes=piece.disk_bytes
+    )
     return msgspec.structs.replace(
         piece,
         node=NodeId(device.node),
         device=device.name,
         free_bytes=device.free,
-        ms=round((seconds(read, device.pace) + from_disk) * 1000, 3),
+        ms=round(seconds(share, shape) * 1000, 3),
     )

@@ -78,7 +78,7 @@ class HubPull(Pull):
             patience_s=PATIENCE_S if alone else SHARED_PATIENCE_S,
         )
         self._alone, self._piece_bytes, self._guessed = alone, piece_bytes, dict[int, str]()
-        self.growing = GrowingManifest(file.path, file.checks.size, piece_bytes)
+        self.growing = self._growing()
         self.manifest: Manifest | None = None
         self.stopped = threading.Event()
         """Set where nobody waits any more; the check ends then."""
@@ -98,9 +98,12 @@ class HubPull(Pull):
         self._fatal = self._fatal or error
         self._stirred.set()
 
+    def _growing(self) -> GrowingManifest:
+        return GrowingManifest(self.file.path, self.file.checks.size, self._piece_bytes)
+
     async def run(self) -> None:
         """Run until all is there; what came is hashed meanwhile, so that little is left to do in the end."""
-        self._tasks.start("hash what came", self._hash_along())
+        self._tasks.start("hash what came", self._hash_along(self.growing))
         try:
             await super().run()
         finally:
@@ -123,17 +126,18 @@ class HubPull(Pull):
                 self.came_early(index, store)
             return
         self.growing.close()
-        self.growing = GrowingManifest(self.file.path, self.file.checks.size, self._piece_bytes)
+        self.growing = self._growing()
+        self._tasks.start("hash what came", self._hash_along(self.growing))  # from the begin: it read wrong guesses
         await super()._until_there()
 
-    async def _hash_along(self) -> None:
+    async def _hash_along(self, growing: GrowingManifest) -> None:
         units = 0
-        while units < len(self.file.checks):
+        while growing is self.growing and units < len(self.file.checks):
             while units in self.file.have or units in self._guessed:
                 units += 1
             end = min(units * UNIT, self.file.checks.size)
-            if self.growing.worth(end):
-                await asyncio.to_thread(self.growing.advance, end, self._go_on)
+            if growing.worth(end):
+                await asyncio.to_thread(growing.advance, end, self._go_on)
             await asyncio.sleep(HASH_S)
 
     def holds_promise(self) -> bool:
