@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -12,6 +13,18 @@ from twd.engine.rpc.tensor_cache import TensorCache, by_worker, contents
 
 SIZE = 64 * 1024
 ROOMY = 100 * SIZE
+
+
+class RoomyDisk(NamedTuple):
+    total: int = 200 * SIZE
+    used: int = 0
+    free: int = 200 * SIZE
+
+
+@pytest.fixture(autouse=True)
+def roomy_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests do not depend on how full the disk of this machine is."""
+    monkeypatch.setattr("shutil.disk_usage", lambda _: RoomyDisk())
 
 
 @pytest.fixture
@@ -101,7 +114,7 @@ def test_a_model_beyond_the_budget_keeps_its_first_part(folder: Path) -> None:
 
 
 def test_part_of_the_disk_stays_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_cache, "FREE_SHARE", 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: RoomyDisk(free=9 * SIZE))
     cache = TensorCache(folder, ROOMY)
     path = written(folder, 1)
     cache.put_aside()
