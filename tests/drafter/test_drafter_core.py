@@ -132,6 +132,17 @@ def test_credit_zero_is_rest_and_a_grant_ends_it() -> None:
     assert len(only(core).guesses) == 2
 
 
+def test_it_rests_where_it_is_less_sure_than_it_was_told() -> None:
+    made = []
+    for floor in (0.3, 0.85):
+        core = core_with([5, 6, 7], credit=8, beside=True)
+        core.grant(DraftGranted(session=SessionId("s"), drafter=ME, credit=8, floor=floor))
+        for _ in range(10):
+            step(core, confidence=0.8)
+        made.append(len(only(core).guesses))
+    assert 0 < made[1] < made[0]
+
+
 def test_a_lost_message_silences_the_session_until_it_is_told_anew() -> None:
     core = core_with([5, 6, 7])
     step(core)

@@ -96,7 +96,7 @@ class DrafterCore:
         """Take the credit that the speculator grants."""
         draft = self.drafts.get(event.session)
         if draft is not None and event.drafter == self.name:
-            draft.credit, draft.floor = event.credit, min(draft.floor, event.floor)
+            draft.credit, draft.floor = event.credit, event.floor
             draft.told_rest = False
 
     def accept(self, job: JobId, at: int, tokens: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from twd.wire.draft import DraftProposed
 from twd.wire.prefix import common_prefix, extend, prefix_hash
 
 FLOOR = 0.3
-FLOOR_BESIDE = 0.45
+FLOOR_BESIDE = 0.6
 BRANCHES = 3
 BRANCH_TOKENS = 4
 BRANCH_WORTH = 0.04

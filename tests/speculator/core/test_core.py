@@ -246,6 +246,10 @@ def test_silence_is_broken_by_signs_of_life() -> None:
     assert "second" in signs
 
 
+TRIED = 2
+"""The credit of a drafter that is only tried."""
+
+
 def test_a_useless_drafter_is_sent_to_rest_and_a_good_one_is_not() -> None:
     for quality, rests in ((0.0, True), (1.0, False)):
         rng = random.Random(3)
@@ -274,7 +278,7 @@ def test_a_useless_drafter_is_sent_to_rest_and_a_good_one_is_not() -> None:
         driver.submit(job(max_tokens=120, ignore_eos=True), PROMPT)
         driver.run()
         grants = [event.credit for event in driver.told if isinstance(event, DraftGranted)]
-        assert (grants[-1] == 0) is rests
+        assert (max(grants) <= TRIED) is rests
 
 
 def test_sessions_are_told_to_drafters_and_closed() -> None:

@@ -8,9 +8,12 @@ from twd.drafting.calibration import Calibration
 from twd.drafting.window_value import best_cut
 from twd.speculator.core.acceptance import AcceptanceEstimates
 from twd.speculator.core.window_size import (
+    FLOOR_LEAST,
+    FLOOR_MOST,
     ExpectedDrafts,
     common_width,
     expected_tokens,
+    least_chance,
     predicted_rate,
     useful_credit,
     worth_waiting,
@@ -162,3 +165,24 @@ def test_a_resting_or_late_drafter_is_not_expected() -> None:
     assert link.expected(drafter, 0, 0.8, 0.001) is None
     link.resting, link.late = False, 2
     assert link.expected(drafter, 0, 0.8, 0.001) is None
+
+
+@given(st.floats(0.0, 0.999), st.floats(0.1, 50.0), st.integers(1, 32))
+def test_the_floor_stays_between_its_bounds(chance: float, token_ms: float, window: int) -> None:
+    assert FLOOR_LEAST <= least_chance(cost, chance, token_ms, window) <= FLOOR_MOST
+
+
+def test_slower_drafts_must_be_surer() -> None:
+    quick, slow = (least_chance(cost, 0.95, token_ms, 16) for token_ms in (0.5, 6.0))
+    assert quick < slow
+
+
+@pytest.mark.parametrize("chance", [0.8, 0.9, 0.97])
+def test_a_drafter_at_the_floor_makes_about_the_best_number_of_drafts(chance: float) -> None:
+    token_ms = 6.0
+    floor = least_chance(cost, chance, token_ms, 32)
+    made = next(drafts for drafts in range(1, 33) if chance**drafts < floor)
+    rates = {
+        drafts: (1 + expected_tokens(chance, drafts)) / (drafts * token_ms + cost(drafts + 1)) for drafts in range(33)
+    }
+    assert rates[made] > 0.95 * max(rates.values())

@@ -1,10 +1,13 @@
 """Drafters on the target's own cores: what counts as their pace, as their rest, and in the race with plain steps."""
 
+from msgspec import structs
+
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.drafting.calibration import Calibration
 from twd.kit.effects import Publish
 from twd.speculator.core.ab_test import SAMPLE_STEPS, SpeculationABTest
 from twd.speculator.core.session import Session
+from twd.speculator.core.window_size import FLOOR_LEAST
 from twd.speculator.drafters.drafter_link import WARMING, AttachedDrafter, DrafterLink
 from twd.speculator.drafters.pool import RECORDS_MAX, STALE_S
 from twd.wire.base import InstanceId, NodeId
@@ -202,3 +205,20 @@ def test_after_a_long_rest_who_lost_is_tried_again() -> None:
     assert drafter_pool.race.lost
     drafter_pool.join(both.session, both.driver.now + 2 * STALE_S)
     assert not drafter_pool.race.lost
+
+
+def test_it_makes_no_more_drafts_than_the_text_can_take() -> None:
+    both = Beside()
+    for left in (9, 4, 2, 1):
+        both.session.job = structs.replace(both.session.job, max_tokens=both.session.generated + left)
+        both.core.drafter_pool.grant(both.session, both.driver.now)
+        assert both.link.credit <= left - 1
+    assert not both.link.credit
+
+
+def test_one_beside_is_told_how_sure_it_must_be() -> None:
+    both = Beside()
+    link = with_another(both, 100 * PACE_MS)
+    both.link.credit = link.credit = 0
+    grants = {grant.drafter: grant for grant in both.core.drafter_pool.grant(both.session, both.driver.now)}
+    assert grants[NAME].floor > grants[ELSEWHERE].floor == FLOOR_LEAST

@@ -9,6 +9,7 @@ from twd.drafting.window_value import Cost, best_cut, held_in_a_row
 PAYS = 1.02
 WORKS = 1.05
 """A drafter must bring this many times the rate of plain steps: handling its messages also costs time."""
+FLOOR_LEAST, FLOOR_MOST = 0.3, 0.85
 EAGER = 1.12
 """A wait must bring this many times the usual rate. In simulations this was best for passes of 8 to 200 ms."""
 
@@ -116,6 +117,16 @@ def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[i
         if rate > best_rate:
             best, best_rate = i + 1, rate
     return best, best_rate
+
+
+def least_chance(cost: Cost, chance: float, token_ms: float, window: int) -> float:
+    """Returns the chance of holding under which a drafter beside the target rests.
+
+    Its next draft takes time in which the best turns yield tokens. A draft that is less sure than that is not made.
+    """
+    cut, rate = _best_turn(held_in_a_row(chance, window), cost, token_ms)
+    row_ms = max(0.0, cost(cut + 2) - cost(cut + 1))
+    return min(FLOOR_MOST, max(FLOOR_LEAST, rate * (token_ms + row_ms)))
 
 
 def predicted_rate(

@@ -109,6 +109,8 @@ class DrafterLink:
     """How many tokens it must read before its first draft, as far as known; 0: a draft has arrived."""
     awaited: bool = True
     """Where it reads on the target's own cores: whether the target waits for it meanwhile."""
+    floor: float = 0.0
+    """How sure its drafts must be, as it was last told."""
     patient: bool = False
     """True: its drafts are always awaited, because the job asks for windows of a fixed size."""
 

@@ -7,7 +7,7 @@ from twd.drafting.window_value import Cost
 from twd.speculator.core.ab_test import SpeculationABTest
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.session import OWN, Session
-from twd.speculator.core.window_size import predicted_rate, useful_credit
+from twd.speculator.core.window_size import FLOOR_LEAST, least_chance, predicted_rate, useful_credit
 from twd.speculator.drafters.drafter_link import LATE, PROBE_GAP, WARMING, AttachedDrafter, DrafterLink
 from twd.wire.base import InstanceId
 from twd.wire.draft import DrafterChecked, DraftGranted, DraftProposed, Voter
@@ -30,6 +30,8 @@ RECORDS_MAX = 256
 ANSWER_TOKENS = 64.0
 """The expected length of answers, in tokens, before any answer has ended."""
 _ANSWER_WEIGHT = 0.2
+_FLOOR_STEP = 0.1
+"""A drafter is told a new floor when it differs by more than this."""
 ENOUGH_TO_TELL = 16
 """This many drafts must have been verified before a drafter is told whether it pays."""
 
@@ -244,11 +246,19 @@ class DrafterPool:
             credit = self._credit(session, link, link.useful)
             if not credit and not link.ignored(session.generated) and self._is_hopeless(session, name, link):
                 link.look_at = session.generated + _LOOK_EVERY
-            if credit != link.credit:
+            floor = self._floor(session, self.drafters[name])
+            if credit != link.credit or (credit and abs(floor - link.floor) > _FLOOR_STEP):
                 link.warming = link.warming if link.credit else WARMING
-                link.credit = credit
-                grants.append(DraftGranted(session=session.id, drafter=name, credit=credit))
+                link.credit, link.floor = credit, floor
+                grants.append(DraftGranted(session=session.id, drafter=name, credit=credit, floor=floor))
         return grants
+
+    def _floor(self, session: Session, drafter: AttachedDrafter) -> float:
+        """Returns how sure its drafts must be. A drafter elsewhere drafts during passes, so its drafts cost nothing."""
+        if not drafter.beside:
+            return FLOOR_LEAST
+        chance = session.beliefs.typical(drafter.name)
+        return least_chance(self.cost, chance, drafter.token_ms, self.limits.max_window)
 
     def _worth_reading(self, session: Session, drafter: AttachedDrafter, link: DrafterLink) -> bool:
         """Returns whether a drafter saves more time in the rest of the text than it takes to read it on the target's
@@ -321,8 +331,8 @@ class DrafterPool:
         return predicted_rate(self.cost, chance, drafter.token_ms, drafter.lead_ms, drafter.beside, window)
 
     def _credit(self, session: Session, link: DrafterLink, useful: int | None) -> int:
-        """Returns its credit in tokens. A drafter that does not pay is tried again, with growing pauses, because a
-        text can become easier."""
+        """Returns its credit in tokens: no more drafts than the text can take beside the target's own token. A drafter
+        that does not pay is tried again, with growing pauses, because a text can become easier."""
         if session.plain or useful is None:
             return 0
         if useful:
@@ -332,7 +342,7 @@ class DrafterPool:
         else:
             link.probe_gap = min(_LOOK_AGAIN_MAX, link.probe_gap * 2)
         link.probe_at = session.generated + link.probe_gap
-        return useful or 2
+        return min(useful or 2, max(0, session.remaining - 1))
 
 
 def _advice(drafter: AttachedDrafter, agreement: float, compared: int, step_ms: float) -> str:
