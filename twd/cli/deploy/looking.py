@@ -48,6 +48,7 @@ disk=$(df -Pk "$there" | tail -n 1 | awk '{print $6}')
 say mount "$(awk -v d="$disk" '$2 == d {print $4}' /proc/mounts 2>/dev/null | tail -n 1)"
 say current "$(readlink "$base/current")"
 say previous "$(readlink "$base/previous")"
+say versions "$(ls -A "$base/versions" 2>/dev/null | tr '\n' ' ')"
 say joined "$(base64 "$state/joined.json" 2>/dev/null | tr -d '\n')"
 say config "$(cksum < "$state/config.yaml" 2>/dev/null)"
 say ours "$(head -n 1 "$state/config.yaml" 2>/dev/null | grep -c 'twd deploy')"
@@ -80,6 +81,8 @@ class RemoteFacts:
     """The version that is there: the folder's name."""
     previous: str = ""
     """The one before it."""
+    versions: tuple[str, ...] = ()
+    """All that lies beside them; a name that begins with a dot is one that is made or removed."""
     identity: Identity | None = None
     config_sum: str = ""
     config_ours: bool = False
@@ -138,6 +141,7 @@ def read_facts(said: str) -> RemoteFacts:
         mount=frozenset(told.get("mount", "").split(",")),
         current=told.get("current", "").rpartition("/")[2],
         previous=told.get("previous", "").rpartition("/")[2],
+        versions=tuple(told.get("versions", "").split()),
         identity=_identity(told.get("joined", "")),
         config_sum=told.get("config", ""),
         config_ours=told.get("ours", "0") not in ("", "0"),
