@@ -15,7 +15,8 @@ from tests.waiting import LOOK_S, until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, BusMessage, NoResponders, SubscriptionOptions
 from twd.bus.followed_leases import CLAIMS
-from twd.bus.nats.bus import BusState, NatsBus
+from twd.bus.nats.bus import NatsBus
+from twd.bus.nats.states import BusState
 from twd.bus.permissions import (
     ADMIN,
     LIFE,

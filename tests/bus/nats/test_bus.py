@@ -14,10 +14,11 @@ from tests.waiting import until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, NoResponders, RequestTimeout, SubscriptionOptions
 from twd.bus.nats import link as nats_link
-from twd.bus.nats.bus import BusState, NatsBus
+from twd.bus.nats.bus import NatsBus
 from twd.bus.nats.dial import Dialer
 from twd.bus.nats.frames import publish_frame
 from twd.bus.nats.link import MUCH_BYTES, LinkError, NatsLink
+from twd.bus.nats.states import BusState
 from twd.wire.failures import FailureCode
 
 pytestmark = pytest.mark.nats
@@ -76,16 +77,16 @@ async def test_who_leaves_while_he_subscribes_leaves_nothing_behind(open_bus: Op
         bus.subscribe_all([SubscriptionOptions("a", print), SubscriptionOptions("b", print)]), return_exceptions=True
     )
     await asyncio.sleep(0)
-    assert len(bus._listeners) == 2
+    assert len(bus._subscriptions.listeners) == 2
     asking.cancel()
-    await until(lambda: not bus._listeners)
+    await until(lambda: not bus._subscriptions.listeners)
 
 
 async def test_who_gathers_reads_on_where_much_comes_or_an_answer_is_awaited(open_bus: Open) -> None:
     slow = await open_bus(name="slow", gather_s=600.0)
     heard: list[int] = []
     await slow.subscribe("a", lambda message: heard.append(len(message.data)))
-    link, number = slow._link, slow._number
+    link, number = slow._link, max(slow._subscriptions.listeners)
     assert link is not None
 
     def come(size: int) -> None:
@@ -188,7 +189,7 @@ async def test_who_leaves_while_subscribing_leaves_nothing_behind(nats_server: N
     bus.publish("a", b"1")
     await bus.flush()
     assert heard == []
-    assert not bus._listeners
+    assert not bus._subscriptions.listeners
 
 
 async def test_a_full_outbox_forgets_the_oldest_and_counts(nats_server: NatsServer, open_bus: Open) -> None:
