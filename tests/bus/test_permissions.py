@@ -15,19 +15,10 @@ from tests.waiting import LOOK_S, until
 from twd.bus.address import BusAddress
 from twd.bus.base import BusError, BusMessage, NoResponders, SubscriptionOptions
 from twd.bus.followed_leases import CLAIMS
+from twd.bus.key_permissions import Credential, permissions_of
 from twd.bus.nats.bus import NatsBus
 from twd.bus.nats.states import BusState
-from twd.bus.permissions import (
-    ADMIN,
-    LIFE,
-    REGISTRY,
-    ROLE_NAMES,
-    ROLES,
-    BusRole,
-    Credential,
-    RegistryAccess,
-    permissions_of,
-)
+from twd.bus.permissions import ADMIN, LIFE, REGISTRY, ROLE_NAMES, ROLES, BusRole, RegistryAccess
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service
 from twd.wire.failures import FailureCode
 from twd.wire.routes import ROUTES, Delivery, Route
