@@ -257,3 +257,12 @@ def _refused(wanted: WantedState, model: WantedModel, why: str) -> PlacementDeci
     return PlacementDecided(
         model=ModelId(model.serves), replica=model.replica, coordinator=wanted.coordinator, missing_bytes=1, notes=[why]
     )
+
+
+def in_words(decision: PlacementDecided) -> str:
+    """Return where a model goes, for the log."""
+    if decision.missing_bytes:
+        return "has no place: " + "; ".join([*decision.notes, *decision.helps])
+    pieces = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.slices)
+    spares = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.spares)
+    return ", ".join(pieces) + (f"; spares: {', '.join(spares)}" if decision.spares else "")
