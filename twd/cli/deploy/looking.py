@@ -32,12 +32,16 @@ say compiler "$(command -v c++ || command -v g++ || command -v clang++)"
 say systemd "$([ -d /run/systemd/system ] && echo yes)"
 say cards "$( (nvidia-smi -L 2>/dev/null; ls /dev/kfd 2>/dev/null) | head -n 16 | tr '\n' ';')"
 base="@BASE@"; state="@STATE@"
-for name in @PYTHONS@ "$base"/pythons/python-*/bin/python3.*; do
-  path=$(command -v "$name") || continue
-  seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
-  say python "$seen"
-  case "$seen" in "@WANTED@ "*) break;; esac
-done
+if [ "$(readlink "$base/current")" = "versions/@VERSION@" ] && [ -x "$base/current/bin/python3" ]; then
+  say python "@WANTED@ $base/current/bin/python3"
+else
+  for name in @PYTHONS@ "$base"/pythons/python-*/bin/python3.*; do
+    path=$(command -v "$name") || continue
+    seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
+    say python "$seen"
+    case "$seen" in "@WANTED@ "*) break;; esac
+  done
+fi
 say base "$base"
 say state "$state"
 say state_there "$([ -e "$state" ] && echo yes)"
@@ -105,13 +109,17 @@ class BundleNeeds:
     size: int
 
 
-def look_script(system_wide: bool, python: tuple[int, int]) -> str:
-    """Return the script that looks at a machine, until it has found this Python; it changes nothing."""
+def look_script(system_wide: bool, python: tuple[int, int], version: str = "") -> str:
+    """Return the script that looks at a machine, until it has found this Python; it changes nothing.
+
+    Where `version` is in use no Python is started: it has one of its own.
+    """
     major, minor = python
     pythons = f"python{major}.{minor} {_OTHER_PYTHONS}"
     base = SYSTEM_BASE if system_wide else "$HOME/.local/share/twd"
     state = "/var/lib/twd" if system_wide else "${TWD_HOME:-$HOME/.twd}"
     script = SCRIPT.replace("@PYTHONS@", pythons).replace("@WANTED@", f"{major} {minor}")
+    script = script.replace("@VERSION@", version)
     return script.replace("@BASE@", base).replace("@STATE@", state)
 
 

@@ -144,10 +144,11 @@ class HostDeployment:
 
     async def _look(self) -> None:
         with self.report.step("look") as step:
-            result = await self.shell.run(look_script(self.plan.system_wide, self.plan.bundle.needs.python), LOOK_S)
-            self.facts = read_facts(result.said)
+            bundle = self.plan.bundle
+            script = look_script(self.plan.system_wide, bundle.needs.python, bundle.name)
+            self.facts = read_facts((await self.shell.run(script, LOOK_S)).said)
             comes = await self._find_python()
-            problems = list(problems_of(self.facts, self.plan.bundle.needs, self.plan.system_wide, comes))
+            problems = list(problems_of(self.facts, bundle.needs, self.plan.system_wide, comes))
             problems += self._in_the_way()
             if problems:
                 raise DeployFailed("; ".join(problems))

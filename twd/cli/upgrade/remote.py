@@ -66,7 +66,7 @@ class RemoteUpgrade:
         try:
             with self.report.step("look") as step:
                 self.before = await self.registry.running(self.node)
-                script = look_script(self.system_wide, self.bundle.needs.python)
+                script = look_script(self.system_wide, self.bundle.needs.python, self.bundle.name)
                 self.facts = read_facts((await self.shell.run(script, LOOK_S)).said)
                 if problem := "; ".join(self._problems()):
                     raise DeployFailed(problem)
