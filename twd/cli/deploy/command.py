@@ -87,7 +87,8 @@ def deploy(
                 bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run, python.packed, keep
             )
             todo = [HostDeployment(RemoteShell(one), plan, home, _report(one, as_json)) for one in targets]
-            return await deploy_all(todo, AT_ONCE)
+            _, done = await asyncio.gather(home.call_the_roll(), deploy_all(todo, AT_ONCE))
+            return done
 
     reports = asyncio.run(live())
     if not dry_run:
