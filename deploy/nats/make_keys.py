@@ -15,7 +15,8 @@ from pathlib import Path
 import nkeys
 import yaml
 
-from twd.bus.permissions import ANY_MODEL, ROLE_NAMES, Credential, render_user
+from twd.bus.key_permissions import ANY_MODEL, Credential, render_user
+from twd.bus.permissions import ROLE_NAMES
 
 HERE = Path(__file__).parent
 

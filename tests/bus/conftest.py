@@ -95,7 +95,10 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """What touches connections runs on both loops that twd runs on."""
-    on_both = item.path.name in ("test_contract.py", "test_nats_bus.py") and os.name != "nt"
+    on_both = (
+        item.path.name in ("test_contract.py", "test_contract_requests.py", "test_bus.py", "test_dialing.py")
+        and os.name != "nt"
+    )
     if not on_both:
         return {"asyncio": asyncio.new_event_loop}
     import uvloop

@@ -14,7 +14,8 @@ from tempfile import mkdtemp
 from tests.bus.conftest import wait_for_ports
 from twd.bus.address import BusAddress, Tls
 from twd.bus.broker import server_binary
-from twd.bus.nats.bus import NatsBus, OnEvent, log_event
+from twd.bus.nats.bus import NatsBus
+from twd.bus.nats.states import OnEvent, log_event
 from twd.bus.permissions import ROLE_NAMES
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"

@@ -20,8 +20,8 @@ from tests.waiting import until
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.broker import BrokerUsers, EmbeddedBroker, read_or_make_token, server_binary
+from twd.bus.key_permissions import Credential, render_user
 from twd.bus.nats.bus import NatsBus
-from twd.bus.permissions import Credential, render_user
 from twd.bus.seeds import read_or_draw
 from twd.own_certificate import read_or_make_certificate
 from twd.private_file import write_private

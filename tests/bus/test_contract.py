@@ -2,45 +2,15 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable
 
 import pytest
 
 from tests.bus.conftest import Connect
+from tests.bus.ears import Ear, hear_end
 from tests.waiting import LOOK_S, until
-from twd.bus.base import PAYLOAD_BYTES_MAX, Bus, BusError, BusMessage, NoResponders, RequestTimeout, SubscriptionOptions
+from twd.bus.base import PAYLOAD_BYTES_MAX, BusError, BusMessage, SubscriptionOptions
 from twd.wire.failures import FailureCode
 from twd.wire.routes import WhenFull
-
-
-class Ear:
-    """A handler that remembers."""
-
-    def __init__(self) -> None:
-        self.messages: list[BusMessage] = []
-
-    def __call__(self, message: BusMessage) -> None:
-        self.messages.append(message)
-
-    @property
-    def subjects(self) -> list[str]:
-        return [message.subject for message in self.messages]
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message.data for message in self.messages]
-
-
-async def hear_end(bus: Bus, sender: Bus) -> None:
-    """Return when everything that `sender` published so far was handled by `bus`."""
-    ended = Ear()
-    subscription = await bus.subscribe("the.end", ended)
-    sender.publish("the.end", b"")
-    await until(lambda: bool(ended.messages))
-    await subscription.close()
-
-
-# -- publish and subscribe -------------------------------------------------------------------------
 
 
 async def test_a_message_arrives_as_it_was_sent(connect: Connect) -> None:
@@ -194,9 +164,6 @@ async def test_a_handler_that_fails_silences_nobody(connect: Connect) -> None:
     assert "planted" in bus.stats.last_error
 
 
-# -- bounds ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("policy", list(WhenFull))
 async def test_a_full_queue_drops_by_its_policy_and_counts(connect: Connect, policy: WhenFull) -> None:
     sender, reader = await connect("sender"), await connect("reader")
@@ -242,115 +209,6 @@ async def test_big_messages_pass_and_bigger_ones_are_refused(connect: Connect) -
         await bus.request("big", b"x" * (limit + 1))
     await until(lambda: bool(ear.messages))
     assert ear.bodies == [b"x" * limit]
-
-
-# -- request and reply -----------------------------------------------------------------------------
-
-
-async def echo_on(bus: Bus, subject: str, queue: str = "") -> None:
-    await bus.subscribe(subject, lambda message: bus.publish(message.reply, message.data[::-1]), queue=queue)
-
-
-async def test_a_request_gets_its_own_answer(connect: Connect) -> None:
-    asker, helper = await connect("asker"), await connect("helper")
-    await echo_on(helper, "echo", queue="helpers")
-    answers = await asyncio.gather(*(asker.request("echo", b"%d!" % i) for i in range(500)))
-    assert answers == [(b"%d!" % i)[::-1] for i in range(500)]
-
-
-async def test_nobody_home_is_known_at_once(connect: Connect) -> None:
-    bus = await connect("one")
-    with pytest.raises(NoResponders) as nobody:
-        await bus.request("nobody", b"", timeout_s=60)
-    assert nobody.value.code is FailureCode.NOBODY_HOME
-
-
-async def test_silence_is_a_timeout(connect: Connect) -> None:
-    bus = await connect("one")
-    await bus.subscribe("mute", Ear())
-    with pytest.raises(RequestTimeout) as late:
-        await bus.request("mute", b"", timeout_s=0.1)
-    assert late.value.code is FailureCode.DEADLINE
-
-
-async def test_a_second_answer_and_a_late_one_are_left_aside(connect: Connect) -> None:
-    bus = await connect("one")
-    asked: list[BusMessage] = []
-
-    def answer_twice(message: BusMessage) -> None:
-        asked.append(message)
-        bus.publish(message.reply, b"first")
-        bus.publish(message.reply, b"second")
-
-    await bus.subscribe("twice", answer_twice)
-    assert await bus.request("twice", b"") == b"first"
-    assert await bus.request("twice", b"") == b"first"
-    bus.publish(asked[0].reply, b"late")
-    await hear_end(bus, bus)
-
-
-async def test_inquiries_are_told_what_became_of_them(connect: Connect) -> None:
-    asker, helper = await connect("asker"), await connect("helper")
-    await echo_on(helper, "echo", queue="helpers")
-    await helper.subscribe("mute", Ear())
-    told: dict[str, bytes | BusError] = {}
-
-    def note(name: str) -> Callable[[bytes | BusError], None]:
-        def answered(answer: bytes | BusError) -> None:
-            assert name not in told, "each is told once"
-            told[name] = answer
-
-        return answered
-
-    for number in range(100):
-        asker.inquire("echo", b"%d!" % number, note(str(number)))
-    asker.inquire("nobody", b"", note("nobody"), timeout_s=60)
-    asker.inquire("mute", b"", note("mute"), timeout_s=0.1)
-    assert not told, "never before the call has returned"
-    await until(lambda: len(told) == 102)
-    assert all(told[str(number)] == (b"%d!" % number)[::-1] for number in range(100))
-    assert isinstance(told["nobody"], NoResponders)
-    assert isinstance(told["mute"], RequestTimeout)
-    await hear_end(asker, asker)
-
-
-async def test_an_inquiry_is_told_one_answer(connect: Connect) -> None:
-    bus = await connect("one")
-    told: list[bytes | BusError] = []
-
-    def answer_twice(message: BusMessage) -> None:
-        bus.publish(message.reply, b"first")
-        bus.publish(message.reply, b"second")
-
-    await bus.subscribe("twice", answer_twice)
-    bus.inquire("twice", b"", told.append)
-    await until(lambda: bool(told))
-    await hear_end(bus, bus)
-    assert told == [b"first"]
-
-
-async def test_what_cannot_be_sent_is_no_inquiry(connect: Connect) -> None:
-    bus = await connect("one")
-    told: list[bytes | BusError] = []
-    with pytest.raises(BusError):
-        bus.inquire("big", bytes(PAYLOAD_BYTES_MAX + 1), told.append)
-    await bus.close()
-    with pytest.raises(BusError):
-        bus.inquire("a", b"", told.append)
-    assert not told
-
-
-async def test_an_answer_is_never_directed_anywhere_but_to_an_inbox(connect: Connect) -> None:
-    bus = await connect("one")
-    ear = Ear()
-    await bus.subscribe("ask", ear)
-    for reply in ("twd.v1.job.finished.j", "_INBOX.one", "$JS.API.STREAM.DELETE.x"):
-        bus.publish("ask", b"", reply=reply)
-    await hear_end(bus, bus)
-    assert [message.reply for message in ear.messages] == ["", "_INBOX.one", ""]
-
-
-# -- the registry of leases ------------------------------------------------------------------------
 
 
 async def test_leases_are_written_read_and_given_up(connect: Connect) -> None:
@@ -409,9 +267,6 @@ async def test_what_is_no_key_is_refused(connect: Connect, key: str) -> None:
         await leases.put(key, b"")
     with pytest.raises(BusError):
         await leases.get(key)
-
-
-# -- the end ---------------------------------------------------------------------------------------
 
 
 async def test_closing_delivers_what_is_queued_first(connect: Connect) -> None:

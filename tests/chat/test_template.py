@@ -1,133 +1,33 @@
-"""Chat templates: rendered as their authors mean them, and proof against text that poses as control tokens."""
+"""Chat templates, rendered as their authors mean them."""
 
 import json
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any, Literal
 
 import jinja2
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.properties import examples
-from twd.chat.template import CHATML, PLAIN, ChatTemplate, RenderedPrompt, render_tokens
+from tests.chat.example_templates import (
+    BOS,
+    CALL,
+    CONTROLS,
+    DEEPSEEK,
+    GEMMA,
+    LLAMA,
+    MISTRAL,
+    NOW,
+    THINKING,
+    TOOL,
+    FakeVocab,
+    Role,
+    control_tokens,
+    message,
+    rendered,
+    template_of,
+)
+from twd.chat.template import CHATML, PLAIN, ChatTemplate, render_tokens
 from twd.chat.tool_calls.formats import ToolFormat
-from twd.engine.model import LoadedGguf
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.job import ChatMessage, Prompt, ToolCall
-
-NOW = datetime(2031, 5, 17, 9, 30, tzinfo=UTC)
-Role = Literal["system", "developer", "user", "assistant", "tool"]
-
-LLAMA = """{{- bos_token }}
-{%- if tools %}{{- '<|start|>system<|stop|>' ~ (tools | tojson) ~ '<|eot|>' }}{% endif %}
-{%- for m in messages %}
-    {%- if m.role == 'tool' %}
-        {{- '<|start|>tool<|stop|>\n\n' + (m.content | tojson) + '<|eot|>' }}
-    {%- elif m.tool_calls %}
-        {%- if m.tool_calls | length > 1 %}{{ raise_exception('one call at a time') }}{% endif %}
-        {%- set call = m.tool_calls[0].function %}
-        {{- '<|start|>assistant<|stop|>{"name": "' + call.name + '", "parameters": ' }}
-        {{- call.arguments | tojson }}
-        {{- '}<|eot|>' }}
-    {%- else %}
-        {{- '<|start|>' + m['role'] + '<|stop|>\n\n' + m['content'] | trim + '<|eot|>' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{- '<|start|>assistant<|stop|>\n\n' }}{% endif %}"""
-
-MISTRAL = """{{ bos_token }}{% for m in messages if m.role in ('user', 'assistant') and not m.tool_calls %}
-{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns must alternate') }}{% endif %}
-{%- endfor %}
-{%- for m in messages %}
-{%- if m.role == 'user' %}{{ '[INST] ' ~ m.content ~ '[/INST]' }}
-{%- elif m.tool_calls is defined %}{{ '[TOOL_CALLS] [' }}
-    {%- for call in m.tool_calls %}
-        {%- if call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}
-        {{- {'name': call.function.name, 'arguments': call.function.arguments, 'id': call.id} | tojson }}
-    {%- endfor %}{{ ']' ~ eos_token }}
-{%- elif m.role == 'tool' %}{{ '[TOOL_RESULTS] ' ~ {'content': m.content, 'call_id': m.tool_call_id} | tojson }}
-{%- elif m.role == 'assistant' %}{{ ' ' ~ m.content ~ eos_token }}
-{%- else %}{{ raise_exception('only user and assistant') }}{% endif %}
-{%- endfor %}"""
-
-GEMMA = """{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}
-{%- for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}
-{{- '<turn>' + role + '\n' + m.content | trim + '<end>\n' }}{% endfor %}
-{%- if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"""
-
-DEEPSEEK = """{{ bos_token }}{% for m in messages %}
-{%- if m.role == 'user' %}{{ '<|User|>' + m.content }}{% endif %}
-{%- if m.role == 'assistant' and m.content is none %}{% for call in m.tool_calls %}
-{{- '<|Call|>' + call.function.name + '\n' + call.function.arguments }}{% endfor %}{% endif %}
-{%- if m.role == 'assistant' and m.content is not none %}{{ '<|Assistant|>' + m.content + eos_token }}{% endif %}
-{%- endfor %}{{ '<|Assistant|>' }}"""
-
-THINKING = """{% for m in messages %}{% set content = m.content %}
-{%- if m.role == 'assistant' and '</think>' in content %}
-{%- set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}
-{{- '<|im_start|>' + m.role + '\n' + content.replace('/no_think', '') + '<|im_end|>\n' }}{% endfor %}
-{{- '<|im_start|>assistant\n' }}"""
-
-NASTY = """{{ '<' ~ messages[0].content ~ '|im_end|>' }}{% for m in messages %}{{ m.name ~ m.content }}{% endfor %}
-{{- '<|' ~ messages[-1].name ~ '|>' ~ (messages[0].content | upper) ~ (messages | tojson) ~ '<|im_end|>' }}
-{{- ('<|im_start|>' ~ messages[0].content).replace('x', '') }}"""
-
-CONTROLS = {
-    CHATML: ["<|im_start|>", "<|im_end|>", "<s>"],
-    PLAIN: ["<s>", "</s>"],
-    LLAMA: ["<|begin|>", "<|start|>", "<|stop|>", "<|eot|>"],
-    MISTRAL: ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]"],
-    GEMMA: ["<bos>", "<turn>", "<end>"],
-    DEEPSEEK: ["<|bos|>", "<|User|>", "<|Assistant|>", "<|Call|>", "</s>"],
-    THINKING: ["<|im_start|>", "<|im_end|>"],
-    NASTY: ["<|im_start|>", "<|im_end|>", "<|im", "end|><", "<|IM_END|>", "§", "im_end|>x"],
-}
-BOS = {LLAMA: "<|begin|>", MISTRAL: "<s>", GEMMA: "<bos>", DEEPSEEK: "<|bos|>"}
-
-
-@cache
-def template_of(source: str) -> ChatTemplate:
-    return ChatTemplate(source, BOS.get(source, ""), "</s>", CONTROLS[source])
-
-
-def message(role: Role, content: str = "", **fields: Any) -> ChatMessage:
-    return ChatMessage(role=role, content=content, **fields)
-
-
-def rendered(source: str, *messages: ChatMessage, **prompt: Any) -> RenderedPrompt:
-    return template_of(source).render(Prompt(messages=list(messages), **prompt), NOW)
-
-
-class FakeVocab:
-    """Control tokens are negative, other characters their code points; the longest control string wins."""
-
-    def __init__(self, controls: list[str], bos: str = "") -> None:
-        self._controls = sorted(controls, key=len, reverse=True)
-        self._bos = bos
-
-    def tokenize(self, text: str, *, parse_special: bool, add_bos: bool) -> list[int]:
-        tokens = [self.control(self._bos)] if add_bos and self._bos else []
-        at = 0
-        while at < len(text):
-            control = next((c for c in self._controls if parse_special and text.startswith(c, at)), None)
-            tokens.append(self.control(control) if control else ord(text[at]))
-            at += len(control or "x")
-        return tokens
-
-    def control(self, text: str) -> int:
-        return -1 - self._controls.index(text)
-
-
-def control_tokens(source: str, prompt: Prompt) -> list[int]:
-    vocab = FakeVocab(CONTROLS[source])
-    return [token for token in render_tokens(template_of(source), prompt, vocab.tokenize, NOW) if token < 0]
-
-
-CALL = ToolCall(id="call_1", name="weather", arguments='{"city": "Örebro"}')
-TOOL = msgspec.Raw(b'{"type":"function","function":{"name":"weather","parameters":{"type":"object"}}}')
+from twd.wire.job import Prompt, ToolCall
 
 
 def test_benign_text_renders_as_plain_jinja_does() -> None:
@@ -375,130 +275,3 @@ def test_deeply_nested_tools_are_refused() -> None:
     with pytest.raises(TwdError) as error:
         rendered(LLAMA, message("user"), tools=tools)
     assert error.value.code is FailureCode.BAD_REQUEST
-
-
-FRAGMENTS = sorted(
-    {*"<>|[]/_§x i", *(c for controls in CONTROLS.values() for c in controls)}
-    | {
-        "<|im_",
-        "end|>",
-        "|im_end|>",
-        "im_",
-        "_end",
-        "<|",
-        "|>",
-        "\U0010f000",
-        "\U0010f003",
-        "/no_think",
-        "</think>",
-        "\n",
-        "im_end",
-    }
-)
-hostile_text = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=6).map("".join)
-
-
-@st.composite
-def conversations(draw: st.DrawFn) -> list[ChatMessage]:
-    turns = [message("user", draw(hostile_text), name=draw(hostile_text))]
-    for _ in range(draw(st.integers(0, 2))):
-        turns.append(message("assistant", draw(hostile_text), name=draw(hostile_text)))
-        turns.append(message("user", draw(hostile_text), name=draw(hostile_text)))
-    return turns
-
-
-def defused(text: str) -> str:
-    """Text of the same shape that can form nothing."""
-    return "".join(c if c.isspace() else "~" for c in text)
-
-
-def of_the_same_shape(prompt: Prompt) -> Prompt:
-    turns = [
-        msgspec.structs.replace(m, content=defused(m.content), name=defused(m.name)) for m in prompt.messages or []
-    ]
-    return msgspec.structs.replace(prompt, messages=turns, prefill=defused(prompt.prefill))
-
-
-@examples(150)
-@given(turns=conversations(), prefill=hostile_text, source=st.sampled_from(list(CONTROLS)))
-def test_hostile_text_makes_no_control_token(turns: list[ChatMessage], prefill: str, source: str) -> None:
-    prompt = Prompt(messages=turns, prefill=prefill)
-    assert control_tokens(source, prompt) == control_tokens(source, of_the_same_shape(prompt))
-
-
-@examples(100)
-@given(turns=conversations(), prefill=hostile_text, source=st.sampled_from([CHATML, LLAMA, GEMMA]))
-def test_hostile_text_stays_the_text_it_is(turns: list[ChatMessage], prefill: str, source: str) -> None:
-    harmless = ChatTemplate(source, BOS.get(source, ""), "</s>")
-    asked = Prompt(messages=turns, prefill=prefill)
-    said = template_of(source).render(asked, NOW).text
-    for stand_in in ("\U0010f000", "\U0010f003"):
-        said = said.replace(stand_in, "\ufffd")
-    expected = harmless.render(asked, NOW).text
-    assert said == expected.replace("\U0010f000", "\ufffd").replace("\U0010f003", "\ufffd")
-
-
-@examples(100)
-@given(name=hostile_text, key=hostile_text, value=hostile_text, result=hostile_text, description=hostile_text)
-def test_hostile_tools_and_results_make_no_control_token(
-    name: str, key: str, value: str, result: str, description: str
-) -> None:
-    def asked(make: Any) -> Prompt:
-        call = ToolCall(
-            id=make(key), name=make(name), arguments=msgspec.json.encode({make(key): [make(value)]}).decode()
-        )
-        tool = {"type": "function", "function": {"name": make(name), "parameters": {make(key): make(description)}}}
-        turns = [
-            message("user", "?"),
-            message("assistant", tool_calls=[call]),
-            message("tool", make(result), tool_call_id=make(key)),
-        ]
-        return Prompt(messages=turns, tools=[msgspec.Raw(msgspec.json.encode(tool))])
-
-    for source in (LLAMA, CHATML, MISTRAL, DEEPSEEK):
-        assert control_tokens(source, asked(str)) == control_tokens(source, asked(defused))
-
-
-@pytest.mark.model
-class TestWithTheRealModel:
-    """SmolLM2's own template and vocabulary."""
-
-    def test_a_benign_conversation_tokenizes_as_one_text(self, q4: LoadedGguf) -> None:
-        template = ChatTemplate.of(q4.chat_template, q4.vocab)
-        turns = [
-            message("user", "What is 2 < 3 | 1?\n\tçà 日本"),
-            message("assistant", "True."),
-            message("user", "Why?"),
-        ]
-        text = (
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-            "<|im_start|>user\nWhat is 2 < 3 | 1?\n\tçà 日本<|im_end|>\n<|im_start|>assistant\nTrue.<|im_end|>\n"
-            "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
-        )
-        tokens = render_tokens(template, Prompt(messages=turns), q4.vocab.tokenize, NOW)
-        assert tokens == q4.vocab.tokenize(text, parse_special=True, add_bos=True)
-
-    @examples(100)
-    @given(data=st.data())
-    def test_hostile_text_makes_no_control_token(self, q4: LoadedGguf, data: st.DataObject) -> None:
-        special = q4.vocab.special_tokens
-        pieces = [p for text in special for p in (text, text[:1], text[1:], text[:-1], text[-1:], text[:3], text[3:])]
-        hostile = st.lists(st.sampled_from(pieces) | st.text(max_size=3), max_size=6).map("".join)
-        template = ChatTemplate.of(q4.chat_template, q4.vocab)
-        prompt = Prompt(
-            messages=[
-                message("system", data.draw(hostile)),
-                message("user", data.draw(hostile)),
-                message("assistant", data.draw(hostile)),
-                message("tool", data.draw(hostile)),
-            ],
-            prefill=data.draw(hostile),
-        )
-        tokens = render_tokens(template, prompt, q4.vocab.tokenize, NOW)
-        start, end = special["<|im_start|>"], special["<|im_end|>"]
-        assert [token for token in tokens if token in special.values()] == [start, end] * 4 + [start]
-
-    def test_its_abilities(self, q4: LoadedGguf) -> None:
-        able = ChatTemplate.of(q4.chat_template, q4.vocab).abilities
-        assert able.system
-        assert not any([able.tools, able.tool_calls, able.tool_results, able.developer])

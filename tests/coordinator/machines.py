@@ -1,6 +1,6 @@
 """Machines and wishes for tests of the coordinator."""
 
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import ObservedState, WantedState
 from twd.settings.model import PoolConfig

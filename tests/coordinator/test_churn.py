@@ -12,7 +12,7 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, machine
 from twd.coordinator.core.machines.device_names import device_name
 from twd.coordinator.core.memory_ledger import total
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.coordinator.core.plan import plan
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState

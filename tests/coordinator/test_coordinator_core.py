@@ -10,7 +10,7 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, RPC, machine, seeing, wanting
 from twd.coordinator.core.machines.devices import GPU_SHARE, GPU_SPEEDS, find_devices
 from twd.coordinator.core.model_placement import decide
-from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.placement.values import MachineLink
 from twd.coordinator.core.plan import plan
 from twd.coordinator.core.process_reconciler import MOVE_S
 from twd.coordinator.core.processes import process_of

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -160,17 +160,17 @@ async def test_the_next_one_acts_only_when_it_knows_what_the_last_one_decided(
     start: StartCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = await start(), await start("attic")
-    read, asked, may_go_on = second._decided_before, list[bool](), asyncio.Event()
+    read, asked, may_go_on = second._decisions.before, list[bool](), asyncio.Event()
 
-    async def slowly() -> dict[str, PlacementDecided]:
+    async def slowly(models: Iterable[str]) -> dict[str, PlacementDecided]:
         asked.append(second.active)
         if len(asked) == 1:
             raise BusError("the registry has no leader yet")
         await may_go_on.wait()
         asked.append(second.active)
-        return await read()
+        return await read(models)
 
-    monkeypatch.setattr(second, "_decided_before", slowly)
+    monkeypatch.setattr(second._decisions, "before", slowly)
     await first.stop("leaves")
     await until(lambda: len(asked) > 1, "it reads them", 10)
     assert second.fault is None, "an answer that did not come is no fault"
@@ -192,7 +192,7 @@ async def test_what_was_decided_meanwhile_is_not_overwritten_with_what_was_decid
         kept.append(decision.basis)
         coordinator._observed.decided["b"] = msgspec.structs.replace(decided["b"], basis="new")
 
-    monkeypatch.setattr(coordinator, "_keep", slowly)
+    monkeypatch.setattr(coordinator._decisions, "keep", slowly)
     coordinator._observed.decided = dict(decided)
     await coordinator._keep_decisions()
     assert kept == ["", "new"]
@@ -325,7 +325,8 @@ async def test_one_that_cannot_read_a_model_leaves_the_decisions_to_one_that_can
 
     await until(taken_over, "the other takes over", 10)
     assert not any(both)
-    assert first.note == "stands by: attic can plan more models; gone cannot be read here"
+    why = "stands by: attic can plan more models; gone cannot be read here"
+    await until(lambda: first.note == why, "the first one says so")
     placed = {"here", "gone"}
     await until(lambda: {told.model for told in decisions if not told.missing_bytes} == placed, "both have a place", 10)
     await second.stop("leaves")

@@ -13,7 +13,8 @@ from tests.engine.sliceable_models import write_sliceable
 from tests.engine.slices.recipes import recipe
 from twd.coordinator.core.layers import as_they_fit, quotas, refused
 from twd.coordinator.core.model_placement import decide
-from twd.coordinator.core.placement import ModelShape, Placement, PlacementDemand, PlacementDevice, place
+from twd.coordinator.core.placement.search import place
+from twd.coordinator.core.placement.values import ModelShape, Placement, PlacementDemand, PlacementDevice
 from twd.coordinator.wanted import wanted_model
 from twd.gguf_tools.slice_rules import CutPoints
 from twd.settings.model import ModelConfig, PoolConfig, Settings

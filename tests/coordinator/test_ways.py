@@ -8,10 +8,12 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.coordinator.core.test_placement import GIB, MIB, cpu, demand, shape
+from tests.coordinator.core.placement.test_search import GIB, MIB, cpu, demand, shape
 from twd.bus.base import LeaseEntry
 from twd.coordinator.core.observation import stage_leases, ways_between
-from twd.coordinator.core.placement import ASSUMED, MachineLink, PlacementDevice, _between, pair, place
+from twd.coordinator.core.placement.search import place
+from twd.coordinator.core.placement.timing import between
+from twd.coordinator.core.placement.values import ASSUMED, MachineLink, PlacementDevice, pair
 from twd.coordinator.links import LinkTable
 from twd.stage.membership import RingMembership
 from twd.wire.base import InstanceId, NodeId
@@ -74,11 +76,11 @@ def test_a_ring_goes_round_the_way_that_its_stages_found_to_be_long() -> None:
 
 def test_what_was_measured_between_two_machines_wins_and_the_rest_is_as_before() -> None:
     links = {"a": MachineLink(0.03, 1e8), "b": MachineLink(0.01, 1e7)}
-    assert _between("a", "b", "desk", links) == MachineLink(0.03, 1e7)
-    assert _between("b", "a", "desk", links | {pair("a", "b"): MachineLink(0.001)}) == MachineLink(0.001, 1e7)
+    assert between("a", "b", "desk", links) == MachineLink(0.03, 1e7)
+    assert between("b", "a", "desk", links | {pair("a", "b"): MachineLink(0.001)}) == MachineLink(0.001, 1e7)
     measured = MachineLink(0.001, 1e9, measured=True)
-    assert _between("b", "a", "desk", links | {pair("a", "b"): measured}) == measured
-    assert _between("desk", "a", "desk", links | {pair("desk", "a"): measured}) == links["a"]
+    assert between("b", "a", "desk", links | {pair("a", "b"): measured}) == measured
+    assert between("desk", "a", "desk", links | {pair("desk", "a"): measured}) == links["a"]
 
 
 @given(

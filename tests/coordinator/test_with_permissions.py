@@ -10,7 +10,7 @@ from tests.bus.deployed import Deployment
 from tests.engine.tiny_models import write_llama
 from tests.waiting import until
 from twd.agent.service import AgentService
-from twd.bus.nats.bus import BusState
+from twd.bus.nats.states import BusState
 from twd.coordinator.service import CoordinatorService
 from twd.engine.rpc.probe import OURS
 from twd.kit.clock import SystemClock

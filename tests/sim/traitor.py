@@ -7,8 +7,8 @@ import msgspec
 
 from tests.sim.world import MODEL, World
 from twd.bus.base import BusMessage, matches
+from twd.bus.key_permissions import Credential, permissions_of
 from twd.bus.memory.bus import MemoryBroker, MemoryBus
-from twd.bus.permissions import Credential, permissions_of
 from twd.wire.base import Event, InstanceId
 from twd.wire.codec import encode
 from twd.wire.job import JobFinished, JobSubmitted, TokensAccepted

@@ -15,8 +15,8 @@ from twd.process.home import StateFolder
 from twd.process.process_table import ProcessTable
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
-from twd.supervisor import installation as module
-from twd.supervisor.installation import Installation
+from twd.supervisor.installation import installation as module
+from twd.supervisor.installation.installation import Installation
 from twd.supervisor.service import SupervisorService
 from twd.supervisor.start_display import SilentView
 from twd.wire.base import NodeId
@@ -76,14 +76,14 @@ async def test_faults_of_the_supervisor_end_none_of_its_processes(
     house = Installation(Settings(), home, NodeId("desk"), (ProcessSpec("job", sleeper),), SilentView())
     group = tasks.TaskGroup("test", lambda name, error: None)
     running = group.start("house", house.run(None))
-    await until(lambda: house._supervisor_service is not None and house._supervisor_service.note == "", "it oversees")
+    await until(lambda: house._service.current is not None and house._service.current.note == "", "it oversees")
     await until(lambda: house._table.rows["job"].pid, "its process runs")
-    pid, first = house._table.rows["job"].pid, house._supervisor_service
+    pid, first = house._table.rows["job"].pid, house._service.current
     assert first is not None
     first.fail(RuntimeError("the look-out broke"), "test")
     house._tasks.start("one more", broken())
-    await until(lambda: house._supervisor_service not in (None, first), "a new one")
-    second = house._supervisor_service
+    await until(lambda: house._service.current not in (None, first), "a new one")
+    second = house._service.current
     assert second is not None
     await until(lambda: second.health is not Health.STARTING, "it oversees")
     await until(lambda: "fault in" in second.note, "it stands in the status")

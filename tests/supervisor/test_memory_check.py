@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.gguf_tools.test_inspect import write
-from twd.coordinator.core.placement import MIB, RESERVE_BYTES
+from twd.coordinator.core.placement.values import MIB, RESERVE_BYTES
 from twd.coordinator.core.state import ObservedState
 from twd.settings.model import BackendConfig, GpuConfig, ModelConfig, PoolConfig, Settings, WorkerConfig
 from twd.supervisor.memory_check import check_file, pool_manner, room_for

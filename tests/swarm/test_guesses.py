@@ -9,7 +9,7 @@ import pytest
 
 from tests.models.hubs import Hub, Repository, serving_hub
 from tests.models.test_reuse import ROWS, model
-from tests.swarm.test_swarm_service import world_in
+from tests.swarm.world import world_in
 from twd.gguf_tools.header import read_header
 from twd.models.alike import PROBES_BYTES_MAX, alike_models, alike_ranges, same_ranges
 from twd.models.client import HubClient

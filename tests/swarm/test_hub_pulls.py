@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.models.hubs import Hub, Repository, serving_hub, sha256
-from tests.swarm.test_swarm_service import World, world_in
+from tests.swarm.world import World, world_in
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S

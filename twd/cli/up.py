@@ -221,7 +221,7 @@ def _live(
     from twd.membership.store import MemberStore
     from twd.process import platform
     from twd.process.heartbeat import Heartbeat, beating
-    from twd.supervisor.installation import Installation
+    from twd.supervisor.installation.installation import Installation
 
     bus = settings.bus
     store = MemberStore(ctx.home.path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from twd.coordinator.core.placement import ASSUMED, MachineLink, pair
+from twd.coordinator.core.placement.values import ASSUMED, MachineLink, pair
 from twd.net.addresses import is_loopback
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from twd.coordinator.core.pass_time import FORECAST_TOKENS, MixtureShape
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.engine.experts.layout import expert_layout
 from twd.gguf_tools.head_file import apart_bytes, head_cache_bytes, head_weights, own_head_problem
 from twd.gguf_tools.inspect import GgufInfo, inspect

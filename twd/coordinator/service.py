@@ -14,6 +14,7 @@ from twd.coordinator.core.fetching import pull_name, remarks
 from twd.coordinator.core.machines.agentless_hosts import WorkerKey, claims, losses
 from twd.coordinator.core.machines.computers import counted_once, told_once
 from twd.coordinator.core.memory_ledger import promised
+from twd.coordinator.core.model_placement import in_words
 from twd.coordinator.core.observation import SETTLE_S, JoinTimes, take_in
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.process_reconciler import idle_drafters
@@ -31,6 +32,7 @@ from twd.coordinator.core.state import (
 )
 from twd.coordinator.fetch_requests import ask_for_layers
 from twd.coordinator.header_copies import HeaderCopies
+from twd.coordinator.kept_decisions import KeptDecisions
 from twd.coordinator.lease import CoordinatorLease, may_act, read_coordinator
 from twd.coordinator.links import LinkTable
 from twd.coordinator.wanted import wanted_drafters, wanted_models, wanted_replicas
@@ -39,7 +41,7 @@ from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Service, Service
 from twd.kit.tasks import every, heard
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import NodeId
-from twd.wire.codec import Rejected, encode
+from twd.wire.codec import Rejected
 from twd.wire.leases.others import CoordinatorFacts
 from twd.wire.node import (
     NodeChanged,
@@ -51,7 +53,7 @@ from twd.wire.node import (
     ProcessWanted,
     read_node,
 )
-from twd.wire.placement import PlacementDecided, placement_key, read_placement
+from twd.wire.placement import PlacementDecided
 from twd.wire.service import ServiceExited, ServiceStarted, read_lease
 from twd.wire.swarm import PullFailed, PullFinished, PullUnwanted, PullWanted
 
@@ -90,6 +92,7 @@ class CoordinatorService(Service):
         self._headers = HeaderCopies(ctx.node, self._entries, partial(self.ask, timeout_s=ANSWER_S), self.log)
         self._news = asyncio.Event()
         self._registry: Leases | None = None
+        self._decisions = KeptDecisions(self.log)
         self._claim: LeaseLock | None = None
         self._renewed_at = float("-inf")
         self._joined = JoinTimes()
@@ -110,7 +113,7 @@ class CoordinatorService(Service):
         models = await asyncio.to_thread(wanted_models, self._settings)
         drafters = await asyncio.to_thread(wanted_drafters, self._settings)
         self._wanted = replace(self._wanted, models=models, drafters=drafters)
-        self._registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+        self._registry = self._decisions.registry = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
         self._claim = LeaseLock(self._registry, CLAIM, self._is_mine)
         await self._hold()
         self.tasks.start("hold", every(min(TURN_S, self._lease_s / 4), self._hold))
@@ -217,38 +220,17 @@ class CoordinatorService(Service):
 
     async def _take_up(self) -> None:
         """Restore what the last coordinator stored in the registry: its decisions and the agentless hosts."""
-        decided = await self._decided_before()
+        decided = await self._decisions.before([model.name for model in self._wanted.models])
         self._agentless_hosts.restore(await self._entries())
         basis = {place: known.basis for place, known in decided.items() if known.basis}
         self._observed = ObservedState(decided=decided, basis=basis)
 
-    async def _decided_before(self) -> dict[str, PlacementDecided]:
-        """Return the last coordinator's decisions by place: these models already use the memory of their workers."""
-        assert self._registry is not None
-        found: dict[str, PlacementDecided] = {}
-        for model in self._wanted.models:
-            entry = await self._registry.get(placement_key(model.name))
-            decision = read_placement(entry.value, entry.key) if entry is not None else None
-            if decision is not None:
-                found[model.name] = decision
-        return found
-
     async def _keep_decisions(self) -> None:
-        for place in list(self._observed.decided):
-            decision = self._observed.decided.get(place)  # it may have changed during an earlier write
-            if decision is not None and self.active:
-                await self._keep(decision)
-
-    async def _keep(self, decision: PlacementDecided) -> None:
-        assert self._registry is not None
-        try:
-            await self._registry.put(placement_key(decision.place), encode(decision))
-        except BusError as error:
-            self.log.warning("the decision about %s could not be kept: %s", decision.place, error)
+        await self._decisions.keep_all(lambda: self._observed.decided, lambda: self.active)
 
     async def _tell(self, decision: PlacementDecided) -> None:
         """Store a decision, then publish it: a receiver looks into the registry and must find it there."""
-        await self._keep(decision)
+        await self._decisions.keep(decision)
         self.emit(decision)
 
     # -- turns ---------------------------------------------------------------------------------
@@ -334,12 +316,12 @@ class CoordinatorService(Service):
                     self._observed.changed_at[place] = self.clock.now()
                 self._observed.decided[place] = decision
                 self._observed.basis[place] = basis
-                self.log.info("%s: %s", place, _in_words(decision))
+                self.log.info("%s: %s", place, in_words(decision))
                 self.tasks.start(f"tell {place}", self._tell(decision))
             case SetAim(place, aim):
                 self._observed.aims[place] = aim
                 if aim.decision is not None:
-                    self.log.info("%s shall go, when its layers have come: %s", place, _in_words(aim.decision))
+                    self.log.info("%s shall go, when its layers have come: %s", place, in_words(aim.decision))
             case StartPull(wish):
                 self._observed.tried[wish.node, pull_name(wish.hash, wish.layers)] = self.clock.now()
                 self.tasks.start(f"ask {wish.node} for layers", self._ask_for_layers(wish))
@@ -412,11 +394,3 @@ class CoordinatorService(Service):
         """Start the next turn now."""
         self._news.set()
         return None
-
-
-def _in_words(decision: PlacementDecided) -> str:
-    if decision.missing_bytes:
-        return "has no place: " + "; ".join([*decision.notes, *decision.helps])
-    pieces = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.slices)
-    spares = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.spares)
-    return ", ".join(pieces) + (f"; spares: {', '.join(spares)}" if decision.spares else "")

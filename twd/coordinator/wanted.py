@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from twd.coordinator.core.drafters import WantedDrafter, process_name
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.header_copies import HeaderCopy
 from twd.coordinator.model_shape import read_shape

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from twd.bus.join import token_id
-from twd.bus.permissions import Credential
+from twd.bus.key_permissions import Credential
 from twd.bus.seeds import PUBLIC_KEY
 from twd.membership.roles import JOINER, bus_roles
 from twd.wire.failures import FailureCode, TwdError

@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from twd.bus.broker import BrokerUsers
-from twd.bus.permissions import ROLE_NAMES, Credential, render_user
+from twd.bus.key_permissions import Credential, render_user
+from twd.bus.permissions import ROLE_NAMES
 from twd.bus.seeds import draw_raw, public_key_of, read_or_draw, seed_of
 from twd.membership.core import VERSION, Members, users_of
 from twd.membership.roles import JOINER, MEMBER

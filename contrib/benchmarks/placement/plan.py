@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.coordinator.core.plan import plan
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import DecidePlacement, ObservedState, StartProcess, StopProcess, WantedState

@@ -27,6 +27,8 @@ elif verb == "up":
     (home / "running").touch()
 elif verb == "down":
     (home / "running").unlink(missing_ok=True)
+elif verb == "upgrade":
+    pass  # nothing is removed
 else:
     sys.exit(f"there is no {verb}")
 """

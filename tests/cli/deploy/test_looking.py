@@ -91,6 +91,22 @@ def test_the_script_sees_this_machine_and_changes_nothing(tmp_path: Path) -> Non
     assert sorted(home.rglob("*")) == before
 
 
+def test_where_the_version_is_in_use_no_python_is_started(tmp_path: Path) -> None:
+    base = tmp_path / ".local" / "share" / "twd"
+    python = base / "versions" / "1-abc" / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    python.chmod(0o755)
+    (base / "current").symlink_to("versions/1-abc")
+    (base / "versions" / ".old-0").mkdir()
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = ["sh", "-c", look_script(False, (3, 99), "1-abc")]
+    facts = read_facts(subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout)
+    assert facts.python((3, 99)) == f"{base}/current/bin/python3"
+    assert sorted(facts.versions) == [".old-0", "1-abc"]
+    assert not (tmp_path / "started").exists()
+
+
 @given(st.text(max_size=300))
 def test_anything_that_a_machine_says_is_read(said: str) -> None:
     assert isinstance(list(problems_of(read_facts(said), NEEDS, False)), list)

@@ -105,6 +105,33 @@ async def test_all_steps_in_their_order_and_the_token_over_standard_input_alone(
     assert not shell.did("twd1_")
 
 
+@pytest.mark.parametrize(
+    ("there", "asks"),
+    [
+        ("", False),
+        ("1-abc 0-old .new-77", False),
+        ("1-abc 0-old 0-older", True),
+        ("0-old 0-older", True),
+        ("1-abc .old-0-older", True),
+    ],
+)
+async def test_old_versions_go_where_more_lie_than_are_kept(there: str, asks: bool) -> None:
+    shell = PlayedShell(facts=f"{FACTS}current=versions/1-abc\nprevious=versions/0-old\nversions={there} \n")
+    report = await deployment(shell).run()
+    assert report.error == ""
+    assert shell.did("upgrade --prune --keep=2") == asks
+    assert ("old versions" in states(report)) == asks
+
+
+@pytest.mark.parametrize("fault", [{"fails": "--prune"}, {"breaks": "--prune"}])
+async def test_what_was_done_stays_when_old_versions_cannot_be_removed(fault: dict[str, str]) -> None:
+    shell = PlayedShell(facts=f"{FACTS}current=versions/0-old\nversions=0-old 0-older\n", **fault)
+    report = await deployment(shell).run()
+    assert (report.error, report.lends) == ("", "2 cores")
+    assert states(report)["old versions"] == "left"
+    assert not [name for name in states(report) if name.startswith("undo")]
+
+
 async def test_a_dry_run_looks_and_changes_nothing() -> None:
     shell = PlayedShell()
     report = await deployment(shell, dry_run=True).run()

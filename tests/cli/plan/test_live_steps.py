@@ -7,7 +7,8 @@ from tests.coordinator.machines import machine
 from twd.bus.base import LeaseEntry
 from twd.cli.plan.live_steps import with_live_steps
 from twd.coordinator.core.machines.devices import processor
-from twd.coordinator.core.placement import DeviceShare, ModelShape, seconds
+from twd.coordinator.core.placement.timing import seconds
+from twd.coordinator.core.placement.values import DeviceShare, ModelShape
 from twd.wire.base import InstanceId, ModelId
 from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.model import CostPoint

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import Installed, running
+from tests.setup.versions.test_folder import add
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
+from twd.setup.versions.folder import VersionsFolder
 
 NO_SUCH_HOST = "#!/bin/sh\necho 'ssh: Could not resolve hostname rig: Name or service not known' >&2\nexit 255\n"
 
@@ -21,6 +23,9 @@ NO_SUCH_HOST = "#!/bin/sh\necho 'ssh: Could not resolve hostname rig: Name or se
         (["rig"], ExitCode.NOTHING_RUNS, "`twd up` starts it"),
         (["--json"], ExitCode.USAGE, "name them, or --all"),
         ([], ExitCode.CANNOT_START, "no installation with versions"),
+        (["--prune"], ExitCode.CANNOT_START, "no installation with versions"),
+        (["--prune", "--all"], ExitCode.USAGE, "for this machine"),
+        (["--keep", "1"], ExitCode.USAGE, "--keep"),
         (["--take", "9.9.9"], ExitCode.CANNOT_START, "no installation with versions"),
     ],
 )
@@ -35,6 +40,22 @@ def test_where_nothing_can_be_renewed(
     monkeypatch.setenv("TWD_HOME", str(tmp_path))
     assert run(["upgrade", *arguments]) == code
     assert words in capsys.readouterr().err
+
+
+def test_old_versions_are_removed_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = VersionsFolder(tmp_path / "twd")
+    for version in ("0.1.0", "0.2.0", "0.3.0"):
+        add(folder, version)
+        folder.take(version)
+    monkeypatch.setenv("TWD_HOME", str(tmp_path))
+    monkeypatch.setattr("twd.cli.upgrade.command.installation", lambda: folder)
+    assert run(["upgrade", "--prune", "--keep", "3"]) == 0
+    assert capsys.readouterr().out == "there is nothing to remove: 0.1.0, 0.2.0, 0.3.0\n"
+    assert run(["upgrade", "--prune"]) == 0
+    assert capsys.readouterr().out == "removed 0.1.0: 0 MiB\n"
+    assert folder.listed() == ["0.2.0", "0.3.0"]
 
 
 @pytest.fixture

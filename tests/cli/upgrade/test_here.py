@@ -15,7 +15,9 @@ from twd.setup.versions.folder import VersionsFolder
 
 def test_one_that_has_the_version_says_so_as_the_others_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "current").symlink_to("versions/0.2.0-new")
-    wish = RollingWish((), everywhere=True, wheels=tmp_path, check=False, ssh_user="", settle_s=1.0, as_json=False)
+    wish = RollingWish(
+        (), everywhere=True, wheels=tmp_path, check=False, ssh_user="", settle_s=1.0, keep=2, as_json=False
+    )
     instance = RunningInstance(pid=1, born=1.0, started_ms=1, version="0.2.0", node="first")
     bundle = WheelBundle((), "0.2.0-new", NEEDS)
     rolling = Rolling(cast(CliContext, None), wish, bundle, instance, ())

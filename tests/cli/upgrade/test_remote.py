@@ -101,6 +101,21 @@ async def test_a_machine_is_renewed_by_its_own_old_version() -> None:
     assert shell.count("current/bin/twd upgrade --take 0.2.0-new --apart") == 1
 
 
+@pytest.mark.parametrize(("there", "asks"), [("0.1.0-old", 0), ("0.1.0-old 0.0.9-older", 1)])
+async def test_old_versions_go_when_the_new_one_is_there(there: str, asks: int) -> None:
+    shell = UpgradedShell(f"{facts()}versions={there}\n")
+    report = await renewed(shell)
+    assert report.error == ""
+    assert shell.count("upgrade --prune --keep=2") == asks
+
+
+async def test_old_versions_stay_where_the_new_one_does_not_come_back() -> None:
+    shell = UpgradedShell(f"{facts()}versions=0.1.0-old 0.0.9-older\n")
+    report = await renewed(shell, {"agent": "0.2.0"})
+    assert report.error
+    assert shell.count("--prune") == 0
+
+
 async def test_again_changes_nothing() -> None:
     shell = UpgradedShell(facts("versions/0.2.0-new"))
     report = await renewed(shell)

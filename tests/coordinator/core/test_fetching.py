@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine
 from tests.properties import examples
 from twd.coordinator.core import fetching
-from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.placement.values import MachineLink
 from twd.coordinator.core.plan import plan
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import (

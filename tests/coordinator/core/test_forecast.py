@@ -6,7 +6,7 @@ import pytest
 from tests.coordinator.machines import DESK, GIB, machine, seeing, wanting
 from twd.coordinator.core.forecast import bottleneck, most_tok_s, one_more, token_ms, way_ms
 from twd.coordinator.core.model_placement import decide
-from twd.coordinator.core.placement import MachineLink, ModelShape
+from twd.coordinator.core.placement.values import MachineLink, ModelShape
 from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
 from twd.wire.placement import PlacementDecided

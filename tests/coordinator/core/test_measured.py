@@ -5,7 +5,7 @@ import pytest
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine, seeing, wanting
 from twd.coordinator.core.measured import DevicePace, paces_of, retimed, with_paces
-from twd.coordinator.core.placement import Key, MachineLink, PlacementDevice
+from twd.coordinator.core.placement.values import Key, MachineLink, PlacementDevice
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.state import DecidePlacement
 from twd.coordinator.links import LinkTable

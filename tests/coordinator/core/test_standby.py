@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.coordinator.machines import DESK, GIB, machine, wanting
 from tests.coordinator.test_churn import FILE, overfull, settle
 from twd.coordinator.core.memory_ledger import left_on, total
-from twd.coordinator.core.placement import ModelShape, PlacementDevice
+from twd.coordinator.core.placement.values import ModelShape, PlacementDevice
 from twd.coordinator.core.plan import plan
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.standby import carried, filled, promoted, trimmed, wants_more

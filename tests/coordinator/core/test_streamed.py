@@ -9,7 +9,7 @@ from tests.coordinator.machines import GIB, machine, seeing, wanting
 from tests.engine.experts.unlike import write_unlike
 from twd.coordinator.core.model_placement import decide
 from twd.coordinator.core.pass_time import MixtureShape
-from twd.coordinator.core.placement import ModelShape, PlacementDemand, PlacementDevice
+from twd.coordinator.core.placement.values import ModelShape, PlacementDemand, PlacementDevice
 from twd.coordinator.core.processes import stage_of, wishes
 from twd.coordinator.core.streamed import place_streamed, with_share
 from twd.coordinator.model_shape import read_shape

@@ -1,11 +1,9 @@
 """The bus over NATS: one connection that is replaced when it is lost, and an outbox that keeps messages until then."""
 
 import asyncio
-import enum
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,11 +26,13 @@ from twd.bus.base import (
     safe_reply,
 )
 from twd.bus.followed_leases import FollowedLeases
-from twd.bus.inbox import Inbox, Listener
+from twd.bus.inbox import Inbox
 from twd.bus.nats.dial import Dialer
-from twd.bus.nats.frames import StatusReply, publish_frame, subscribe_frame, unsubscribe_frame
+from twd.bus.nats.frames import StatusReply, publish_frame
 from twd.bus.nats.leases import NatsLeases
 from twd.bus.nats.link import Denial, LinkError, NatsLink
+from twd.bus.nats.states import BusState, OnEvent, log_event
+from twd.bus.nats.subscriptions import ANSWERS, Subscriptions
 from twd.bus.outbox import Outbox
 from twd.bus.questions import PendingRequests
 from twd.wire.failures import FailureCode
@@ -42,49 +42,8 @@ PING_INTERVAL_S: Final = 4.5
 OUTBOX_BYTES: Final = 32 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 5.0
 CANCEL_AGAIN_S: Final = 0.2
-_ANSWERS: Final = 1
-"""The number of the subscription for answers to our own requests."""
 
 log = logging.getLogger("twd.bus")
-
-
-class BusState(enum.StrEnum):
-    """The states of a connection that are reported."""
-
-    CONNECTED = "connected"
-    LOST = "lost"
-    REFUSED = "refused"
-    DENIED = "denied"
-    CLOSED = "closed"
-
-
-OnEvent = Callable[[BusState, str], None]
-"""Called at every change of the state, with the reason in words."""
-
-
-def log_event(state: BusState, detail: str) -> None:
-    """The default for `on_event`: writes to the log."""
-    quiet = state in (BusState.CONNECTED, BusState.CLOSED)
-    log.log(logging.INFO if quiet else logging.WARNING, "bus %s: %s", state, detail)
-
-
-class _Asked:
-    """A subscription that the broker has not confirmed yet. NATS writes its denials in lower case."""
-
-    def __init__(self, pattern: str, queue: str) -> None:
-        self.what = (pattern.lower(), queue.lower())
-        self.denial: Denial | None = None
-
-
-class NatsSubscription:
-    """One open subscription; satisfies the Subscription protocol."""
-
-    def __init__(self, close: Callable[[], None]) -> None:
-        self._close = close
-
-    async def close(self) -> None:
-        """Unsubscribe."""
-        self._close()
 
 
 class NatsBus:
@@ -107,11 +66,9 @@ class NatsBus:
         self._gather_s = gather_s
         self._inbox = Inbox(self.stats)
         self._outbox = Outbox(self.stats, outbox_bytes)
-        self._listeners: dict[int, Listener] = {}
-        self._number = _ANSWERS
         self._questions = PendingRequests(f"{inbox_of(name)}.{secrets.token_hex(11)}.")
-        self._asked: set[_Asked] = set()
-        self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._greet)
+        self._subscriptions = Subscriptions(self._inbox, f"{self._questions.prefix}*", lambda: self._link)
+        self._dialer = Dialer(address, name, ping_interval_s, self._deliver, self._deny, self._subscriptions.greet)
         self._link: NatsLink | None = None
         self._payload_max = PAYLOAD_BYTES_MAX
         self._up = asyncio.Event()
@@ -236,75 +193,13 @@ class NatsBus:
             check_pattern(one.pattern, one.queue)
         if self._closing:
             raise BusError("the bus is closed")
-        first = self._number + 1
-        self._number += len(hearings)
-        new = {
-            number: Listener(one.pattern, one.handler, one.queue, one.limit, one.when_full)
-            for number, one in enumerate(hearings, first)
-        }
-        self._listeners |= new
-        try:
-            if self._link is not None:
-                await self._announce(self._link, new)
-        except BaseException:  # refused or cancelled: the caller gets no subscription that it could close
-            for number in new:
-                self._unsubscribe(number)
-            raise
-        return [NatsSubscription(partial(self._unsubscribe, number)) for number in new]
-
-    async def _announce(self, link: NatsLink, new: dict[int, Listener]) -> None:
-        with ExitStack() as asking:
-            asked = [asking.enter_context(self._asking(one.pattern, one.queue)) for one in new.values()]
-            try:
-                self._tell(link, new)
-                await link.round_trip()
-            except BusError as error:
-                patterns = ", ".join(one.pattern for one in new.values())
-                log.info("%s will be listened to when the broker is back: %s", patterns, error)
-        for one in asked:
-            if one.denial is not None:
-                raise BusError(one.denial.text, FailureCode.FORBIDDEN)
-
-    async def _greet(self, link: NatsLink) -> None:
-        """Send all subscriptions to a new connection, and check that answers may arrive on it."""
-        with self._asking(f"{self._questions.prefix}*") as asked:
-            self._announce_all(link)
-            await link.round_trip()
-        if asked.denial is not None:
-            raise LinkError(asked.denial.text, FailureCode.FORBIDDEN, final=True)
-
-    @contextmanager
-    def _asking(self, pattern: str, queue: str = "") -> Iterator[_Asked]:
-        """Inside this context, a denial of this subscription is stored in the yielded object."""
-        asked = _Asked(pattern, queue)
-        self._asked.add(asked)
-        try:
-            yield asked
-        finally:
-            self._asked.remove(asked)
-
-    def _announce_all(self, link: NatsLink) -> None:
-        """Send all subscriptions that this connection does not have yet."""
-        link.listen(_ANSWERS, subscribe_frame(f"{self._questions.prefix}*", "", _ANSWERS))
-        self._tell(link, self._listeners)
-
-    def _tell(self, link: NatsLink, listeners: Mapping[int, Listener]) -> None:
-        for number, listener in listeners.items():
-            link.listen(number, subscribe_frame(listener.pattern, listener.queue, number))
-
-    def _unsubscribe(self, number: int) -> None:
-        listener = self._listeners.pop(number, None)
-        if listener is None:
-            return
-        self._inbox.shut(listener)
-        if self._link is not None:
-            self._link.write(unsubscribe_frame(number))
+        return await self._subscriptions.open(hearings)
 
     def _deliver(self, number: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        if number == _ANSWERS:
+        if number == ANSWERS:
             self._questions.take(subject.decode(errors="replace"), StatusReply.read(data, headers))
             return
-        listener = self._listeners.get(number)
+        listener = self._subscriptions.listeners.get(number)
         if listener is not None:
             address = safe_reply(reply.decode(errors="replace")) if reply else ""
             self._inbox.receive(listener, BusMessage(subject.decode(errors="replace"), data, address))
@@ -374,12 +269,8 @@ class NatsBus:
     def _deny(self, denial: Denial) -> None:
         self.stats.errors += 1
         self.stats.last_error = denial.text
-        if denial.action == "subscription":
-            concerned = [asked for asked in self._asked if asked.what == (denial.subject, denial.queue)]
-            for asked in concerned:  # all that wait for this subscription: the broker answers each the same
-                asked.denial = denial
-            if concerned:
-                return
+        if denial.action == "subscription" and self._subscriptions.denied(denial):
+            return
         self._on_event(BusState.DENIED, denial.text)
         if denial.action == "publish":
             self._questions.fail(BusError(denial.text, FailureCode.FORBIDDEN), denial.subject)
@@ -399,7 +290,7 @@ class NatsBus:
     # -- the connection ------------------------------------------------------------------------
 
     def _adopt(self, link: NatsLink) -> None:
-        self._announce_all(link)  # again: there may be new subscriptions since the connection was made
+        self._subscriptions.announce(link)  # again: there may be new subscriptions since the connection was made
         self._link = link
         self._payload_max = min(PAYLOAD_BYTES_MAX, link.payload_bytes_max)
         self._up.set()
@@ -459,8 +350,7 @@ class NatsBus:
             await self._hang_up()
 
     async def _drain(self, link: NatsLink) -> None:
-        for number in self._listeners:
-            link.write(unsubscribe_frame(number))
+        self._subscriptions.cancel(link)
         await self.flush(DRAIN_TIMEOUT_S)
         self._inbox.handle_all()
         await self.flush(DRAIN_TIMEOUT_S)

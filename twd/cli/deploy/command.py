@@ -10,6 +10,7 @@ import yaml
 
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
+from twd.cli.common.keep_option import KEEP_OPTION
 from twd.cli.deploy.deployed import DeployedMachines
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.targets import DeployTarget, targets_of
@@ -39,6 +40,7 @@ HEADER: Final = "# written by `twd deploy`, which may write it again; without th
 @click.option(
     "--host", "reached_at", multiple=True, help="A name or address of this machine for them; give it for each."
 )
+@KEEP_OPTION
 @click.option("--dry-run", is_flag=True, help="Look at the machines, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
@@ -51,6 +53,7 @@ def deploy(
     wheels: str | None,
     python_folder: str | None,
     reached_at: tuple[str, ...],
+    keep: int,
     dry_run: bool,
     as_json: bool,
 ) -> ExitCode:
@@ -81,10 +84,11 @@ def deploy(
             listens = running_settings(ctx).bus.host
             home = LiveInstallation(store, instance, listens, broker_address(ctx), leases, reached_at)
             plan = DeployPlan(
-                bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run, python.packed
+                bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run, python.packed, keep
             )
             todo = [HostDeployment(RemoteShell(one), plan, home, _report(one, as_json)) for one in targets]
-            return await deploy_all(todo, AT_ONCE)
+            _, done = await asyncio.gather(home.call_the_roll(), deploy_all(todo, AT_ONCE))
+            return done
 
     reports = asyncio.run(live())
     if not dry_run:

@@ -1,13 +1,14 @@
 """The installation on this machine, as a deployment needs it: tokens, members and leases."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from twd.bus.address import BusAddress
-from twd.bus.base import Leases
+from twd.bus.base import BusError, Leases
 from twd.bus.join import JoinToken
 from twd.membership.core import without_machine, without_token
 from twd.membership.reload import reload_users
@@ -68,6 +69,11 @@ class LiveInstallation:
             return False
         self._reserved.add(node)
         return True
+
+    async def call_the_roll(self) -> None:
+        """Hear all leases for the first time, which takes a moment, so that nobody waits for them later."""
+        with contextlib.suppress(BusError):  # who asks for a lease is told
+            await self.leases.entries()
 
     async def lease(self, node: str, wait_s: float) -> str:
         """Wait for the lease of the machine's agent, and return in words what it lends; empty if none came."""

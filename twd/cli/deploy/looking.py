@@ -20,38 +20,57 @@ _OTHER_PYTHONS: Final = "python3 python3.14 python3.13 python3.12 python3.11"
 
 SCRIPT: Final = r"""
 say() { printf '%s=%s\n' "$1" "$2"; }
-say system "$(uname -s)"
-say machine "$(uname -m)"
+set -- $(uname -sm)
+say system "$1"
+say machine "$2"
 say host "$(hostname 2>/dev/null || uname -n)"
 say uid "$(id -u)"
 say home "$HOME"
 say time "$(date +%s)"
 say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null || ldd --version 2>&1 | head -n 1)"
-say flags "$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null | cut -d: -f2)"
+say flags "$(grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null)"
 say compiler "$(command -v c++ || command -v g++ || command -v clang++)"
-say systemd "$([ -d /run/systemd/system ] && echo yes)"
-say cards "$( (nvidia-smi -L 2>/dev/null; ls /dev/kfd 2>/dev/null) | head -n 16 | tr '\n' ';')"
+[ ! -d /run/systemd/system ] || say systemd yes
+if command -v nvidia-smi >/dev/null || [ -e /dev/kfd ]; then
+  say cards "$( (nvidia-smi -L 2>/dev/null; ls /dev/kfd 2>/dev/null) | head -n 16 | tr '\n' ';')"
+fi
 base="@BASE@"; state="@STATE@"
-for name in @PYTHONS@ "$base"/pythons/python-*/bin/python3.*; do
-  path=$(command -v "$name") || continue
-  seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
-  say python "$seen"
-  case "$seen" in "@WANTED@ "*) break;; esac
-done
+current=$(readlink "$base/current")
+if [ "$current" = "versions/@VERSION@" ] && [ -x "$base/current/bin/python3" ]; then
+  say python "@WANTED@ $base/current/bin/python3"
+else
+  for name in @PYTHONS@ "$base"/pythons/python-*/bin/python3.*; do
+    path=$(command -v "$name") || continue
+    seen=$("$path" -c 'import sys, venv; print(*sys.version_info[:2], sys.executable)' 2>/dev/null)
+    say python "$seen"
+    case "$seen" in "@WANTED@ "*) break;; esac
+  done
+fi
 say base "$base"
 say state "$state"
-say state_there "$([ -e "$state" ] && echo yes)"
+[ ! -e "$state" ] || say state_there yes
 there="$base"; while [ ! -d "$there" ]; do there=$(dirname "$there"); done
-say writable "$([ -w "$there" ] && echo yes)"
-say free_kb "$(df -Pk "$there" | tail -n 1 | awk '{print $4}')"
-disk=$(df -Pk "$there" | tail -n 1 | awk '{print $6}')
-say mount "$(awk -v d="$disk" '$2 == d {print $4}' /proc/mounts 2>/dev/null | tail -n 1)"
-say current "$(readlink "$base/current")"
+[ ! -w "$there" ] || say writable yes
+df -Pk "$there" | {
+  read -r line
+  read -r device size used free share disk
+  say free_kb "$free"
+  while read -r device place kind options rest; do
+    [ "$place" != "$disk" ] || mounted=$options
+  done 2>/dev/null < /proc/mounts
+  say mount "$mounted"
+}
+say current "$current"
 say previous "$(readlink "$base/previous")"
-say joined "$(base64 "$state/joined.json" 2>/dev/null | tr -d '\n')"
-say config "$(cksum < "$state/config.yaml" 2>/dev/null)"
-say ours "$(head -n 1 "$state/config.yaml" 2>/dev/null | grep -c 'twd deploy')"
+if [ -d "$base/versions" ]; then set -- $(ls -A "$base/versions"); say versions "$*"; fi
+if [ -e "$state/joined.json" ]; then set -- $(base64 < "$state/joined.json"); say joined "$*"; fi
+if [ -e "$state/config.yaml" ]; then
+  say config "$(cksum < "$state/config.yaml")"
+  read -r line < "$state/config.yaml"
+  case "$line" in *'twd deploy'*) say ours 1;; esac
+fi
 """
+"""Each program that it starts is a part of what the same command costs a second time: it starts few."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,8 @@ class RemoteFacts:
     """The version that is there: the folder's name."""
     previous: str = ""
     """The one before it."""
+    versions: tuple[str, ...] = ()
+    """All that lies beside them; a name that begins with a dot is one that is made or removed."""
     identity: Identity | None = None
     config_sum: str = ""
     config_ours: bool = False
@@ -102,13 +123,17 @@ class BundleNeeds:
     size: int
 
 
-def look_script(system_wide: bool, python: tuple[int, int]) -> str:
-    """Return the script that looks at a machine, until it has found this Python; it changes nothing."""
+def look_script(system_wide: bool, python: tuple[int, int], version: str = "") -> str:
+    """Return the script that looks at a machine, until it has found this Python; it changes nothing.
+
+    Where `version` is in use no Python is started: it has one of its own.
+    """
     major, minor = python
     pythons = f"python{major}.{minor} {_OTHER_PYTHONS}"
     base = SYSTEM_BASE if system_wide else "$HOME/.local/share/twd"
     state = "/var/lib/twd" if system_wide else "${TWD_HOME:-$HOME/.twd}"
     script = SCRIPT.replace("@PYTHONS@", pythons).replace("@WANTED@", f"{major} {minor}")
+    script = script.replace("@VERSION@", version)
     return script.replace("@BASE@", base).replace("@STATE@", state)
 
 
@@ -125,7 +150,7 @@ def read_facts(said: str) -> RemoteFacts:
         home=told.get("home", ""),
         time=_number(told.get("time", ""), 0),
         libc=told.get("libc", ""),
-        flags=frozenset(told.get("flags", "").split()),
+        flags=frozenset(told.get("flags", "").rpartition(":")[2].split()),
         compiler=told.get("compiler", ""),
         systemd=told.get("systemd") == "yes",
         cards=tuple(filter(None, told.get("cards", "").split(";"))),
@@ -138,6 +163,7 @@ def read_facts(said: str) -> RemoteFacts:
         mount=frozenset(told.get("mount", "").split(",")),
         current=told.get("current", "").rpartition("/")[2],
         previous=told.get("previous", "").rpartition("/")[2],
+        versions=tuple(told.get("versions", "").split()),
         identity=_identity(told.get("joined", "")),
         config_sum=told.get("config", ""),
         config_ours=told.get("ours", "0") not in ("", "0"),

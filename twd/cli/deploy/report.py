@@ -65,5 +65,5 @@ class HostReport:
         }
 
 
-CHANGING = ("python", "install", "settings", "join", "start", "take over")
+CHANGING = ("python", "install", "settings", "join", "start", "take over", "old versions")
 """Steps that change something, where they are not `unchanged`."""

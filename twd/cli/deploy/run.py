@@ -13,6 +13,7 @@ from twd.bus.join import JoinToken
 from twd.cli.deploy.cksum import cksum
 from twd.cli.deploy.interpreter import SentPython
 from twd.cli.deploy.looking import RemoteFacts, look_script, problems_of, read_facts, remarks_of
+from twd.cli.deploy.pruning import prune_there, too_many
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.scripts import (
     forget_python_script,
@@ -32,6 +33,7 @@ from twd.cli.deploy.ssh import RemoteResult, RemoteShell
 from twd.cli.deploy.wheels import WheelBundle
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import node_id
+from twd.setup.versions.folder import KEEP
 from twd.wire.failures import FailureCode, TwdError
 
 LOOK_S: Final = 60.0
@@ -95,6 +97,8 @@ class DeployPlan:
     dry_run: bool = False
     python: Callable[[], SentPython | None] = lambda: None
     """A Python for machines that have none; it is asked for only then."""
+    keep: int = KEEP
+    """How many versions stay there."""
 
 
 @dataclass
@@ -132,15 +136,19 @@ class HostDeployment:
         await self._join()
         await self._start(replaced)
         await self._wait()
+        self._undo.clear()
+        if too_many(self.facts, self.plan.bundle.name, self.plan.keep):
+            await prune_there(self.shell, self.facts, self.plan.keep, self.report)
 
     # -- steps -------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
         with self.report.step("look") as step:
-            result = await self.shell.run(look_script(self.plan.system_wide, self.plan.bundle.needs.python), LOOK_S)
-            self.facts = read_facts(result.said)
+            bundle = self.plan.bundle
+            script = look_script(self.plan.system_wide, bundle.needs.python, bundle.name)
+            self.facts = read_facts((await self.shell.run(script, LOOK_S)).said)
             comes = await self._find_python()
-            problems = list(problems_of(self.facts, self.plan.bundle.needs, self.plan.system_wide, comes))
+            problems = list(problems_of(self.facts, bundle.needs, self.plan.system_wide, comes))
             problems += self._in_the_way()
             if problems:
                 raise DeployFailed("; ".join(problems))

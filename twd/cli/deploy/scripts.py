@@ -57,7 +57,9 @@ _SWITCH: Final = """
 set -e
 [ -z @OLD@ ] || link previous @OLD@
 link current @NAME@
+[ -d @BASE@/versions/@NAME@ ] || { echo @NAME@ 'was removed meanwhile: run the same command again' >&2; exit 1; }
 """
+"""Whoever removes old versions moves one away first and looks at the links then: one of the two sees the other."""
 _ON_PATH: Final = """
 if [ ! -e @BIN@/twd ] && [ ! -L @BIN@/twd ]; then mkdir -p @BIN@ && ln -s @BASE@/current/bin/twd @BIN@/twd; fi
 """
@@ -160,6 +162,11 @@ def forget_script(facts: RemoteFacts, everything: bool) -> str:
 def take_back_script(facts: RemoteFacts, name: str = "") -> str:
     """Make the version from before the current one again, and remove `name`, if it is given."""
     return _filled(_LINK + _TAKE_BACK + (_CLEAN + _REMOVE if name else ""), facts, NAME=name)
+
+
+def prune_script(facts: RemoteFacts, keep: int) -> str:
+    """Remove the versions there that nobody needs any more."""
+    return twd_script(facts, "upgrade", "--prune", f"--keep={keep}")
 
 
 def service_script(facts: RemoteFacts, system_wide: bool, verb: str = "install") -> str:

@@ -256,7 +256,7 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
 
 def _ways(decision: "PlacementDecided") -> "Iterator[str]":
     """The way to each other machine, and whether its figures were measured or assumed."""
-    from twd.coordinator.core.placement import MachineLink
+    from twd.coordinator.core.placement.values import MachineLink
 
     for node in dict.fromkeys(piece.node for piece in decision.slices if piece.node != decision.home):
         rtt_ms, carried = decision.links.get(node), decision.bandwidths.get(node)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from twd.bus.base import LeaseEntry
 from twd.coordinator.core.pass_time import main_kind
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.node import MeasuredStep, NodeFacts, WeightShare
 from twd.wire.service import read_lease, told_by

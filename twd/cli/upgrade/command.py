@@ -11,11 +11,13 @@ from typing import Final
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.keep_option import KEEP_OPTION
 from twd.cli.common.numbers import SECONDS
 from twd.cli.upgrade.apart import run_apart
-from twd.cli.upgrade.here import as_errors, house_of, installation, take, try_then_take
+from twd.cli.upgrade.here import as_errors, house_of, installation, prune_here, take, try_then_take
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.setup.versions import pruning
 from twd.setup.versions.folder import VersionProblem, order
 from twd.setup.versions.lock import alone
 from twd.setup.versions.make import make_version, newest_wheel
@@ -42,6 +44,8 @@ SETTLED_S: Final = TakeoverPolicy.settled_s
 @click.option(
     "--settle", default=SETTLED_S, show_default=True, type=SECONDS, help="Seconds for which a new version is watched."
 )
+@KEEP_OPTION
+@click.option("--prune", is_flag=True, help="Remove the versions here that nobody needs any more, and do nothing else.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON what came of each machine.")
 @click.option("--take", "version", default="", hidden=True)
 @click.option("--apart", is_flag=True, hidden=True)
@@ -54,6 +58,8 @@ def upgrade(
     check: bool,
     ssh_user: str,
     settle: float,
+    keep: int,
+    prune: bool,
     as_json: bool,
     version: str,
     apart: bool,
@@ -66,26 +72,30 @@ def upgrade(
     With NODE or --all, other machines of this installation are renewed by ssh, one after another: first those that
     only lend, then those that serve, the coordinator, the edge, and this one last. All are looked at before any is
     changed, and after the first one that fails the others keep what they have.
+
+    Then old versions are removed: the one in use stays, the one before it, and those that a process runs from.
     """
     if version:
         words = ("--take", version, f"--settle={settle:g}")
         return (
             ExitCode(run_apart(ctx.home, *_options(ctx), "upgrade", *words)) if apart else _take(ctx, version, settle)
         )
+    if prune:
+        return _prune(nodes, everywhere, keep)
     if nodes or everywhere:
         from twd.cli.upgrade.rolling import RollingWish, roll
 
-        return roll(ctx, RollingWish(nodes, everywhere, wheels, check, ssh_user, settle, as_json))
+        return roll(ctx, RollingWish(nodes, everywhere, wheels, check, ssh_user, settle, keep, as_json))
     if as_json or ssh_user:
         raise CommandError(ExitCode.USAGE, "--json and --ssh-user are for other machines: name them, or --all")
-    return _upgrade_here(ctx, wheels, check, settle)
+    return _upgrade_here(ctx, wheels, check, settle, keep)
 
 
 def _options(ctx: CliContext) -> tuple[str, ...]:
     return ("-c", ctx.config) if ctx.config else ()
 
 
-def _upgrade_here(ctx: CliContext, wheels: Path | None, check: bool, settle: float) -> ExitCode:
+def _upgrade_here(ctx: CliContext, wheels: Path | None, check: bool, settle: float, keep: int) -> ExitCode:
     folder = installation()
     with as_errors(), _packages(wheels) as source:
         version = newest_wheel(source)[0]
@@ -98,7 +108,21 @@ def _upgrade_here(ctx: CliContext, wheels: Path | None, check: bool, settle: flo
         with alone(folder):
             make_version(folder, version, source, "native", click.echo)
             try_then_take(ctx, folder, version, settle, click.echo)
+        prune_here(folder, keep, click.echo)
     click.echo(f"{version} is in use; `twd rollback` goes back to {folder.before()}")
+    return ExitCode.OK
+
+
+def _prune(nodes: tuple[str, ...], everywhere: bool, keep: int) -> ExitCode:
+    if nodes or everywhere:
+        raise CommandError(ExitCode.USAGE, "--prune is for this machine: type it there")
+    folder = installation()
+    with as_errors(), alone(folder, OTHER_S):
+        found = pruning.prune(folder, keep)
+    for line in found.lines():
+        click.echo(line)
+    if not found.removed and not found.running:
+        click.echo(f"there is nothing to remove: {', '.join(folder.listed())}")
     return ExitCode.OK
 
 

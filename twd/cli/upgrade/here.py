@@ -21,6 +21,8 @@ from twd.setup.units.system import LocalSystem
 from twd.setup.units.systemd_manager import SystemdManager
 from twd.setup.versions.folder import VersionProblem, VersionsFolder
 from twd.setup.versions.houses import DetachedHouse, ServiceHouse, SystemTime
+from twd.setup.versions.lock import alone
+from twd.setup.versions.pruning import prune
 from twd.setup.versions.takeover import Say, Takeover, TakeoverPolicy, UpgradeHouse
 from twd.setup.versions.trial import VersionTrial, no_room
 
@@ -87,6 +89,19 @@ def take(ctx: CliContext, folder: VersionsFolder, house: UpgradeHouse, version: 
     """Let a version take over."""
     policy = TakeoverPolicy(settled_s=settle_s).with_models(model_bytes(running_settings(ctx)))
     Takeover(folder, house, policy, SystemTime(), say).take(version)
+
+
+def prune_here(folder: VersionsFolder, keep: int, say: Say) -> bool:
+    """Remove the versions that nobody needs any more, and say which; False if none was removed."""
+    try:
+        with alone(folder):
+            pruned = prune(folder, keep)
+    except VersionProblem as problem:
+        say(str(problem))
+        return False
+    for line in pruned.lines():
+        say(line)
+    return bool(pruned.removed)
 
 
 def _try(ctx: CliContext, folder: VersionsFolder, version: str, say: Say) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from twd.cli.deploy.looking import RemoteFacts, look_script, problems_of, read_facts
+from twd.cli.deploy.pruning import prune_there, too_many
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.run import LOOK_S, SEND_S, DeployFailed, check_result
 from twd.cli.deploy.scripts import drop_script, send_script, there_script, twd_script
 from twd.cli.deploy.ssh import RemoteShell, SshFailed
 from twd.cli.deploy.wheels import WheelBundle
+from twd.setup.versions.folder import KEEP
 from twd.setup.versions.rolling import base_of_version, obstacle_between
 from twd.setup.versions.takeover import TakeoverPolicy
 from twd.wire.failures import TwdError
@@ -54,6 +56,7 @@ class RemoteUpgrade:
     report: HostReport
     system_wide: bool = False
     settle_s: float = TakeoverPolicy.settled_s
+    keep: int = KEEP
     facts: RemoteFacts = field(default_factory=RemoteFacts)
     before: Running = field(default_factory=dict)
 
@@ -63,7 +66,7 @@ class RemoteUpgrade:
         try:
             with self.report.step("look") as step:
                 self.before = await self.registry.running(self.node)
-                script = look_script(self.system_wide, self.bundle.needs.python)
+                script = look_script(self.system_wide, self.bundle.needs.python, self.bundle.name)
                 self.facts = read_facts((await self.shell.run(script, LOOK_S)).said)
                 if problem := "; ".join(self._problems()):
                     raise DeployFailed(problem)
@@ -94,6 +97,8 @@ class RemoteUpgrade:
             await self._send()
             await self._take()
             await self._see()
+            if too_many(self.facts, self.bundle.name, self.keep):
+                await prune_there(self.shell, self.facts, self.keep, self.report)
         except SshFailed as error:
             text = "it ends what it began by itself; the same command looks again, and goes on"
             self.report.error = f"{error}; {text}"

@@ -17,7 +17,7 @@ from twd.cli.deploy.ssh import RemoteShell
 from twd.cli.deploy.targets import targets_of
 from twd.cli.deploy.wheels import WheelBundle, bundle_here, bundle_of
 from twd.cli.members.own_broker import needed_broker, own_store
-from twd.cli.upgrade.here import as_errors, installation, try_then_take, unpack_here
+from twd.cli.upgrade.here import as_errors, installation, prune_here, try_then_take, unpack_here
 from twd.cli.upgrade.remote import RemoteUpgrade, Running
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
@@ -42,6 +42,7 @@ class RollingWish:
     check: bool
     ssh_user: str
     settle_s: float
+    keep: int
     as_json: bool
 
 
@@ -121,8 +122,9 @@ class Rolling:
     def _remote(self, node: str, deployed: DeployedMachine | None, registry: LeaseRegistry) -> RemoteUpgrade:
         known = deployed or DeployedMachine(host=node)
         (target,) = targets_of(self.ctx.settings, [known.host], self.wish.ssh_user or known.user)
+        shell, wish = RemoteShell(target), self.wish
         return RemoteUpgrade(
-            node, RemoteShell(target), self.bundle, registry, self.report(node), known.system_wide, self.wish.settle_s
+            node, shell, self.bundle, registry, self.report(node), known.system_wide, wish.settle_s, wish.keep
         )
 
     def report(self, node: str) -> HostReport:
@@ -173,11 +175,19 @@ class Rolling:
                     step.state = "unchanged"
                 else:
                     try_then_take(self.ctx, folder, self.bundle.name, self.wish.settle_s, report.tell)
+            self._prune(folder, report)
         except CommandError as error:
             report.error = str(error)
             return False
         report.lends = base_of_version(self.bundle.name)
         return True
+
+    def _prune(self, folder: VersionsFolder, report: HostReport) -> None:
+        told: list[str] = []
+        with report.step("old versions") as step:
+            if not prune_here(folder, self.wish.keep, told.append):
+                step.state = "unchanged"
+            step.note = "; ".join(told)
 
 
 def roll(ctx: CliContext, wish: RollingWish) -> ExitCode:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from twd.coordinator.core.placement import (
+from twd.coordinator.core.placement.search import place
+from twd.coordinator.core.placement.values import (
     MIB,
     MachineLink,
     ModelShape,
     Placement,
     PlacementDemand,
     PlacementDevice,
-    place,
 )
 from twd.engine.host_memory.limits import gib
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.coordinator.core.machines.device_names import usable
-from twd.coordinator.core.placement import MIB, RESERVE_BYTES
+from twd.coordinator.core.placement.values import MIB, RESERVE_BYTES
 from twd.coordinator.core.processes import word
 from twd.engine.host_memory.limits import gib
 from twd.wire.base import NodeId

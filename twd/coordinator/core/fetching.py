@@ -10,7 +10,7 @@ import msgspec
 
 from twd.coordinator.core.memory_ledger import is_there, promised
 from twd.coordinator.core.model_placement import decide, home_of
-from twd.coordinator.core.placement import ASSUMED, MachineLink
+from twd.coordinator.core.placement.values import ASSUMED, MachineLink
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import Aim, ObservedState, SetAim, StartProcess, StartPull, StopPull, WantedState
 from twd.coordinator.core.stores import fetchers, has_file, has_layers, layers_of, sources_for

@@ -8,7 +8,7 @@ import msgspec
 
 from twd.coordinator.core.machines.device_names import usable
 from twd.coordinator.core.model_placement import decide
-from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.placement.values import MachineLink
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.state import ObservedState, WantedState
 from twd.kit.wording import figure

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from twd.coordinator.core.placement import WINDOW, Key, ModelShape, PlacementDevice
+from twd.coordinator.core.placement.values import WINDOW, Key, ModelShape, PlacementDevice
 from twd.wire.node import CPU
 from twd.wire.placement import PlacementDecided, Slice
 from twd.wire.ring import StageReady

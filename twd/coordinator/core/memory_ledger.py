@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from twd.coordinator.core.machines.device_names import device_name
-from twd.coordinator.core.placement import Key, PlacementDevice
+from twd.coordinator.core.placement.values import Key, PlacementDevice
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, READY, NodeFacts
 from twd.wire.placement import PlacementDecided, Slice

@@ -12,16 +12,15 @@ from twd.coordinator.core.machines.configured_devices import all_given
 from twd.coordinator.core.machines.devices import UsableDevices, find_devices
 from twd.coordinator.core.measured import with_paces
 from twd.coordinator.core.memory_ledger import free_for, left_on
-from twd.coordinator.core.placement import (
+from twd.coordinator.core.placement.search import near_first, place
+from twd.coordinator.core.placement.timing import seconds
+from twd.coordinator.core.placement.values import (
     DeviceShare,
     MachineLink,
     ModelShape,
     Placement,
     PlacementDemand,
     PlacementDevice,
-    near_first,
-    place,
-    seconds,
 )
 from twd.coordinator.core.processes import WantedModel, process_of, stage_of
 from twd.coordinator.core.readers import why_unplanned
@@ -258,3 +257,12 @@ def _refused(wanted: WantedState, model: WantedModel, why: str) -> PlacementDeci
     return PlacementDecided(
         model=ModelId(model.serves), replica=model.replica, coordinator=wanted.coordinator, missing_bytes=1, notes=[why]
     )
+
+
+def in_words(decision: PlacementDecided) -> str:
+    """Return where a model goes, for the log."""
+    if decision.missing_bytes:
+        return "has no place: " + "; ".join([*decision.notes, *decision.helps])
+    pieces = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.slices)
+    spares = (f"{piece.node}/{piece.device} {piece.first}-{piece.end}" for piece in decision.spares)
+    return ", ".join(pieces) + (f"; spares: {', '.join(spares)}" if decision.spares else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from twd.coordinator.core.machines.device_names import device_name
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, ModelFile, NodeFacts, ProcessKind, ProcessWanted, StageWanted
 from twd.wire.placement import PlacementDecided, Slice

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from twd.coordinator.core.memory_ledger import is_ready, is_there, total
-from twd.coordinator.core.placement import DeviceShare, Key, ModelShape, PlacementDevice, seconds
+from twd.coordinator.core.placement.timing import seconds
+from twd.coordinator.core.placement.values import DeviceShare, Key, ModelShape, PlacementDevice
 from twd.wire.base import NodeId
 from twd.wire.node import NodeFacts
 from twd.wire.placement import PlacementDecided, Slice

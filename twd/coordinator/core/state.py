@@ -8,7 +8,7 @@ from twd.coordinator.core.machines.agentless_hosts import WorkerKey
 from twd.coordinator.core.machines.device_names import can_compute
 from twd.coordinator.core.machines.devices import rpc_version
 from twd.coordinator.core.measured import Paces
-from twd.coordinator.core.placement import MachineLink
+from twd.coordinator.core.placement.values import MachineLink
 from twd.coordinator.core.processes import WantedModel
 from twd.coordinator.core.stores import Stores
 from twd.settings.model import PoolConfig

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from twd.coordinator.core.placement import MachineLink, ModelShape, Placement, PlacementDemand, PlacementDevice, place
+from twd.coordinator.core.placement.search import place
+from twd.coordinator.core.placement.values import MachineLink, ModelShape, Placement, PlacementDemand, PlacementDevice
 from twd.wire.node import CPU
 
 _SHARES: Final = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)

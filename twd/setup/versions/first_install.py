@@ -13,6 +13,7 @@ from typing import Final
 
 from twd.setup.engine.recipe import BACKENDS
 from twd.setup.versions.folder import VersionProblem, VersionsFolder
+from twd.setup.versions.lock import LOCK, alone
 from twd.setup.versions.make import checkout_version, make_version, newest_wheel
 
 NOT_INSTALLED: Final = 4
@@ -51,10 +52,12 @@ def install(chosen: argparse.Namespace, checkout: Path) -> None:
         version, source = newest_wheel(chosen.wheels)[0], chosen.wheels.absolute()
     else:
         version, source = checkout_version(checkout), checkout
-    make_version(folder, version, source, chosen.backend, say)
-    if not folder.in_use():
-        folder.take(version)
-    elif folder.in_use() != version:
+    folder.prefix.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        make_version(folder, version, source, chosen.backend, say)
+        if not folder.in_use():
+            folder.take(version)
+    if folder.in_use() != version:
         say(f"{folder.in_use()} is in use; `twd upgrade` takes {version}, and goes back if it does not work")
     link = chosen.bin / "twd"
     target = folder.program()
@@ -80,7 +83,7 @@ def uninstall(chosen: argparse.Namespace) -> None:
     link = chosen.bin / "twd"
     if link.is_symlink() and os.readlink(link) == str(folder.program()):
         link.unlink()
-    for one in (folder.current, folder.previous):
+    for one in (folder.current, folder.previous, folder.prefix / LOCK):
         one.unlink(missing_ok=True)
     shutil.rmtree(folder.versions)
     if folder.prefix.is_dir() and not any(folder.prefix.iterdir()):

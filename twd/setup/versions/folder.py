@@ -12,6 +12,10 @@ from typing import Final
 
 COMPLETE: Final = "twd-complete"
 """A file in each version folder that is whole; a folder without it is the rest of a failed installation."""
+KEEP: Final = 2
+"""How many versions stay: the one in use, and the one before it."""
+HIDDEN: Final = ".old-"
+"""What the name of a version begins with while it is removed."""
 VERSION: Final = re.compile(r"\d+(\.\d+)*([a-z]+\d*)?([.+-][A-Za-z0-9.]+)?")
 
 

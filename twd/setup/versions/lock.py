@@ -9,13 +9,14 @@ from typing import Final
 from twd.process import platform
 from twd.setup.versions.folder import VersionProblem, VersionsFolder
 
+LOCK: Final = ".upgrade.lock"
 LOOK_S: Final = 0.2
 
 
 @contextmanager
 def alone(folder: VersionsFolder, patience_s: float = 0.0) -> Iterator[None]:
     """Change versions while nobody else does; raises VersionProblem where somebody else still does."""
-    descriptor = os.open(folder.prefix / ".upgrade.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(folder.prefix / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         give_up = time.monotonic() + patience_s
         while not platform.try_lock(descriptor):

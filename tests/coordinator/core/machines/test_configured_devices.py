@@ -13,7 +13,7 @@ from twd.coordinator.core.machines.device_names import GIVEN
 from twd.coordinator.core.machines.devices import find_devices
 from twd.coordinator.core.memory_ledger import total
 from twd.coordinator.core.model_placement import decide, with_spares
-from twd.coordinator.core.placement import ModelShape
+from twd.coordinator.core.placement.values import ModelShape
 from twd.coordinator.core.processes import WantedModel, wishes
 from twd.coordinator.core.state import ObservedState, WantedState
 from twd.coordinator.wanted import wanted_of

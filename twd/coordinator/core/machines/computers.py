@@ -9,7 +9,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 import msgspec
 
 from twd.coordinator.core.machines.device_names import device_name
-from twd.coordinator.core.placement import Key
+from twd.coordinator.core.placement.values import Key
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, GpuFacts, NodeFacts
 

@@ -10,7 +10,7 @@ from twd.coordinator.core.machines.computers import told_once
 from twd.coordinator.core.machines.configured_devices import doubts, given, with_given
 from twd.coordinator.core.machines.device_names import GIVEN, device_name, unbuilt, usable
 from twd.coordinator.core.pass_time import CPU_KINDS, CPU_LAYER_S, CPU_TOKEN_S, DISK_SPEED, Measured, Reading, learned
-from twd.coordinator.core.placement import PlacementDevice
+from twd.coordinator.core.placement.values import PlacementDevice
 from twd.settings.model import PoolConfig
 from twd.wire.base import NodeId
 from twd.wire.node import CPU, GpuFacts, MeasuredStep, NodeFacts

@@ -9,10 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
-
 import twd
-from twd.bus.base import LeaseEntry
 from twd.bus.broker import EmbeddedBroker
 from twd.kit.clock import SystemClock
 from twd.kit.connect import address_of, connect
@@ -21,9 +18,8 @@ from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
 from twd.kit.tasks import TaskGroup, every
-from twd.membership.hosting import make_bucket_for_claims, run_membership
+from twd.membership.hosting import run_membership
 from twd.net.addresses import is_loopback
-from twd.private_file import write_private
 from twd.process import platform
 from twd.process.fork_server import ForkServer, ForkServerHandle
 from twd.process.hang import policy_of
@@ -33,10 +29,12 @@ from twd.process.log_files import LogFile
 from twd.process.notify import NotifySocket
 from twd.process.process_table import ProcessRow, ProcessTable, StartPhase, Wait
 from twd.process.run_service import StopRequests, unless
-from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, ProcessState, Supervisor
-from twd.settings.broker import with_broker
+from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, Supervisor
 from twd.settings.model import Settings
 from twd.supervisor.guard import NOBODY, Guard
+from twd.supervisor.installation.kept_service import KeptSupervisorService
+from twd.supervisor.installation.own_broker import BROKER, BROKER_WAIT_S, OwnBroker
+from twd.supervisor.installation.state_files import StateFiles
 from twd.supervisor.model_changes import serving
 from twd.supervisor.model_life import ModelLife
 from twd.supervisor.outside_broker import outside_broker
@@ -48,16 +46,13 @@ from twd.supervisor.service_manager.reload import SettingsReload
 from twd.supervisor.service_manager.reload_requests import ReloadRequests
 from twd.supervisor.start_display import StartSnapshot, StartView
 from twd.wire.base import NodeId
-from twd.wire.failures import FailureCode, TwdError
+from twd.wire.failures import TwdError
 from twd.wire.leases.machine import AgentFacts, SwarmFacts
 from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeTold
 
-BROKER_WAIT_S: Final = 10.0
-BROKER_LOOK_S: Final = 0.02
 MEASURING_ENDS_S: Final = 2.0
 MEMBERSHIP_ENDS_S: Final = 5.0
-BROKER: Final = "broker"
 OWN_LOG: Final = "supervisor"
 ROTATE_S: Final = 60.0
 DISK: Final = "disk"
@@ -102,12 +97,10 @@ class Installation:
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
         self._note = ""
-        self._problem = ""
-        """Why the state folder cannot be written; empty when it can."""
         self._fault = ""
         """The last fault of the supervisor itself; empty again after FAULT_TOLD_S."""
         self._fault_at = 0.0
-        self._kept = False
+        self._files = StateFiles(home, self._disk_ails)
         self._measuring: asyncio.Task[None] | None = None
         self._membership: asyncio.Task[None] | None = None
         self._exit_code = ExitCode.OK
@@ -115,12 +108,10 @@ class Installation:
         self._born = platform.born(os.getpid()) or 0.0
         self._tasks = TaskGroup("up", self._faulted)
         self._fork_server = ForkServer(forks, self._environment(), self._faulted, policy_of(settings.hang_s))
-        self._embedded: EmbeddedBroker | None = None
-        self._broker_up = asyncio.Event()
-        self._broker: Supervisor | None = None
+        self._broker: OwnBroker | None = None
         self._process_group: ProcessGroup | None = None
         self._life: ModelLife | None = None
-        self._supervisor_service: SupervisorService | None = None
+        self._service = KeptSupervisorService(self._make_service)
         self._stop = StopRequests(self._kill)
         self._manager = ServiceManagerNotifier(
             service_manager, self._table, lambda: self._addresses.get("api", ""), self._give_up
@@ -149,53 +140,26 @@ class Installation:
     # -- start -----------------------------------------------------------------------------------
 
     async def _start_broker(self, broker: EmbeddedBroker) -> None:
-        self._embedded = broker
-        self._table.rows = {BROKER: ProcessRow(name=BROKER, leased=False), **self._table.rows}
-        process = ProcessSpec(
-            BROKER,
-            tuple(broker.argv),
-            foreign=True,
-            prepare=broker.prepare,
-            environment=broker.environment,
-            answers=broker.ready,
-        )
-        self._broker = self._supervise([process])
-        self._broker.start()
-        try:
-            await asyncio.wait_for(self._broker_up.wait(), BROKER_WAIT_S)
-        except TimeoutError:
-            words = self._broker.children[BROKER].last_words
-            raise CommandError(ExitCode.BUS_DOWN, f"the broker does not start: {words}") from None
+        own = self._broker = OwnBroker(broker, self._settings, self._node, self._table, self._clock, self._changed)
+        await own.start(self._supervise)
         for note in broker.notes:
             self._tell(note)
         if not is_loopback(broker.host):
             self._tell(f"the broker listens on {broker.host} by TLS; `twd token add` prints what lets a machine join")
-        self._settings = _with_own(self._settings, broker)
-
-    async def _broker_comes(self, broker: EmbeddedBroker, child: ChildProcess) -> None:
-        pid = child.pid
-        while child.pid == pid and child.state is ProcessState.RUNNING:
-            if await broker.ready():
-                if broker.users is not None:
-                    await make_bucket_for_claims(_with_own(self._settings, broker), self._node)
-                self._table.works(BROKER, self._clock.wall_ms())
-                self._broker_up.set()
-                return self._changed()
-            await asyncio.sleep(BROKER_LOOK_S)
-        return None
+        self._settings = own.settings
 
     async def _rotate(self) -> None:
         self._log_file.rotate_if_big()
-        if self._problem:
+        if self._files.problem:
             self._write_state()
         if self._clock.now() - self._fault_at > FAULT_TOLD_S:
             self._fault = ""
-            self._ails(FAULT, "")
+            self._service.ails(FAULT, "")
 
     async def _live(self) -> None:
         self._write_state()
-        if self._problem:  # no process could start without the settings file
-            raise CommandError(ExitCode.CANNOT_START, self._problem)
+        if self._files.problem:  # no process could start without the settings file
+            raise CommandError(ExitCode.CANNOT_START, self._files.problem)
         self._addresses["bus"] = address_of(self._settings.bus).shown
         self._process_group = ProcessGroup(
             self._table, self._tasks, self._supervise, self._changed, self._clock.wall_ms
@@ -203,7 +167,7 @@ class Installation:
         self._life = self._make_life(self._process_group)
         way = partial(connect, self._settings, "supervisor", self._node, BROKER_WAIT_S)
         bus = None
-        if self._embedded is None:  # the services need an outside broker before they start
+        if self._broker is None:  # the services need an outside broker before they start
             bus = await unless(self._stop.asked, outside_broker(way, self._tell))
         if self._stop.asked.is_set():
             return
@@ -215,44 +179,25 @@ class Installation:
             return
         try:
             ctx = ServiceContext(bus=bus, node=self._node, clock=self._clock, ids=Ids())
-            await self._new_supervisor_service(ctx)  # an unusable bus fails here, before others rely on it
-            self._tasks.keep("overseer", partial(self._oversee, ctx))
+            await self._service.start(ctx)  # an unusable bus fails here, before others rely on it
+            self._tasks.keep("overseer", partial(self._service.oversee, ctx))
             self._tasks.keep("reload", partial(self._reload.carry_out, self._life, self._write_state))
-            if self._embedded is not None and self._embedded.users is not None:
+            if self._broker is not None and self._broker.knows_machines:
                 run = partial(run_membership, self._settings, self._node, ctx.clock)
                 self._membership = self._tasks.keep("membership", run)
             await self._stop.asked.wait()
             await self._drain()
         finally:
             await self._membership_ends()
-            await self._supervisor_service_leaves()
+            await self._service.stop()
             await bus.close()
 
-    async def _oversee(self, ctx: ServiceContext) -> None:
-        """Wait for the supervisor service to end, and raise its fault. Called again, it starts a new one for the same
-        processes."""
-        supervisor_service = self._supervisor_service
-        if supervisor_service is None or supervisor_service.ended.is_set():
-            supervisor_service = await self._new_supervisor_service(ctx)
-        await supervisor_service.ended.wait()
-        if supervisor_service.fault is not None:
-            raise supervisor_service.fault
-
-    async def _new_supervisor_service(self, ctx: ServiceContext) -> SupervisorService:
-        supervisor_service = self._supervisor_service = SupervisorService(
-            ctx, self._table, self._changed, self._life, self._hung, self._end_hung, self._removed
-        )
-        try:
-            await supervisor_service.start()
-        except BaseException:
-            await supervisor_service.stop()
-            raise
-        supervisor_service.ails(FAULT, self._fault)
-        return supervisor_service
+    def _make_service(self, ctx: ServiceContext) -> SupervisorService:
+        return SupervisorService(ctx, self._table, self._changed, self._life, self._hung, self._end_hung, self._removed)
 
     def _removed(self) -> None:
         """End all: the broker lets this machine in no longer."""
-        if self._embedded is None:
+        if self._broker is None:
             text = "this machine was removed from the installation, and everything here ends"
             self._tell(f"{text}; `twd token add` on the broker's machine and `twd join` here bring it back")
             self._stop.asked.set()
@@ -284,37 +229,22 @@ class Installation:
             clock=self._clock,
             keep=self._keep_settings,
             tell=self._tell_change,
-            entries=self._entries,
+            entries=self._service.entries,
             tasks=self._tasks,
         )
 
     def _keep_settings(self, settings: Settings) -> None:
         """Store the settings for processes that start from now on; if that fails, it is tried again later. Raises
         TwdError then."""
-        self._settings, self._kept = settings, False
-        try:
-            self._write_settings()
-        except OSError as error:
-            raise TwdError(FailureCode.MODEL_LOAD, self._in_words(error)) from error
-
-    def _write_settings(self) -> None:
-        if not self._kept:
-            write_private(self._home.settings_file, msgspec.json.encode(self._settings))
-            self._kept = True
-
-    def _in_words(self, error: OSError) -> str:
-        return f"nothing can be written in {self._home.path}: {error.strerror}; make room there"
+        self._settings = settings
+        self._files.keep(settings)
 
     def _tell_change(self, told: ChangeTold) -> None:
-        if self._supervisor_service is not None:
-            self._supervisor_service.emit(told)
+        self._service.emit(told)
         self._reload.told(told)
         why = f": {told.failure.message}" if told.failure else ""
         self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
         self._changed()
-
-    async def _entries(self) -> list[LeaseEntry]:
-        return await self._supervisor_service.entries() if self._supervisor_service is not None else []
 
     def _environment(self) -> dict[str, str]:
         """Return the children's environment: their settings come from one file, so TWD_ variables must not override
@@ -326,8 +256,8 @@ class Installation:
 
     def _started(self, child: ChildProcess) -> None:
         self._table.started(child.spec.name, child.pid)
-        if child.spec.name == BROKER and self._embedded is not None:
-            self._tasks.keep(BROKER, partial(self._broker_comes, self._embedded, child))
+        if child.spec.name == BROKER and self._broker is not None:
+            self._tasks.keep(BROKER, partial(self._broker.comes, child))
         elif self._process_group is not None:
             self._process_group.started(child)
         self._changed()
@@ -337,17 +267,15 @@ class Installation:
             "%s (pid %d) ended with exit code %d; again in %g s", gone.name, gone.pid, gone.code, gone.retry_in_s
         )
         self._table.exited(gone.name, gone.code, gone.restarts, gone.retry_in_s, gone.problem)
-        if self._supervisor_service is not None:
-            self._supervisor_service.tell_exit(gone)
+        self._service.tell_exit(gone)
         self._changed()
 
     def _faulted(self, task: str, error: BaseException) -> None:
         """Report a fault of the supervisor itself; the processes in its care go on."""
         log.error("fault in %s", task, exc_info=error)
         self._fault, self._fault_at = f"a fault in {task}: {error!r}; everything runs on", self._clock.now()
-        if self._supervisor_service is not None:
-            self._supervisor_service.tell_fault(error, task)
-        self._ails(FAULT, self._fault)
+        self._service.tell_fault(error, task)
+        self._service.ails(FAULT, self._fault)
         with contextlib.suppress(Exception):  # it may be the view that failed
             self._tell(self._fault)
 
@@ -393,25 +321,12 @@ class Installation:
         )
 
     def _write_state(self) -> None:
-        """Write the settings and the state that other commands read. If the disk is full, the old state stays, the
-        problem is reported, and everything goes on."""
-        try:
-            self._write_settings()
-            self._home.write_instance(self._record())
-        except OSError as error:
-            self._disk_ails(self._in_words(error))
-        else:
-            self._disk_ails("")
+        self._files.write(self._settings, self._record())
 
-    def _disk_ails(self, problem: str) -> None:
-        if problem and problem != self._problem:
+    def _disk_ails(self, problem: str, is_new: bool) -> None:
+        if is_new:
             self._tell(problem)
-        self._problem = problem
-        self._ails(DISK, problem)
-
-    def _ails(self, what: str, problem: str) -> None:
-        if self._supervisor_service is not None:
-            self._supervisor_service.ails(what, problem)
+        self._service.ails(DISK, problem)
 
     def _record(self) -> RunningInstance:
         return RunningInstance(
@@ -425,7 +340,7 @@ class Installation:
             bus_url=self._settings.bus.url,
             bus_token=self._settings.bus.token,
             bus_fingerprint=self._settings.bus.tls.fingerprint,
-            bus_keys=self._settings.bus.nkey_dir if self._embedded is not None else "",
+            bus_keys=self._settings.bus.nkey_dir if self._broker is not None else "",
             addresses=self._addresses,
             processes={row.name: row.pid for row in self._table.rows.values()},
             leaseless=tuple(row.name for row in self._table.rows.values() if not row.leased),
@@ -453,10 +368,6 @@ class Installation:
             self._membership.cancel()
             await asyncio.wait({self._membership}, timeout=MEMBERSHIP_ENDS_S)
 
-    async def _supervisor_service_leaves(self) -> None:
-        if self._supervisor_service is not None:
-            await self._supervisor_service.stop()
-
     async def _end(self) -> None:
         for supervisor in self._supervisors():
             await supervisor.stop(DRAIN_S)
@@ -479,11 +390,5 @@ class Installation:
 
     def _supervisors(self) -> list[Supervisor]:
         services = self._process_group.supervisor if self._process_group is not None else None
-        return [supervisor for supervisor in (services, self._broker) if supervisor is not None]
-
-
-def _with_own(settings: Settings, broker: EmbeddedBroker) -> Settings:
-    """Return the settings with our own broker as the bus."""
-    address = broker.address
-    keys = str(broker.users.own_keys) if broker.users is not None else ""
-    return with_broker(settings, address.url, address.tls.fingerprint, token=address.token, nkey_dir=keys)
+        broker = self._broker.supervisor if self._broker is not None else None
+        return [supervisor for supervisor in (services, broker) if supervisor is not None]

@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twd.coordinator.core.advice import place_or_advise
-from twd.coordinator.core.placement import (
-    SWAP_GAIN,
+from twd.coordinator.core.placement.filling import placed as placed_in_order
+from twd.coordinator.core.placement.search import SWAP_GAIN, _with_swaps, place
+from twd.coordinator.core.placement.values import (
     MachineLink,
     ModelShape,
     Placement,
     PlacementDemand,
     PlacementDevice,
-    _placed,
-    _with_swaps,
     needed,
-    place,
 )
 
 GIB = 1024**3
@@ -193,7 +191,7 @@ def test_no_order_of_equal_machines_has_a_shorter_way(rtts: list[float]) -> None
     devices = [cpu(node, 2) for node in known]
     home, model = cpu("desk", 0.5), shape(8 * len(rtts), 200 * MIB, 1)
     placed = place(model, devices, known, demand(home, ctx=1))
-    tried = (_placed(model, order, known, demand(home, ctx=1)) for order in permutations(devices))
+    tried = (placed_in_order(model, order, known, demand(home, ctx=1)) for order in permutations(devices))
     best = min(one.pass_s for one in tried if one.fits)
     assert placed.pass_s <= (1 + SWAP_GAIN) * best + 0.001 * len(rtts), "but for what is not worth another order"
 
@@ -204,7 +202,7 @@ def test_swaps_make_no_placement_worse(
 ) -> None:
     home = cpu("desk", 4)
     wish = demand(home, ctx=256)
-    before = _placed(model, [*devices, home], known, wish)
+    before = placed_in_order(model, [*devices, home], known, wish)
     if not before.fits:
         return
     after = _with_swaps(model, before, known, wish)
