@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from twd.kit.tasks import TaskGroup
 from twd.models.stores import ModelStore
@@ -87,6 +88,8 @@ class Pulls:
         """Those whose turn has come."""
         self._layered: list[Transfer] = []
         """The transfers of jobs that fetch layers alone."""
+        self._part_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One lock for each root: jobs that write the same partial files take turns."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
         self.parts: PartFolder | None = None
         """Where layers that came before are kept."""
@@ -218,7 +221,8 @@ class Pulls:
         def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
             return self._begin_part(manifest, target, ranges, machines())
 
-        return LayerTransfer(manifests, layers, parts, begin, self._end_part)
+        turn = self._part_turns.setdefault(manifests[0].name, asyncio.Lock())
+        return LayerTransfer(manifests, layers, parts, begin, self._end_part, turn)
 
     def _begin_part(self, manifest: Manifest, target: Path, ranges: Ranges, machines: Sequence[Machine]) -> Transfer:
         hooks = Hooks(banned=lambda name, reason, unit: self._banned(manifest, name, reason, unit))

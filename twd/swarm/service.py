@@ -95,7 +95,7 @@ class Swarm(Service):
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         headers = folder.cache / "headers"
-        self._headers = HeaderPulls(self._pulls, lambda: self._machines, parts, headers, self.ctx.node)
+        self._headers = HeaderPulls(self._pulls, self._library, lambda: self._machines, parts, headers, self.ctx.node)
         self._pulls.parts = parts
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         self._hub = self._hub_pulls(pace)
