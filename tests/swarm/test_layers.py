@@ -131,7 +131,7 @@ async def test_layers_of_a_split_model_come_from_the_files_that_hold_them(
 async def test_headers_wait_for_layers_of_the_same_model_that_come(
     q4_path: Path, real: Manifest, parts: PartFolder
 ) -> None:
-    source, gate = Scripted("a", q4_path.read_bytes()), asyncio.Event()
+    source, gate = Scripted("a", await asyncio.to_thread(q4_path.read_bytes)), asyncio.Event()
     slow, turn = Held(source, gate), asyncio.Lock()
 
     def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
