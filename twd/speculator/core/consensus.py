@@ -16,7 +16,10 @@ from twd.wire.judging import TokensAgreed
 PATIENCE_PASSES = 1.5
 """Agreement is awaited for as long as this many plain steps of the target take."""
 LONGEST_PASSES = 4.0
-"""Slow drafters are awaited for as long as this many plain steps."""
+"""Slow drafters are awaited for as long as this many plain steps; where the job wants windows of a fixed size, and so
+waits for drafts in any case, as long as they need."""
+SLACK = 1.5
+"""Votes may take this many times as long as expected."""
 COUNTING_S = 0.02
 """When all drafters have voted, the count is awaited for so many seconds."""
 MISSES = 3
@@ -84,7 +87,9 @@ class Consensus:
         drafters vote on the next tokens; `voted_at`: when the last of them did."""
         if not self.awaited(session) or session.ending is not None:
             return None
-        patience_ms = min(max(PATIENCE_PASSES * step_ms, vote_ms), LONGEST_PASSES * step_ms)
+        patience_ms = max(PATIENCE_PASSES * step_ms, SLACK * vote_ms)
+        if not session.job.speculation.window:
+            patience_ms = min(patience_ms, LONGEST_PASSES * step_ms)
         until = session.accepted_at + patience_ms / 1000
         return until if voted_at is None else min(until, voted_at + COUNTING_S)
 
