@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from twd.swarm.first_answer import Asked, first_answer
+from twd.swarm.first_answer import AskedMachine, first_answer
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -27,7 +27,12 @@ async def told() -> str:
 
 async def test_a_machine_that_is_silent_costs_a_moment() -> None:
     async with asyncio.timeout(10):
-        assert await first_answer([Asked(never, 0.01), Asked(fails, 0.01), Asked(never, 0.01), Asked(told)]) == "told"
+        assert (
+            await first_answer(
+                [AskedMachine(never, 0.01), AskedMachine(fails, 0.01), AskedMachine(never, 0.01), AskedMachine(told)]
+            )
+            == "told"
+        )
 
 
 async def test_only_the_first_is_asked_where_it_answers() -> None:
@@ -37,7 +42,7 @@ async def test_only_the_first_is_asked_where_it_answers() -> None:
         asked.append("second")
         return "second"
 
-    assert await first_answer([Asked(told), Asked(second)]) == "told"
+    assert await first_answer([AskedMachine(told), AskedMachine(second)]) == "told"
     assert not asked
 
 
@@ -49,11 +54,11 @@ async def test_the_last_one_may_take_its_time() -> None:
         return "slow"
 
     asyncio.get_running_loop().call_later(0.05, answer.set)
-    assert await first_answer([Asked(fails), Asked(slow, 0.0)]) == "slow"
+    assert await first_answer([AskedMachine(fails), AskedMachine(slow, 0.0)]) == "slow"
 
 
 async def test_all_causes_are_told() -> None:
     with pytest.raises(TwdError, match="it is away; it is away"):
-        await first_answer([Asked(fails), Asked(fails)])
+        await first_answer([AskedMachine(fails), AskedMachine(fails)])
     with pytest.raises(OSError, match="broken"):
-        await first_answer([Asked(broken)])
+        await first_answer([AskedMachine(broken)])

@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Generic[T]):
+class AskedMachine(Generic[T]):
     """One machine to ask. After `late_s` seconds without its answer, the next one is asked, too."""
 
     ask: Callable[[], Coroutine[Any, Any, T]]
     late_s: float = LATE_S
 
 
-async def first_answer(machines: Iterable[Asked[T]]) -> T:
+async def first_answer(machines: Iterable[AskedMachine[T]]) -> T:
     """Return the first answer; raises TwdError with the causes if none came."""
     problems: list[str] = []
     group = TaskGroup("ask", lambda name, error: None)  # errors are read from the tasks

@@ -19,7 +19,7 @@ from twd.pieces.parts import PartFolder
 from twd.pieces.signing import check_signer
 from twd.process.platform import disk_bytes
 from twd.settings.model import SwarmConfig
-from twd.swarm.first_answer import LATE_S, Asked, first_answer
+from twd.swarm.first_answer import LATE_S, AskedMachine, first_answer
 from twd.swarm.layer_transfer import LayerTransfer
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine, find_file
@@ -182,13 +182,13 @@ class Pulls:
         firsts = (shared for shared in self._library if shared.manifest.hash == quick_hash)
         return next((shared.path for shared in firsts if self._library.is_whole(shared)), None)
 
-    def _asked(self, machine: Machine, one: SharedFile) -> Asked[tuple[Manifest, Machine]]:
+    def _asked(self, machine: Machine, one: SharedFile) -> AskedMachine[tuple[Manifest, Machine]]:
         """One machine to ask for a manifest; who must read the file first may take long."""
 
         async def ask() -> tuple[Manifest, Machine]:
             return await self._manifest_from(machine, one), machine
 
-        return Asked(ask, LATE_S if one.root else READ_LATE_S)
+        return AskedMachine(ask, LATE_S if one.root else READ_LATE_S)
 
     async def _manifest_from(self, machine: Machine, one: SharedFile) -> Manifest:
         where = f"{one.root}/manifest" if one.root else f"by-hash/{one.hash}"
