@@ -1,6 +1,7 @@
 """The gate on a bus, with scripted members and a scripted judge."""
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.gate.calibration import profile
 from twd.gate.calibration.profile import Profile
+from twd.gate.returning import RETURNING
 from twd.gate.service import Gate
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -36,12 +38,14 @@ from twd.wire.job import (
 )
 from twd.wire.judging import AnswerAudited, AnswerJudged, ModeClosed
 from twd.wire.leases.speculator import SpeculatorFacts
+from twd.wire.service import ServiceExited
 
 TRUTH = ["The ", "sea ", "is ", "blue ", "and ", "wide ", "and ", "deep "]
 
 
 def ctx(broker: MemoryBroker, seed: int) -> ServiceContext:
-    return ServiceContext(bus=broker.connect("n"), node=NodeId("n"), clock=SystemClock(), ids=Ids(random.Random(seed)))
+    bus, ids = broker.connect("n"), Ids(random.Random(seed))
+    return ServiceContext(bus=bus, node=NodeId("n"), clock=SystemClock(), ids=ids, pid=seed)
 
 
 class Client(Service):
@@ -49,7 +53,7 @@ class Client(Service):
 
     name = "edge"
     reads = (JobStarted, TokensAccepted, JobFinished, JobFailed, AnswerJudged, AnswerAudited, ModeClosed)
-    writes = (JobSubmitted, JobCancelled)
+    writes = (JobSubmitted, JobCancelled, ServiceExited)
 
     def __init__(self, ctx: ServiceContext) -> None:
         super().__init__(ctx)
@@ -234,6 +238,28 @@ async def test_the_judge_goes_on_after_a_gate_was_lost(rig: Rig) -> None:
     end = await rig.answer(resume=[0, 1, 2])
     assert rig.client.text == "".join(TRUTH[3:])
     assert end.stats.completion_tokens == len(TRUTH)
+
+
+async def test_the_end_of_a_judge_that_started_before_the_gate_is_noticed_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = dataclasses.replace(RETURNING, silence_s=60.0)
+    monkeypatch.setattr("twd.gate.returning.RETURNING", patient)
+    await rig.gate._look()
+    rig.judge.script.hang_after = 0
+    rig.client.ask_for()
+    await until(lambda: any(_scores_now(part.owner, rig) for part in rig.gate.parts._parts.values()))
+    rig.judge.script = Script(words=list(TRUTH))
+    exited = ServiceExited(service="speculator", node=NodeId("n"), pid=rig.judge.ctx.pid, exit_code=-9, restarts=1)
+    rig.client.emit(exited)
+    async with asyncio.timeout(10):
+        await rig.client.over.wait()
+    assert rig.client.text == "".join(TRUTH)
+    assert rig.judge.jobs[-1].attempt == 2
+
+
+def _scores_now(owner: JobOwner, rig: Rig) -> bool:
+    return bool(owner.job.judge is not None and owner.job.judge.text and owner.worker == rig.judge.instance)
 
 
 async def test_the_same_answer_is_scored_once(rig: Rig) -> None:

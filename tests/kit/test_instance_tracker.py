@@ -4,7 +4,7 @@ from twd.kit.instance_tracker import InstanceTracker
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import JobCancelled
-from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
+from twd.wire.service import ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
 
 NODE, ONE = NodeId("a"), InstanceId("speculator.a.1")
 
@@ -25,6 +25,25 @@ def test_an_exit_is_matched_by_process() -> None:
     assert instances.hear(exited(11)) is None
     assert instances.hear(exited(10)) == ONE
     assert instances.hear(exited(10)) is None
+
+
+def lease(instance: InstanceId, pid: int) -> ServiceLease:
+    return ServiceLease(
+        service="speculator", instance=instance, node=NODE, pid=pid, version="1", started_ms=1, renewed_ms=1
+    )
+
+
+def test_who_started_before_is_known_from_the_registry() -> None:
+    instances = InstanceTracker()
+    instances.see([lease(ONE, 10)])
+    assert instances.hear(exited(10)) == ONE
+
+
+def test_a_start_counts_for_more_than_a_lease_of_the_past() -> None:
+    instances, two = InstanceTracker(), InstanceId("speculator.a.2")
+    instances.hear(started(two, 10))
+    instances.see([lease(ONE, 10)])
+    assert instances.hear(exited(10)) == two
 
 
 def test_stops_and_faults_name_their_source() -> None:

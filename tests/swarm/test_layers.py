@@ -1,6 +1,7 @@
 """Layers alone: only what they need comes, and the slice is the one that a whole file gives."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.engine.sliceable_models import write_sliceable
 from tests.split_models import split
-from tests.swarm.swarms import serving
+from tests.swarm.swarms import Scripted, serving
 from twd.gguf_tools.header import read_header
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice import write_slice
@@ -19,6 +20,7 @@ from twd.pieces.manifest import Manifest, write_manifest
 from twd.pieces.names import bitmap_of, manifest_of, part_of
 from twd.pieces.partial import NoRoomForFile, closed_units, look, missing_bytes
 from twd.pieces.parts import PartFolder
+from twd.pieces.source import News
 from twd.pieces.tree import UNIT
 from twd.swarm.door import Door
 from twd.swarm.layer_transfer import LayerTransfer
@@ -123,6 +125,49 @@ async def test_layers_of_a_split_model_come_from_the_files_that_hold_them(
         assert before >= missing_bytes(parts.target(manifests[1]), Checks.of(manifests[1]), [(0, 1 << 40)])
     assert (await fetched(manifests, LayerRange(first=0, end=30, head=True), parts, [files[0].parent])).counts
     assert not any(parts.target(one).exists() for one in manifests), "what came whole stays a part that can be dropped"
+
+
+@pytest.mark.model
+async def test_headers_wait_for_layers_of_the_same_model_that_come(
+    q4_path: Path, real: Manifest, parts: PartFolder
+) -> None:
+    source, gate = Scripted("a", await asyncio.to_thread(q4_path.read_bytes)), asyncio.Event()
+    slow, turn = Held(source, gate), asyncio.Lock()
+
+    def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
+        transfer = Transfer(manifest, target, ranges=ranges)
+        transfer.pull.add(slow)
+        return transfer
+
+    both = [LayerTransfer([real], layers, parts, begin, turn=turn) for layers in (MIDDLE, None)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for transfer in both:
+            group.create_task(transfer.run())
+        await slow.asked.wait()
+        gate.set()
+    for transfer in both:
+        assert transfer.progress().done_bytes == transfer.progress().total_bytes
+
+
+class Held:
+    """A source whose bytes wait for an event."""
+
+    name, defines, most, least = "held", False, 4, 1
+
+    def __init__(self, source: Scripted, gate: asyncio.Event) -> None:
+        self._source, self._gate, self.asked = source, gate, asyncio.Event()
+
+    def news(self) -> AsyncIterator[News]:
+        return self._source.news()
+
+    async def read(self, begin: int, length: int) -> AsyncIterator[bytes]:
+        self.asked.set()
+        await self._gate.wait()
+        async for data in self._source.read(begin, length):
+            yield data
+
+    async def close(self) -> None:
+        """Nothing to close."""
 
 
 async def test_manifests_of_several_models_do_not_belong_together(tmp_path: Path, parts: PartFolder) -> None:

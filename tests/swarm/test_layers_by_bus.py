@@ -1,5 +1,6 @@
 """Layers, split models and headers go from machine to machine over the bus."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
@@ -183,6 +184,23 @@ async def test_headers_alone_come_to_any_machine_and_read_like_the_model(tmp_pat
         assert inspect(copy).size_bytes == inspect(files[0]).size_bytes
         again = await world.ask(PullWanted(node=NodeId("b"), hash=file_hash(files[0]), headers=True))
         assert again.path == answer.path
+
+
+@pytest.mark.model
+async def test_headers_are_told_while_layers_of_the_model_come(tmp_path: Path, q4_path: Path) -> None:
+    async with world_in(tmp_path) as world:
+        files = with_split_model(world, "a", q4_path)
+        quick = file_hash(files[0])
+        a, b = await world.machine("a"), await world.machine("b")
+        world.models("a", files[0], quick)
+        await until(lambda: a.facts().files, "the agent's list is known")
+        wanted = PullWanted(node=NodeId("b"), hash=quick, headers=True)
+        layers = msgspec.structs.replace(wanted, headers=False, layers=LayerRange(first=4, end=9))
+        answers = await asyncio.gather(world.ask(layers), world.ask(wanted))
+        assert [one.failure for one in answers] == [None, None]
+        await until(lambda: b.facts().store.slices, "the slice is there")
+        assert not world.heard(PullFailed)
+        assert read_cuts(Path(answers[1].path)) == read_cuts(files[0])
 
 
 @pytest.mark.model

@@ -236,6 +236,23 @@ async def test_a_peer_that_stalls_costs_little(tmp_path: Path, monkeypatch: pyte
     assert done.pull.counts.by_source.keys() == {good}
 
 
+async def test_a_client_that_reads_nothing_holds_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.swarm.seeder.SLOTS", 1)
+    monkeypatch.setattr("twd.swarm.sending.LENT_S", 0.05)
+    path, manifest = model(tmp_path, 24)
+    begun: list[int] = []
+    async with seeding(path, manifest, sent=begun) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        writer.write(f"GET /v1/swarm/{manifest.root}/file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")  # it has the slot now, and reads no more
+        async with asyncio.timeout(10):
+            await pulled(manifest, tmp_path / "copy", [url])
+        assert sum(begun) == manifest.total_size, "the other one is still on its way"
+        assert len(await reader.readexactly(manifest.total_size)) == manifest.total_size, "it may read again"
+        writer.close()
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+
+
 def test_where_a_file_goes(tmp_path: Path) -> None:
     assert target_in(tmp_path, "m.gguf") == tmp_path / "m.gguf"
     assert target_in(tmp_path / "other.gguf", "m.gguf") == tmp_path / "other.gguf"

@@ -199,6 +199,7 @@ class EdgeService(OwningService):
             self.log.warning("the registry could not be read: %s", error)
             return
         self.watch.services = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
+        self.workers_seen(self.watch.services)
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
 

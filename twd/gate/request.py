@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from twd.gate.actions import Action, Ask, AskJudge, BeginAnswer, Break, End, FoundAnswer, Say, ScoreAnswer, Stop, Write
 from twd.gate.cache import Cache, Scored
-from twd.gate.calibration.parts import MEMBER, TARGET, Parts
+from twd.gate.calibration.parts import MEMBER, Parts
 from twd.gate.core import GateJob
 from twd.gate.prompt_judge import question
 from twd.kit.jobs.owner import OwnerPolicy
@@ -54,6 +54,9 @@ class House(Protocol):
 
     def grammars(self, model: ModelId) -> bool:
         """Whether a model obeys a grammar."""
+
+    def patience(self, target: ModelId) -> OwnerPolicy:
+        """How long jobs of a target wait for somebody who takes them."""
 
 
 @dataclass
@@ -121,12 +124,10 @@ class GateRequest:
                 self._score(number, job)
             case AskJudge(number, answer):
                 grammar = self.house.grammars(self.target)
-                self._open(
-                    number, self.target, question(self.job, answer, self.house.instruction, grammar=grammar), TARGET
-                )
+                self._open_at_target(number, question(self.job, answer, self.house.instruction, grammar=grammar))
             case Write(number, resume, prediction):
                 speculation = replace(self.job.speculation, prediction=prediction or self.job.speculation.prediction)
-                self._open(number, self.target, replace(self.job, resume=resume, speculation=speculation), TARGET)
+                self._open_at_target(number, replace(self.job, resume=resume, speculation=speculation))
             case Stop(number):
                 self._stop(number)
             case BeginAnswer(started):
@@ -146,7 +147,7 @@ class GateRequest:
         known = self.house.cache.find(key) if job.judge is not None and job.judge.text else None
         if known is None:
             self.scoring[number] = (key, [])
-            self._open(number, self.target, job, TARGET)
+            self._open_at_target(number, job)
             return
         for piece in known.pieces:
             self.text_of(number, piece)
@@ -168,6 +169,9 @@ class GateRequest:
     def _plain(self) -> JobSubmitted:
         """The client's job without what only the target needs: earlier tokens and logprobs."""
         return replace(self.job, resume=[], logprobs=None, at_most=True, whole=not self.core.terms.hold)
+
+    def _open_at_target(self, number: int, job: JobSubmitted) -> None:
+        self._open(number, self.target, job, self.house.patience(self.target))
 
     def _open(self, number: int, model: ModelId, job: JobSubmitted, policy: OwnerPolicy) -> None:
         name = JobId(f"{self.job.job}-{self.job.attempt}-{number}")

@@ -14,15 +14,17 @@ from twd.gate.actions import FoundAnswer
 from twd.gate.auditing import AuditRun
 from twd.gate.cache import Cache, key_of
 from twd.gate.calibration import profile
-from twd.gate.calibration.parts import Parts, cancelled_by
+from twd.gate.calibration.parts import TARGET, Parts, cancelled_by
 from twd.gate.calibration.record import record
 from twd.gate.core import GateJob, Terms
 from twd.gate.counts import GateCounts
 from twd.gate.economy import Economy
 from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.request import GateRequest
+from twd.gate.returning import ServedTargets
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
+from twd.kit.jobs.owner import OwnerPolicy
 from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, JobEvent, OwningService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import every
@@ -100,6 +102,7 @@ class Gate(OwningService):
         self._requests: dict[JobId, GateRequest] = {}
         self._registry: Leases | None = None
         self._seen: list[ServiceLease] = []
+        self._served = ServedTargets()
         self._missed: dict[InstanceId, int] = {}
         self._draining = False
         self._listens = False
@@ -135,6 +138,7 @@ class Gate(OwningService):
             self.log.warning("the registry could not be read: %s", error)
             return
         self._seen = [lease for entry in entries if (lease := read_lease(entry.value, entry.key)) is not None]
+        self.workers_seen(self._seen)
         self._look_for_owners()
         await self._take_new_targets()
         self.trust.reload(self.targets, self.fleet.members)
@@ -142,6 +146,7 @@ class Gate(OwningService):
     async def _take_new_targets(self) -> None:
         """Subscribe to the jobs of models that appeared in the registry after the start."""
         served = {facts.model for _, facts in told_by(self._seen, ServerFacts)}
+        self._served.see(served, self.clock.now())
         names = {name for name in served if name and not name.endswith(BEHIND)}
         new = sorted(names - set(self.targets) - {ModelId(name) for name in self.fleet.members})
         if self._listens and new:
@@ -285,6 +290,10 @@ class Gate(OwningService):
         if request is not None and cancelled_by(event, request.job.attempt):
             request.run(lambda now: request.core.cancel(event.reason))
         return None
+
+    def patience(self, target: ModelId) -> OwnerPolicy:
+        """How long jobs of a target wait for somebody who takes them; not long if an answer may go unjudged."""
+        return TARGET if self.settings.gate.fail_open else self._served.policy(target, self.clock.now())
 
     def _drop(self, request: GateRequest, why: str) -> None:
         for job in list(request.jobs.values()):

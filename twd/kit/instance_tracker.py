@@ -1,7 +1,9 @@
 """Who is gone: tells from the life events of services which instance just ended."""
 
+from collections.abc import Iterable
+
 from twd.wire.base import Event, InstanceId, NodeId
-from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
+from twd.wire.service import ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
 
 _KNOWN_MAX = 4096
 
@@ -16,7 +18,7 @@ class InstanceTracker:
         """The instance that this event declares gone, if it does so."""
         match event:
             case ServiceStarted():
-                self._remember(event)
+                self._remember(event.node, event.pid, event.source)
                 return None
             case ServiceStopped() | ServiceFaulted():
                 return event.source
@@ -25,7 +27,13 @@ class InstanceTracker:
             case _:
                 return None
 
-    def _remember(self, event: ServiceStarted) -> None:
+    def see(self, leases: Iterable[ServiceLease]) -> None:
+        """Learn from the registry the processes that started before this one listened."""
+        for lease in leases:
+            if (lease.node, lease.pid) not in self._instances:
+                self._remember(lease.node, lease.pid, lease.instance)
+
+    def _remember(self, node: NodeId, pid: int, instance: InstanceId) -> None:
         if len(self._instances) >= _KNOWN_MAX:
             self._instances.pop(next(iter(self._instances)))
-        self._instances[event.node, event.pid] = event.source
+        self._instances[node, pid] = instance

@@ -58,14 +58,17 @@ class LayerTransfer:
         parts: PartFolder,
         begin: Begin,
         end: Callable[[Transfer], None] = lambda transfer: None,
+        turn: asyncio.Lock | None = None,
     ) -> None:
-        """`layers`: None for the headers alone. `end` is called with each transfer that was begun.
+        """`layers`: None for the headers alone. `end` is called with each transfer that was begun. `turn` is held while
+        the partial files are written, as only one may write them at a time.
 
         Raises TwdError where layers cannot be fetched alone.
         """
         check_together(manifests)
         self._files = [_File(one, parts.target(one), header_ranges(one)) for one in manifests]
         self._layers, self._folder, self._begin, self._end = layers, parts, begin, end
+        self._turn = turn or asyncio.Lock()
 
     @property
     def target(self) -> Path:
@@ -112,7 +115,8 @@ class LayerTransfer:
 
     async def _fetch(self) -> None:
         turns = asyncio.Semaphore(AT_ONCE)
-        await _all_of(self._one(file, turns) for file in self._files)
+        async with self._turn:
+            await _all_of(self._one(file, turns) for file in self._files)
 
     async def _one(self, file: _File, turns: asyncio.Semaphore) -> None:
         async with turns:

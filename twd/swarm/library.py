@@ -1,7 +1,8 @@
 """The files that this machine shares, by root."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from twd.pieces.manifest import Manifest
 from twd.pieces.names import part_of
 from twd.pieces.tree import units_of
 from twd.swarm.shared import Shared
@@ -70,6 +71,12 @@ class Library:
         """Return whether a file, and all others of its model if it is the first one, are here and unchanged."""
         names = [part.root for part in shared.manifest.shards] if shared.manifest.model_hash else [shared.name]
         return all((one := self.find(name)) is not None and one.have.complete and one.fit() for name in names)
+
+    def with_headers(self, manifests: Sequence[Manifest]) -> list[Shared]:
+        """Return these files, if the header of each is here; otherwise nothing."""
+        found = [one for manifest in manifests if (one := self.find(manifest.name)) is not None and one.fit()]
+        whole = [one for one in found if one.has_range(0, one.manifest.data_offset)]
+        return whole if len(whole) == len(manifests) else []
 
     def drop_removed(self) -> None:
         """Stop to share partial files that were removed: their bytes leave the disk only then."""

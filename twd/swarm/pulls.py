@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from twd.kit.tasks import TaskGroup
 from twd.models.stores import ModelStore
@@ -18,6 +19,7 @@ from twd.pieces.parts import PartFolder
 from twd.pieces.signing import check_signer
 from twd.process.platform import disk_bytes
 from twd.settings.model import SwarmConfig
+from twd.swarm.first_answer import LATE_S, AskedMachine, first_answer
 from twd.swarm.layer_transfer import LayerTransfer
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine, find_file
@@ -43,6 +45,8 @@ PATIENCE_S: Final = 60.0
 ADMITTED_S: Final = 4.0
 """Seconds until the other machines have seen a new machine in the registry and admit it."""
 AGAIN_S: Final = 0.3
+READ_LATE_S: Final = 20.0
+"""After so many seconds without the manifest of a file that must be read for it, another machine reads it, too."""
 RUNNING_MAX: Final = 1024
 AT_ONCE: Final = 16
 """So many files are on their way here at once; the others wait."""
@@ -87,6 +91,8 @@ class Pulls:
         """Those whose turn has come."""
         self._layered: list[Transfer] = []
         """The transfers of jobs that fetch layers alone."""
+        self._part_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One lock for each root: jobs that write the same partial files take turns."""
         self._tasks = TaskGroup("pulls", lambda name, error: log.error("%s: %r", name, error))
         self.parts: PartFolder | None = None
         """Where layers that came before are kept."""
@@ -134,17 +140,18 @@ class Pulls:
 
     async def _other(self, shard: Shard, giver: Sequence[Machine], machines: Sequence[Machine]) -> Manifest:
         """Return the manifest of one more file of a split model; who gave the first one has made them all."""
-        own, problems = self._library.find(shard.root), []
+        own = self._library.find(shard.root)
         if own is not None:
             return own.manifest
         wanted = SharedFile(file=shard.filename, size=shard.size, root=shard.root)
-        for machine in (*giver, *(one for one in machines if one.has(shard.root))):
-            try:
-                return await self._manifest_from(machine, wanted)
-            except TwdError as error:
-                problems.append(str(error))
-        why = "; ".join(problems[:4]) or "no machine of this bus shares it"
-        raise TwdError(FailureCode.NO_SOURCE, f"the manifest of {shard.filename} does not come: {why}")
+        holders = (*giver, *(one for one in machines if one.has(shard.root) and one not in giver))
+        try:
+            found, _ = await first_answer(self._asked(machine, wanted) for machine in holders)
+        except TwdError as error:
+            why = str(error) or "no machine of this bus shares it"
+            text = f"the manifest of {shard.filename} does not come: {why}"
+            raise TwdError(FailureCode.NO_SOURCE, text) from None
+        return found
 
     async def _first(self, event: PullWanted, machines: Sequence[Machine]) -> tuple[Manifest, Sequence[Machine]]:
         """Return the manifest of the wanted file, and which machine gave it."""
@@ -155,14 +162,13 @@ class Pulls:
         _check_one(event, found, machines)
         give_up = time.monotonic() + ADMITTED_S
         while True:
-            problems = []
-            for machine, one in sorted(found, key=lambda pair: not pair[1].root):  # the others must read it first
-                try:
-                    return await self._manifest_from(machine, one), [machine]
-                except TwdError as error:
-                    problems.append(str(error))
-            if time.monotonic() > give_up:
-                raise TwdError(FailureCode.NO_SOURCE, "; ".join(problems[:4]))
+            try:
+                order = sorted(found, key=lambda pair: not pair[1].root)  # the others must read it first
+                manifest, giver = await first_answer(self._asked(machine, one) for machine, one in order)
+                return manifest, [giver]
+            except TwdError:
+                if time.monotonic() > give_up:
+                    raise
             await asyncio.sleep(AGAIN_S)
 
     def _own(self, event: PullWanted) -> Shared | None:
@@ -175,6 +181,14 @@ class Pulls:
         """Return the first file of the model with this quick hash, if all of its files are here."""
         firsts = (shared for shared in self._library if shared.manifest.hash == quick_hash)
         return next((shared.path for shared in firsts if self._library.is_whole(shared)), None)
+
+    def _asked(self, machine: Machine, one: SharedFile) -> AskedMachine[tuple[Manifest, Machine]]:
+        """One machine to ask for a manifest; who must read the file first may take long."""
+
+        async def ask() -> tuple[Manifest, Machine]:
+            return await self._manifest_from(machine, one), machine
+
+        return AskedMachine(ask, LATE_S if one.root else READ_LATE_S)
 
     async def _manifest_from(self, machine: Machine, one: SharedFile) -> Manifest:
         where = f"{one.root}/manifest" if one.root else f"by-hash/{one.hash}"
@@ -218,7 +232,8 @@ class Pulls:
         def begin(manifest: Manifest, target: Path, ranges: Ranges) -> Transfer:
             return self._begin_part(manifest, target, ranges, machines())
 
-        return LayerTransfer(manifests, layers, parts, begin, self._end_part)
+        turn = self._part_turns.setdefault(manifests[0].name, asyncio.Lock())
+        return LayerTransfer(manifests, layers, parts, begin, self._end_part, turn)
 
     def _begin_part(self, manifest: Manifest, target: Path, ranges: Ranges, machines: Sequence[Machine]) -> Transfer:
         hooks = Hooks(banned=lambda name, reason, unit: self._banned(manifest, name, reason, unit))

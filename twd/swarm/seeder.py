@@ -178,7 +178,7 @@ class Seeder:
         response.content_length = end - begin
         if partly:
             response.headers["Content-Range"] = f"bytes {begin - base}-{end - base - 1}/{whole}"
-        async with self._slots.one():
+        async with self._slots.one() as slot:
             if shared.closed:
                 raise TwdError(FailureCode.MODEL_NOT_FOUND, f"{shared.manifest.filename} is shared no more")
             if request.transport is None or request.transport.is_closing():
@@ -186,7 +186,7 @@ class Seeder:
             await response.prepare(request)
             if request.method != "HEAD":
                 with shared.in_use():
-                    self._sent(shared, await send_range(request, shared, begin, end, self._pace))
+                    self._sent(shared, await send_range(request, shared, begin, end, self._pace, slot))
                 # sendfile bypasses aiohttp's writer, which still expects these bytes
                 response._payload_writer.length = 0  # type: ignore[union-attr]
         await response.write_eof()

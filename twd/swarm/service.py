@@ -24,7 +24,7 @@ from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.swarm.door import Door, check_bind, host_for
 from twd.swarm.header_pulls import HeaderPulls
-from twd.swarm.hub.claim import HubClaim
+from twd.swarm.hub.claim import TURN_S, HubClaim
 from twd.swarm.hub.pulls import HubPulls
 from twd.swarm.layer_pulls import LayerPulls, Wish
 from twd.swarm.library import Library
@@ -95,7 +95,7 @@ class Swarm(Service):
         parts = PartFolder.of(folder.cache, swarm.disk_gib)
         self._layers = LayerPulls(self._pulls, lambda: self._machines, parts, folder.slices, self)
         headers = folder.cache / "headers"
-        self._headers = HeaderPulls(self._pulls, lambda: self._machines, parts, headers, self.ctx.node)
+        self._headers = HeaderPulls(self._pulls, self._library, lambda: self._machines, parts, headers, self.ctx.node)
         self._pulls.parts = parts
         self._pulls.stores = stores_here(os.environ, Path.home(), self._folders())
         self._hub = self._hub_pulls(pace)
@@ -105,6 +105,7 @@ class Swarm(Service):
         await self._share(await asyncio.to_thread(self._drafters))
         await self._share_parts(parts)
         self.tasks.start("look", every(LOOK_S, self._look))
+        self.tasks.start("turn", every(TURN_S, self._hub.turn))
         self.tasks.start("tell", every(TELL_S, self._tell))
         self._pulls.go_on(self._folders())
         self._hub.go_on(self._folders())
@@ -307,7 +308,6 @@ class Swarm(Service):
         self._pulls.meet(self._machines)
         self._library.drop_removed()
         self._hub.meet(self._machines)
-        await self._hub.turn()
 
     async def _tell(self) -> None:
         for progressed in (*self._pulls.progressed(), *self._layers.progressed(), *self._hub.progressed()):

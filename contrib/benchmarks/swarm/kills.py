@@ -1,6 +1,7 @@
-"""kill -9 while models are on their way: of the puller, of the seeder, of the machine that reads a hub; and SIGSTOP.
+"""kill -9 while models are on their way: of the puller, of the seeder, of the machine that reads a hub; and SIGSTOP of
+that one.
 
-python kills.py --program ../../../.venv/bin/twd --puller 100 --seeder 100 --last --stop --reader 10
+python kills.py --program ../../../.venv/bin/twd --puller 100 --seeder 100 --reader 10 --stop-reader 10
 """
 
 import argparse
@@ -9,12 +10,13 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +25,7 @@ from peers import MIB, model, pull_command, seeder
 from twd.bus.address import BusAddress
 from twd.bus.nats.bus import NatsBus
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-from twd.pieces.checks import Checks
-from twd.pieces.manifest import Manifest
-from twd.pieces.partial import look, missing_bytes
+from twd.pieces.partial import look
 from twd.swarm.hub.claim import reader_of
 
 HUB = Path(__file__).parents[2] / "hubs/serve.py"
@@ -113,70 +113,6 @@ def wait(done: Callable[[], bool], process: "subprocess.Popen[str]", limit_s: fl
             return False
         time.sleep(0.01)
     return True
-
-
-def missing_of_all(targets: Sequence[Path], manifest: Manifest) -> set[int]:
-    """The MiBs that none of these files on their way has."""
-    checks = Checks.of(manifest)
-    left = set(range(len(checks)))
-    return {
-        index
-        for index in left
-        if all(missing_bytes(target, checks, [(index * MIB, index * MIB + 1)]) for target in targets)
-    }
-
-
-def last_bytes(program: str, folder: Path) -> dict[str, object]:
-    """Four machines pull from one seeder, which is killed once all its bytes are among them."""
-    path, manifest = model(folder, 128)
-    targets = [folder / f"copy-{number}" for number in range(4)]
-    with seeder(program, path, 16.0) as source, ExitStack() as stack:
-        ports = [source.port + 1 + number for number in range(4)]
-        urls = [f"http://127.0.0.1:{port}" for port in ports]
-        pulls = []
-        for number, target in enumerate(targets):
-            others = [url for url in urls if url != urls[number]]
-            command = [*pull_command(program, target, source.url, *others), "--port", str(ports[number]), "--stay"]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=limited(12))
-            stack.callback(process.kill)
-            pulls.append(process)
-
-        def all_out() -> bool:
-            return any(target.exists() for target in targets) or not missing_of_all(targets, manifest)
-
-        wait(all_out, pulls[0])
-        missing = sum(128 - units(target) for target in targets if not target.exists())
-        source.kill()
-        ends = [wait(target.exists, process) for target, process in zip(targets, pulls, strict=True)]
-        right = [target.read_bytes() == path.read_bytes() for target in targets if target.exists()]
-        source.start()
-    return {
-        "seeder_killed_when_all_is_out": True,
-        "mib_missing_then": missing,
-        "finished": sum(ends),
-        "equal": all(right),
-    }
-
-
-def stopped_peer(program: str, folder: Path) -> dict[str, object]:
-    """A pull from two seeders, and the same where one is stopped on the way."""
-    path, _ = model(folder, 256)
-    told: dict[str, object] = {}
-    for stop in (False, True):
-        with seeder(program, path) as one, seeder(program, path) as two:
-            target = folder / f"copy-{stop}"
-            began = time.monotonic()
-            with subprocess.Popen(
-                pull_command(program, target, one.url, two.url), stdout=subprocess.DEVNULL, env=limited(64)
-            ) as running:
-                if stop:
-                    while units(target) < 64 and running.poll() is None:
-                        time.sleep(0.01)
-                    two.signal(signal.SIGSTOP)
-                running.wait(120)
-            told["one_stopped_s" if stop else "both_s"] = round(time.monotonic() - began, 2)
-            assert target.read_bytes() == path.read_bytes()
-    return told
 
 
 # -- a hub and three machines ----------------------------------------------------------------------------
@@ -295,6 +231,42 @@ def reader_kills(program: str, folder: Path, times: int) -> dict[str, object]:
     return {**told, "hub_sent_mib_again": round(again, 1), "s": round(time.monotonic() - began, 1)}
 
 
+def reader_stops(program: str, folder: Path, times: int) -> dict[str, object]:
+    """The same, and whoever reads is stopped; how long until the others have more than it had, and it may go on."""
+    folder.mkdir()
+    waits: list[float] = []
+    with hub(16 * (times + 1), 4.0) as (url, _):
+        machines = Machines(program, folder, url)
+        try:
+            time.sleep(3.0)
+            asked = [machines.pull(name) for name in machines.processes]
+            while len(waits) < times and not all(copy.exists() for copy in machines.copies()):
+                most = max(units(copy) for copy in machines.copies())
+                while max(units(copy) for copy in machines.copies()) < most + 8:
+                    time.sleep(0.02)
+                name = machines.reader()
+                if name:
+                    waits.append(stop_for_a_while(machines, name))
+            for one in asked:
+                one.kill()
+        finally:
+            machines.close()
+    told = {"reader_stopped": len(waits), "goes_on_after_median_s": round(statistics.median(waits), 2)}
+    return {**told, "most_s": round(max(waits), 2)}
+
+
+def stop_for_a_while(machines: Machines, name: str) -> float:
+    """Stop a machine until another has more MiB than it has; how long that took."""
+    process = machines.processes[name]
+    process.send_signal(signal.SIGSTOP)
+    began, had = time.monotonic(), units(machines.home(name) / "twd/models" / FILE)
+    others = [machines.home(other) / "twd/models" / FILE for other in machines.processes if other != name]
+    while not any(copy.exists() or units(copy) > had for copy in others) and time.monotonic() - began < 60:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGCONT)
+    return time.monotonic() - began
+
+
 def main() -> None:
     """Whatever is asked for."""
     with tempfile.TemporaryDirectory(dir=ARGS.folder) as made:
@@ -303,12 +275,10 @@ def main() -> None:
             print(json.dumps(puller_kills(ARGS.program, folder / "puller", ARGS.puller)), flush=True)
         if ARGS.seeder:
             print(json.dumps(seeder_kills(ARGS.program, folder / "seeder", ARGS.seeder)), flush=True)
-        if ARGS.last:
-            print(json.dumps(last_bytes(ARGS.program, folder / "last")), flush=True)
-        if ARGS.stop:
-            print(json.dumps(stopped_peer(ARGS.program, folder / "stop")), flush=True)
         if ARGS.reader:
             print(json.dumps(reader_kills(ARGS.program, folder / "reader", ARGS.reader)), flush=True)
+        if ARGS.stop_reader:
+            print(json.dumps(reader_stops(ARGS.program, folder / "stopped", ARGS.stop_reader)), flush=True)
 
 
 if __name__ == "__main__":
@@ -317,8 +287,7 @@ if __name__ == "__main__":
     parser.add_argument("--puller", type=int, default=0, metavar="TIMES")
     parser.add_argument("--seeder", type=int, default=0, metavar="TIMES")
     parser.add_argument("--reader", type=int, default=0, metavar="TIMES")
-    parser.add_argument("--last", action="store_true")
-    parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--stop-reader", type=int, default=0, metavar="TIMES")
     parser.add_argument("--folder", default=None)
     ARGS = parser.parse_args()
     main()

@@ -1,17 +1,21 @@
 """Drafters on the target's own cores: what counts as their pace, as their rest, and in the race with plain steps."""
 
+from dataclasses import replace
+
 from msgspec import structs
 
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core, text_of
 from twd.drafting.calibration import Calibration
 from twd.kit.effects import Publish
 from twd.speculator.core.ab_test import SAMPLE_STEPS, SpeculationABTest
+from twd.speculator.core.consensus import COUNTING_S, LONGEST_PASSES, SLACK, Consensus
 from twd.speculator.core.session import Session
 from twd.speculator.core.window_size import FLOOR_LEAST
 from twd.speculator.drafters.drafter_link import WARMING, AttachedDrafter, DrafterLink
 from twd.speculator.drafters.pool import RECORDS_MAX, STALE_S
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.draft import DraftProposed, SessionOpened
+from twd.wire.job import Speculation
 from twd.wire.prefix import prefix_hash
 
 NAME = InstanceId("d")
@@ -222,3 +226,30 @@ def test_one_beside_is_told_how_sure_it_must_be() -> None:
     both.link.credit = link.credit = 0
     grants = {grant.drafter: grant for grant in both.core.drafter_pool.grant(both.session, both.driver.now)}
     assert grants[NAME].floor > grants[ELSEWHERE].floor == FLOOR_LEAST
+
+
+def test_who_is_beside_the_target_votes_with_its_whole_run() -> None:
+    both = Beside()
+    pool, drafter = both.core.drafter_pool, both.core.drafter_pool.drafters[NAME]
+    assert pool.vote_ms(both.session) == drafter.lead_ms + both.link.credit * drafter.token_ms
+    assert pool.voted_at(both.session) is None
+    both.driver.now += 0.01
+    both.drafted()
+    assert pool.voted_at(both.session) == both.link.heard_at
+    both.link.credit = 0
+    assert pool.vote_ms(both.session) == 0.0
+
+
+def test_where_all_have_voted_the_count_alone_is_awaited() -> None:
+    both = Beside()
+    consensus = Consensus(replace(both.core.limits, consensus="majority", unread=16))
+    consensus.heard = True
+    session = both.session
+    session.job = structs.replace(session.job, speculation=Speculation(consensus=True))
+    session.links[InstanceId("e")] = both.link
+    told = session.accepted_at
+    assert consensus.wait_until(session, 100.0, 200.0) == told + SLACK * 0.2
+    assert consensus.wait_until(session, 100.0, 200.0, told + 0.05) == told + 0.05 + COUNTING_S
+    assert consensus.wait_until(session, 100.0, 9000.0) == told + LONGEST_PASSES * 0.1
+    session.job = msgspec.structs.replace(session.job, speculation=Speculation(consensus=True, window=16))
+    assert consensus.wait_until(session, 100.0, 9000.0) == told + SLACK * 9.0, "it waits for drafts in any case"

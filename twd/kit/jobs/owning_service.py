@@ -1,6 +1,7 @@
 """A service that owns jobs: it hears what becomes of them, and which workers are gone."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import partial
 
 from twd.bus.base import BusError
@@ -10,7 +11,7 @@ from twd.wire.base import Event, InstanceId
 from twd.wire.codec import Rejected
 from twd.wire.failures import Failure
 from twd.wire.job import JobFailed, JobFinished, JobQueued, JobStarted, JobSubmitted, TokensAccepted
-from twd.wire.service import ServiceExited, ServiceFaulted, ServiceStarted, ServiceStopped
+from twd.wire.service import ServiceExited, ServiceFaulted, ServiceLease, ServiceStarted, ServiceStopped
 
 JobEvent = JobStarted | TokensAccepted | JobFinished | JobFailed
 OF_JOBS = (JobStarted, TokensAccepted, JobFinished, JobFailed)
@@ -79,6 +80,10 @@ class OwningService(Service):
         """A job has failed."""
         self.job_event(event)
         return None
+
+    def workers_seen(self, leases: Iterable[ServiceLease]) -> None:
+        """Learn which processes are there, so that the end of one that started earlier is noticed at once."""
+        self._instances.see(leases)
 
     def _of_worker(self, event: Event) -> Effects:
         gone = self._instances.hear(event)

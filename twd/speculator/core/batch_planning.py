@@ -88,7 +88,8 @@ class StepPlanner:
         """Returns whether a session waits for drafters to agree; the plan then tells until when."""
         if not session.job.speculation.consensus:
             return False
-        until = self._consensus.wait_until(session, self._cost(1), self._drafter_pool.vote_ms(session))
+        pool = self._drafter_pool
+        until = self._consensus.wait_until(session, self._cost(1), pool.vote_ms(session), pool.voted_at(session))
         if until is None:
             return False
         if now < until:

@@ -16,7 +16,12 @@ from twd.wire.judging import TokensAgreed
 PATIENCE_PASSES = 1.5
 """Agreement is awaited for as long as this many plain steps of the target take."""
 LONGEST_PASSES = 4.0
-"""Slow drafters are awaited for as long as this many plain steps."""
+"""Slow drafters are awaited for as long as this many plain steps; where the job wants windows of a fixed size, and so
+waits for drafts in any case, as long as they need."""
+SLACK = 1.5
+"""Votes may take this many times as long as expected."""
+COUNTING_S = 0.02
+"""When all drafters have voted, the count is awaited for so many seconds."""
 MISSES = 3
 """After this many waits in a row without agreement, the session waits no more."""
 
@@ -75,13 +80,18 @@ class Consensus:
         at_work = sum(link.credit > 0 for link in session.links.values())
         return session.misses < MISSES and at_work >= 2
 
-    def wait_until(self, session: Session, step_ms: float, vote_ms: float) -> float | None:
+    def wait_until(
+        self, session: Session, step_ms: float, vote_ms: float, voted_at: float | None = None
+    ) -> float | None:
         """Returns until when to wait for agreement before a pass; None: do not wait. `vote_ms`: how soon enough
-        drafters vote on the next tokens."""
+        drafters vote on the next tokens; `voted_at`: when the last of them did."""
         if not self.awaited(session) or session.ending is not None:
             return None
-        patience_ms = min(max(PATIENCE_PASSES * step_ms, vote_ms), LONGEST_PASSES * step_ms)
-        return session.accepted_at + patience_ms / 1000
+        patience_ms = max(PATIENCE_PASSES * step_ms, SLACK * vote_ms)
+        if not session.job.speculation.window:
+            patience_ms = min(patience_ms, LONGEST_PASSES * step_ms)
+        until = session.accepted_at + patience_ms / 1000
+        return until if voted_at is None else min(until, voted_at + COUNTING_S)
 
     def waited(self, session: Session) -> None:
         """Record that a wait ended without agreement; each wait counts once."""

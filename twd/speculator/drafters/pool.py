@@ -68,10 +68,22 @@ class DrafterPool:
         return [Voter(drafter=one.name, model=one.model or one.name) for one in able]
 
     def vote_ms(self, session: Session) -> float:
-        """Returns how soon most of the drafters at work on a session can vote on its next two tokens; 0: nobody is."""
-        at_work = [self.drafters[name] for name, link in session.links.items() if link.credit and name in self.drafters]
-        paces = sorted(one.lead_ms + 2 * one.token_ms for one in at_work)
-        return paces[len(paces) // 2] if paces else 0.0
+        """Returns how soon enough of the drafters at work on a session vote on its next tokens; 0: nobody is."""
+        paces = sorted(
+            drafter.lead_ms + (link.credit if drafter.beside else 2) * drafter.token_ms
+            for drafter, link in self._at_work(session)  # who is beside the target sends all of its drafts at once
+        )
+        enough = len(paces) // 2 if self.limits.consensus == "majority" else -1
+        return paces[enough] if paces else 0.0
+
+    def voted_at(self, session: Session) -> float | None:
+        """Returns when the last drafter at work on a session voted on its next tokens; None: some have not."""
+        links = [link for _, link in self._at_work(session)]
+        return max((link.heard_at for link in links), default=None) if all(map(_has_voted, links)) else None
+
+    def _at_work(self, session: Session) -> list[tuple[AttachedDrafter, DrafterLink]]:
+        links = ((self.drafters.get(name), link) for name, link in session.links.items() if link.credit)
+        return [(drafter, link) for drafter, link in links if drafter is not None]
 
     def assess(self, name: InstanceId) -> DrafterChecked | None:
         """Returns whether a drafter pays here, from what was measured so far; None: unknown, or nothing new."""
@@ -343,6 +355,10 @@ class DrafterPool:
             link.probe_gap = min(_LOOK_AGAIN_MAX, link.probe_gap * 2)
         link.probe_at = session.generated + link.probe_gap
         return min(useful or 2, max(0, session.remaining - 1))
+
+
+def _has_voted(link: DrafterLink) -> bool:
+    return link.heard_at > link.told_at
 
 
 def _advice(drafter: AttachedDrafter, agreement: float, compared: int, step_ms: float) -> str:

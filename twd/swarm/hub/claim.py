@@ -12,8 +12,11 @@ from twd.wire.base import InstanceId
 from twd.wire.reading import read_as
 from twd.wire.swarm import HUB_READERS, HubReader
 
-SILENT_S: Final = 5.0
-"""After so many seconds without a renewal, another machine reads; holders renew every second."""
+TURN_S: Final = 0.5
+"""Holders renew this often (seconds)."""
+SILENT_S: Final = 2.0
+"""After so many seconds without a renewal, another machine reads. Where the holder was only late, it notices at its
+next renewal, and what both had asked for comes twice."""
 log = logging.getLogger("twd.swarm")
 
 

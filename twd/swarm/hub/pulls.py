@@ -19,6 +19,7 @@ from twd.pieces.manifest import Manifest, check_piece_size
 from twd.pieces.names import wish_of
 from twd.pieces.source import SourceError, SourceTrouble
 from twd.settings.model import SwarmConfig
+from twd.swarm.first_answer import LATE_S
 from twd.swarm.hub.claim import HubClaim
 from twd.swarm.hub.transfer import Elsewhere, HubTransfer, is_here_already
 from twd.swarm.hub.wishes import HubWish, read_wishes, write_wish
@@ -159,7 +160,10 @@ class HubPulls:
         while asked and time.monotonic() < give_up:
             machine = asked.pop(0)
             try:
-                known = await self._manifest_from(machine, file)
+                async with asyncio.timeout(2 * LATE_S):
+                    known = await self._manifest_from(machine, file)
+            except TimeoutError:
+                continue
             except SourceError as error:
                 if error.trouble is SourceTrouble.AWAY:  # perhaps it does not know this machine yet
                     asked.append(machine)
