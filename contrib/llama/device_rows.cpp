@@ -1,6 +1,6 @@
 // See device_rows.h. llama.cpp lets samplers add to the graph of a pass, and leaves logits where they are if every
-// sequence has such a sampler. Ours adds the same for all rows at once. Nothing that is found there is believed that the
-// numbers themselves do not prove, so it does not matter which of equal numbers a device finds first.
+// sequence has one. Ours adds the same for all rows at once. Nothing is believed that the numbers themselves do not
+// prove, so it does not matter which of equal numbers a device finds first.
 
 #include "device_rows.h"
 
@@ -36,13 +36,15 @@ int block_length(int size) {
 }
 
 struct Parts {
-    ggml_tensor * nodes[4]; // what a device must be able to compute, besides joining
+    ggml_tensor * nodes[6]; // what a device must be able to compute, besides joining
     ggml_tensor * found;
     int peaked, weighed;
 };
 
-// For each block the largest number and the sum, which is no number if one of them is none; for a few rows the sum of
-// e^(x - largest), too.
+ggml_tensor * in_a_line(ggml_context * in, ggml_tensor * of) { return ggml_reshape_1d(in, of, ggml_nelements(of)); }
+
+// For each block the largest number and the sum, which is no number if one of them is none; for each row the block with
+// the largest number; for a few rows the sums of e^(x - largest) of their blocks.
 Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     const int64_t blocks = logits->ne[0] / length;
     const int64_t rows = std::min<int64_t>(logits->ne[1], BLOCKS_MAX / blocks);
@@ -51,13 +53,17 @@ Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     ggml_tensor * places = ggml_argmax(in, flat);
     ggml_tensor * peaks = ggml_get_rows(in, ggml_reshape_3d(in, flat, 1, length, count), ggml_reshape_2d(in, places, 1, count));
     ggml_tensor * sums = ggml_sum_rows(in, flat);
+    ggml_tensor * block = ggml_argmax(in, ggml_reshape_2d(in, peaks, blocks, rows));
+    ggml_tensor * parts = ggml_get_rows(in, ggml_reshape_3d(in, flat, length, blocks, rows), ggml_reshape_2d(in, block, 1, rows));
     ggml_tensor * first = ggml_view_2d(in, logits, length, blocks * few, length * sizeof(float), 0);
     ggml_tensor * tops = ggml_view_2d(in, peaks, 1, blocks * few, sizeof(float), 0);
     ggml_tensor * shares = ggml_exp(in, ggml_sub(in, first, tops));
     ggml_tensor * weights = ggml_sum_rows(in, shares);
-    ggml_tensor * found = ggml_concat(in, ggml_reshape_1d(in, peaks, count), ggml_reshape_1d(in, sums, count), 0);
-    found = ggml_concat(in, found, ggml_reshape_1d(in, weights, blocks * few), 0);
-    return {{places, peaks, sums, shares}, found, int(rows), int(few)};
+    ggml_tensor * found = in_a_line(in, peaks);
+    for (ggml_tensor * more : {sums, parts, weights}) {
+        found = ggml_concat(in, found, in_a_line(in, more), 0);
+    }
+    return {{places, peaks, sums, block, parts, shares}, found, int(rows), int(few)};
 }
 
 Rows & rows_of(llama_sampler * sampler) { return *(Rows *) sampler->ctx; }
@@ -92,8 +98,8 @@ Peak largest(const float * x, int count) {
 
 } // namespace
 
-Rows::Rows(llama_context * context, int sequences, bool anywhere)
-    : context_(context), anywhere_(anywhere), size_(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)))),
+Rows::Rows(llama_context * context, int sequences, Place place)
+    : context_(context), place_(place), size_(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)))),
       length_(block_length(size_)), blocks_(size_ / length_), part_(length_) {
     for (int one = 0; one < sequences; ++one) {
         chains_.push_back(llama_sampler_chain_init(llama_sampler_chain_default_params()));
@@ -117,8 +123,8 @@ Rows::~Rows() {
     }
 }
 
-std::unique_ptr<Rows> Rows::open(llama_context * context, int sequences, bool anywhere) {
-    std::unique_ptr<Rows> rows(new Rows(context, sequences, anywhere));
+std::unique_ptr<Rows> Rows::open(llama_context * context, int sequences, Place place) {
+    std::unique_ptr<Rows> rows(new Rows(context, sequences, place));
     return rows->is_able_ && rows->blocks_ > 1 ? std::move(rows) : nullptr;
 }
 
@@ -126,7 +132,7 @@ std::unique_ptr<Rows> Rows::open(llama_context * context, int sequences, bool an
 bool Rows::can_use(ggml_backend_buffer_type_t type) {
     ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
     const auto kind = device == nullptr ? GGML_BACKEND_DEVICE_TYPE_CPU : ggml_backend_dev_type(device);
-    if (kind == GGML_BACKEND_DEVICE_TYPE_CPU && !anywhere_) {
+    if (kind == GGML_BACKEND_DEVICE_TYPE_CPU && place_ != Place::ANYWHERE) {
         return false;
     }
     ggml_context * context = ggml_init({size_t(64) * ggml_tensor_overhead(), nullptr, true});
@@ -160,7 +166,7 @@ void Rows::add_to(ggml_context * context, ggml_cgraph * graph, ggml_tensor * row
 }
 
 bool Rows::begin(int outputs) {
-    is_found_ = false;
+    is_found_ = are_all_here_ = false;
     outputs_ = outputs;
     for (Home & one : homes_) {
         one.is_filled = false;
@@ -181,10 +187,9 @@ bool Rows::fetch_found() {
     return is_found_;
 }
 
-const float * Rows::part(int row, int block) {
+void Rows::fetch_part(int row, int block) {
     const size_t start = size_t(row) * size_ + size_t(block) * length_;
     ggml_backend_tensor_get(logits_, part_.data(), start * sizeof(float), length_ * sizeof(float));
-    return part_.data();
 }
 
 Peak Rows::peak(int row) {
@@ -198,7 +203,14 @@ Peak Rows::peak(int row) {
         return {};
     }
     const Peak block = largest(peaks, blocks_);
-    const Peak found = largest(part(row, block.place), length_);
+    const bool is_alone = std::find(peaks + block.place + 1, peaks + blocks_, block.value) == peaks + blocks_;
+    const float * told = here_.data() + size_t(peaked_) * blocks_ * 2 + size_t(row) * length_;
+    if (is_alone) {
+        std::copy(told, told + length_, part_.begin());
+    } else {
+        fetch_part(row, block.place);
+    }
+    const Peak found = largest(part_.data(), length_);
     return found.value == block.value ? Peak{found.value, block.place * length_ + found.place} : Peak{};
 }
 
@@ -222,7 +234,8 @@ Peak Rows::next_best(int row, const Peak & peak) {
     if (best.place == ASK || best.place / length_ == own) {
         return best;
     }
-    const Peak found = largest(part(row, best.place / length_), length_);
+    fetch_part(row, best.place / length_);
+    const Peak found = largest(part_.data(), length_);
     return found.value == best.value ? Peak{best.value, best.place + found.place} : Peak{};
 }
 
@@ -231,7 +244,7 @@ bool Rows::sure_of(int row, const Peak & peak, bool with_other, Sure & sure) {
         return false;
     }
     const float * peaks = here_.data() + size_t(row) * blocks_;
-    const float * weights = here_.data() + size_t(peaked_) * blocks_ * 2 + size_t(row) * blocks_;
+    const float * weights = here_.data() + size_t(peaked_) * (blocks_ * 2 + length_) + size_t(row) * blocks_;
     double total = 0.0;
     for (int block = 0; block < blocks_; ++block) {
         total += double(weights[block]) * std::exp(double(peaks[block]) - double(peak.value));
@@ -264,9 +277,21 @@ float * Rows::memory_of(int row) {
     return home.buffer == nullptr ? home.plain.data() : (float *) ggml_backend_buffer_get_base(home.buffer);
 }
 
+const float * Rows::all_logits() {
+    if (!are_all_here_) {
+        all_.resize(size_t(outputs_) * size_);
+        ggml_backend_tensor_get(logits_, all_.data(), 0, all_.size() * sizeof(float));
+        are_all_here_ = true;
+    }
+    return all_.data();
+}
+
 const float * Rows::logits(int row) {
     if (row < 0 || row >= outputs_ || logits_ == nullptr || outputs_ != logits_->ne[1]) {
         return nullptr;
+    }
+    if (place_ == Place::FAR) { // a way there takes longer than a row
+        return all_logits() + size_t(row) * size_;
     }
     float * memory = memory_of(row);
     if (!homes_[row].is_filled) {
@@ -280,15 +305,16 @@ const float * Rows::logits(int row) {
 
 extern "C" {
 
-TWD_OPEN void * twd_rows_open(llama_context * context, int32_t sequences, int32_t anywhere);
+TWD_OPEN void * twd_rows_open(llama_context * context, int32_t sequences, int32_t place);
 TWD_OPEN int32_t twd_rows_begin(void * rows, int32_t outputs);
 TWD_OPEN void twd_rows_pick(void * rows, int32_t row, int32_t judges, twd_pick * pick);
 TWD_OPEN const float * twd_rows_logits(void * rows, int32_t row);
 TWD_OPEN void twd_rows_close(void * rows);
 
-// From now on the logits of this context stay where they are computed. nullptr: they come home as before.
-void * twd_rows_open(llama_context * context, int32_t sequences, int32_t anywhere) {
-    return device_rows::Rows::open(context, sequences, anywhere != 0).release();
+// From now on the logits of this context stay where they are computed. nullptr: they come home as before. `place`: see
+// Place.
+void * twd_rows_open(llama_context * context, int32_t sequences, int32_t place) {
+    return device_rows::Rows::open(context, sequences, device_rows::Place(place)).release();
 }
 
 // To be called behind each pass; 0: its logits are not to be had.

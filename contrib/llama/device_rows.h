@@ -13,10 +13,13 @@
 
 namespace device_rows {
 
+// Where the logits are computed: on a card of this machine, on another machine, or wherever it is, the processor included.
+enum class Place { CARD = 0, FAR = 1, ANYWHERE = 2 };
+
 class Rows {
   public:
-    // Nothing if the device that computes the logits cannot do it, or if that is a processor and not `anywhere`.
-    static std::unique_ptr<Rows> open(llama_context * context, int sequences, bool anywhere);
+    // Nothing if the device that computes the logits cannot do it, or is the processor where a card was meant.
+    static std::unique_ptr<Rows> open(llama_context * context, int sequences, Place place);
     ~Rows();
     Rows(const Rows &) = delete;
 
@@ -44,16 +47,18 @@ class Rows {
         bool is_filled = false;
     };
 
-    Rows(llama_context * context, int sequences, bool anywhere);
+    Rows(llama_context * context, int sequences, Place place);
     bool fetch_found();
-    const float * part(int row, int block);
+    void fetch_part(int row, int block);
     float * memory_of(int row);
+    const float * all_logits();
     picking::Peak next_best(int row, const picking::Peak & peak);
 
     llama_context * context_;
-    bool anywhere_;
+    Place place_;
     bool is_able_ = false;
     bool is_found_ = false; // what the last pass found is here
+    bool are_all_here_ = false; // and all of its logits
     int size_;              // of the vocabulary
     int length_;            // of a block
     int blocks_;            // of a row
@@ -62,8 +67,9 @@ class Rows {
     int weighed_ = 0; // and so many chances
     ggml_tensor * logits_ = nullptr;
     ggml_tensor * found_ = nullptr;
-    std::vector<float> here_; // peaks, sums, and sums of exponentials of blocks
-    std::vector<float> part_;
+    std::vector<float> here_; // peaks and sums of blocks, the best block of each row, and sums of exponentials
+    std::vector<float> part_; // the block that was looked at last
+    std::vector<float> all_;
     std::vector<Home> homes_;
     std::vector<llama_sampler *> chains_;
 };

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from twd.engine.device_rows.binding import DeviceRows
+from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
 from twd.engine.model import LoadedGguf, load_error
@@ -229,12 +229,12 @@ class Context:
         if self.device_rows is not None:
             self.device_rows.begin(rows.outputs)
 
-    def leave_logits(self, *, anywhere: bool = False) -> bool:
-        """Leave logits on the device from the next pass on. Returns false if this build or the device cannot do that.
-        `anywhere`: on the processor, too."""
+    def leave_logits(self, place: LogitsPlace = LogitsPlace.CARD) -> bool:
+        """Leave logits where they are computed from the next pass on. Returns false if that is another place, or if
+        this build or the device cannot do it."""
         if self.device_rows is None:
             sequences, size = self.settings.sequences, self.model.vocab.size
-            self.device_rows = DeviceRows.open(self.handle, sequences, size, anywhere=anywhere)
+            self.device_rows = DeviceRows.open(self.handle, sequences, size, place)
         return self.device_rows is not None
 
     def fetch_logits(self) -> None:

@@ -11,7 +11,7 @@ from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
-from twd.engine.device_rows.trial import RowsTrial, try_device_rows
+from twd.engine.device_rows.trial import RowsTrial, logits_place, try_device_rows
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.heads.head import GuessingHead, own_head
@@ -342,7 +342,7 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     known = recall(kept, Measurement)
     if known is not None:
         if known.rows is not None and known.rows.stays:
-            target.context.leave_logits()
+            target.context.leave_logits(known.rows.place)
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
@@ -379,7 +379,8 @@ def _use_cost(
 
 def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
-    rows = try_device_rows(target.context) if target.context.model.offloads and not plan.away else None
+    place = logits_place(plan.pool, offloads=target.context.model.offloads)
+    rows = None if place is None else try_device_rows(target.context, place)
     if not plan.test:
         cost = measure_cost(target.context, budget_s=_TIMING_S)
         return Measurement(exactness=_untested(exact), cost=cost, rows=rows)

@@ -13,6 +13,7 @@ from tests.engine.tiny_models import VOCABULARY, write_llama
 from twd.decoding.sampler import SamplerFactory, TokenSampler
 from twd.decoding.window import Logits, Window
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.target import LocalTarget
@@ -40,7 +41,7 @@ def context_of(model: LoadedGguf, layout: CacheLayout = CacheLayout.STREAMS) -> 
 @pytest.fixture
 def there(model: LoadedGguf, loop: None) -> Iterator[Context]:
     with context_of(model) as context:
-        assert context.leave_logits(anywhere=True)
+        assert context.leave_logits(LogitsPlace.ANYWHERE)
         yield context
 
 
@@ -103,7 +104,7 @@ def test_logits_come_home_again(model: LoadedGguf, there: Context) -> None:
     there.fetch_logits()
     assert there.peak(0) is None
     assert all(np.array_equal(before[row], again) for row, again in computed(there, rows).items())
-    assert there.leave_logits(anywhere=True)
+    assert there.leave_logits(LogitsPlace.ANYWHERE)
     assert all(np.array_equal(before[row], again) for row, again in computed(there, rows).items())
 
 
@@ -114,9 +115,15 @@ def test_a_processor_has_them_at_home(model: LoadedGguf, loop: None) -> None:
         assert np.isfinite(context.logits(0)).all()
 
 
-def target_of(model: LoadedGguf, *, stays: bool, layout: CacheLayout = CacheLayout.STREAMS) -> LocalTarget:
+def target_of(
+    model: LoadedGguf,
+    *,
+    stays: bool,
+    layout: CacheLayout = CacheLayout.STREAMS,
+    place: LogitsPlace = LogitsPlace.ANYWHERE,
+) -> LocalTarget:
     context = context_of(model, layout)
-    assert not stays or context.leave_logits(anywhere=True)
+    assert not stays or context.leave_logits(place)
     return LocalTarget(context)
 
 
@@ -194,7 +201,7 @@ def test_logits_that_are_no_numbers_are_told_as_before(tmp_path_factory: pytest.
 
 def test_the_trial_leaves_them_there_where_picks_are_the_same(model: LoadedGguf, loop: None) -> None:
     with context_of(model) as context:
-        trial = try_device_rows(context, anywhere=True)
+        trial = try_device_rows(context, LogitsPlace.ANYWHERE)
         assert trial.stays, trial
         assert context.device_rows is not None
         assert trial.describe().startswith("logits stay on the card (")
@@ -206,7 +213,7 @@ def test_the_trial_brings_them_home_where_a_pick_is_another(
 ) -> None:
     with context_of(model) as context:
         monkeypatch.setattr(Context, "peak", lambda self, row: 5 if self.device_rows is not None else None)
-        trial = try_device_rows(context, anywhere=True)
+        trial = try_device_rows(context, LogitsPlace.ANYWHERE)
         assert not trial.stays
         assert context.device_rows is None
         assert trial.describe() == "logits come home (picks were others on the device)"

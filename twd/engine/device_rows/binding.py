@@ -1,6 +1,7 @@
 """The rows of logits on a device (contrib/llama/device_rows.cpp), as Python calls them."""
 
 import ctypes
+import enum
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
@@ -26,6 +27,17 @@ def _find(name: str) -> Any:
     return getattr(binding.library(), f"twd_rows_{name}", None)
 
 
+class LogitsPlace(enum.IntEnum):
+    """Where logits are computed, as native code calls it."""
+
+    CARD = 0
+    """On a card of this machine; not on its processor, where they are home already."""
+    FAR = 1
+    """On another machine."""
+    ANYWHERE = 2
+    """Wherever it is, the processor included."""
+
+
 class DeviceRows:
     """The logits of each pass of one context, which stay where they were computed.
 
@@ -46,14 +58,14 @@ class DeviceRows:
         """For each row of the batch how many outputs there are up to it."""
 
     @classmethod
-    def open(cls, context: int, sequences: int, size: int, *, anywhere: bool = False) -> "DeviceRows | None":
-        """Leave the logits of a context on the device from now on. None: the device cannot do that, or it is the
-        processor, where they are home already (but `anywhere`)."""
+    def open(cls, context: int, sequences: int, size: int, place: LogitsPlace) -> "DeviceRows | None":
+        """Leave the logits of a context where they are computed from now on. None: that place is another one, or this
+        build or the device cannot do it."""
         start = _find("open")
         if start is None:
             return None
         start.argtypes, start.restype = [_POINTER, _INT, _INT], _POINTER
-        handle = start(context, sequences, anywhere)
+        handle = start(context, sequences, place)
         return cls(handle, size) if handle else None
 
     def begin(self, outputs: Sequence[bool]) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from twd.decoding.window import Logits
 from twd.engine.context import BatchTokens, Context
+from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.rpc.pool import PoolPlan
 
 _WIDTHS: Final = (1, 8)
 _BUDGET_S: Final = 0.5
@@ -21,6 +23,7 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. The times are of passes of one and of eight tokens, with a pick behind each token."""
 
     stays: bool = False
+    place: LogitsPlace = LogitsPlace.CARD
     home_ms: float = 0.0
     there_ms: float = 0.0
     problem: str = ""
@@ -30,8 +33,9 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
         """The result in words, for status; empty where there was nothing to try."""
         if not self.there_ms:
             return ""
-        took = f"{self.there_ms:.2f} ms a pass, {self.home_ms:.2f} where they come home"
-        return f"logits stay on the card ({took})" if self.stays else f"logits come home ({self.problem or took})"
+        took = f"{self.there_ms:.2f} ms instead of {self.home_ms:.2f}"
+        where = "with the worker" if self.place is LogitsPlace.FAR else "on the card"
+        return f"logits stay {where} ({took})" if self.stays else f"logits come home ({self.problem or took})"
 
 
 @dataclass(slots=True)
@@ -43,18 +47,30 @@ class _Seen:
     ms: float = 0.0
 
 
-def try_device_rows(context: Context, *, anywhere: bool = False) -> RowsTrial:
-    """Try it with the first sequence, which must be empty. It is emptied afterwards, and logits stay on the device from
-    now on if that proved right and no slower. `anywhere`: on the processor, too."""
+def logits_place(pool: PoolPlan | None, *, offloads: bool) -> LogitsPlace | None:
+    """Where logits may stay. None: they are computed here, or on another machine's card. A card that cannot compute what
+    leaving them there takes would end its worker."""
+    if pool is None or not pool.away:
+        return LogitsPlace.CARD if offloads else None
+    if pool.head_here:
+        return None
+    if not pool.away[-1].endpoint:
+        return LogitsPlace.CARD
+    return LogitsPlace.FAR if pool.on_cpus else None
+
+
+def try_device_rows(context: Context, place: LogitsPlace = LogitsPlace.CARD) -> RowsTrial:
+    """Try it with the first sequence, which must be empty. It is emptied afterwards, and logits stay where they are
+    computed from now on if that proved right and no slower."""
     home = _seen(context)
-    if not context.leave_logits(anywhere=anywhere):
+    if not context.leave_logits(place):
         return RowsTrial()
     there = _seen(context)
     problem = _difference(home, there) or _misjudged(context, home)
-    stays = not problem and (there.ms <= home.ms or anywhere)
+    stays = not problem and (there.ms <= home.ms or place is LogitsPlace.ANYWHERE)
     if not stays:
         context.fetch_logits()
-    return RowsTrial(stays=stays, home_ms=round(home.ms, 4), there_ms=round(there.ms, 4), problem=problem)
+    return RowsTrial(stays=stays, place=place, home_ms=round(home.ms, 4), there_ms=round(there.ms, 4), problem=problem)
 
 
 def _difference(home: _Seen, there: _Seen) -> str:
