@@ -48,8 +48,8 @@ class _Seen:
 
 
 def logits_place(pool: PoolPlan | None, *, offloads: bool) -> LogitsPlace | None:
-    """Where logits may stay. None: they are computed here, or on another machine's card. A card that cannot compute what
-    leaving them there takes would end its worker."""
+    """Where logits may stay. None: they are computed here, or on another machine's card; if that cannot compute what
+    leaving them there takes, its worker ends."""
     if pool is None or not pool.away:
         return LogitsPlace.CARD if offloads else None
     if pool.head_here:
