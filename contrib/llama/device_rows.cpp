@@ -20,6 +20,7 @@ namespace {
 
 constexpr int BLOCKS_MAX = 65535; // devices start at most so many groups in one direction
 constexpr int WEIGHED_MAX = 16;   // rows with chances: more would need much memory on the device
+constexpr size_t SPARE = 8;       // so many times the memory of these must be free: llama.cpp ends where it gets none
 constexpr int PROBED = 128;       // length of blocks where llama.cpp counts nodes, with a vocabulary of its own
 
 // A divisor of the vocabulary near the root of it: as many blocks as each has numbers.
@@ -51,10 +52,12 @@ Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     const int64_t few = std::min<int64_t>(rows, WEIGHED_MAX), count = blocks * rows;
     ggml_tensor * flat = ggml_view_2d(in, logits, length, count, length * sizeof(float), 0);
     ggml_tensor * places = ggml_argmax(in, flat);
-    ggml_tensor * peaks = ggml_get_rows(in, ggml_reshape_3d(in, flat, 1, length, count), ggml_reshape_2d(in, places, 1, count));
+    ggml_tensor * each = ggml_reshape_3d(in, flat, 1, length, count);
+    ggml_tensor * peaks = ggml_get_rows(in, each, ggml_reshape_2d(in, places, 1, count));
     ggml_tensor * sums = ggml_sum_rows(in, flat);
     ggml_tensor * block = ggml_argmax(in, ggml_reshape_2d(in, peaks, blocks, rows));
-    ggml_tensor * parts = ggml_get_rows(in, ggml_reshape_3d(in, flat, length, blocks, rows), ggml_reshape_2d(in, block, 1, rows));
+    ggml_tensor * whole = ggml_reshape_3d(in, flat, length, blocks, rows);
+    ggml_tensor * parts = ggml_get_rows(in, whole, ggml_reshape_2d(in, block, 1, rows));
     ggml_tensor * first = ggml_view_2d(in, logits, length, blocks * few, length * sizeof(float), 0);
     ggml_tensor * tops = ggml_view_2d(in, peaks, 1, blocks * few, sizeof(float), 0);
     ggml_tensor * shares = ggml_exp(in, ggml_sub(in, first, tops));
@@ -133,6 +136,13 @@ bool Rows::can_use(ggml_backend_buffer_type_t type) {
     ggml_backend_dev_t device = ggml_backend_buft_get_device(type);
     const auto kind = device == nullptr ? GGML_BACKEND_DEVICE_TYPE_CPU : ggml_backend_dev_type(device);
     if (kind == GGML_BACKEND_DEVICE_TYPE_CPU && place_ != Place::ANYWHERE) {
+        return false;
+    }
+    size_t free = 0, total = 0;
+    if (device != nullptr) {
+        ggml_backend_dev_memory(device, &free, &total);
+    }
+    if (total > 0 && free < SPARE * WEIGHED_MAX * size_ * sizeof(float)) {
         return false;
     }
     ggml_context * context = ggml_init({size_t(64) * ggml_tensor_overhead(), nullptr, true});
