@@ -20,6 +20,7 @@ namespace {
 
 constexpr int BLOCKS_MAX = 65535; // devices start at most so many groups in one direction
 constexpr int WEIGHED_MAX = 16;   // rows with chances: more would need much memory on the device
+constexpr float LARGE = 3e38f;
 constexpr size_t SPARE = 8;       // so many times the memory of these must be free: llama.cpp ends where it gets none
 constexpr int PROBED = 128;       // length of blocks where llama.cpp counts nodes, with a vocabulary of its own
 
@@ -37,7 +38,7 @@ int block_length(int size) {
 }
 
 struct Parts {
-    ggml_tensor * nodes[6]; // what a device must be able to compute, besides joining
+    ggml_tensor * nodes[7]; // what a device must be able to compute, besides joining
     ggml_tensor * found;
     int peaked, weighed;
 };
@@ -55,7 +56,8 @@ Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     ggml_tensor * each = ggml_reshape_3d(in, flat, 1, length, count);
     ggml_tensor * peaks = ggml_get_rows(in, each, ggml_reshape_2d(in, places, 1, count));
     ggml_tensor * sums = ggml_sum_rows(in, flat);
-    ggml_tensor * block = ggml_argmax(in, ggml_reshape_2d(in, peaks, blocks, rows));
+    ggml_tensor * numbers = ggml_clamp(in, peaks, -LARGE, LARGE); // CUDA finds -1 where there are none
+    ggml_tensor * block = ggml_argmax(in, ggml_reshape_2d(in, numbers, blocks, rows));
     ggml_tensor * whole = ggml_reshape_3d(in, flat, length, blocks, rows);
     ggml_tensor * parts = ggml_get_rows(in, whole, ggml_reshape_2d(in, block, 1, rows));
     ggml_tensor * first = ggml_view_2d(in, logits, length, blocks * few, length * sizeof(float), 0);
@@ -66,7 +68,7 @@ Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     for (ggml_tensor * more : {sums, parts, weights}) {
         found = ggml_concat(in, found, in_a_line(in, more), 0);
     }
-    return {{places, peaks, sums, block, parts, shares}, found, int(rows), int(few)};
+    return {{places, peaks, sums, numbers, block, parts, shares}, found, int(rows), int(few)};
 }
 
 Rows & rows_of(llama_sampler * sampler) { return *(Rows *) sampler->ctx; }
