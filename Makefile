@@ -13,12 +13,13 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all check lock packages docs clean
+.PHONY: help setup demo test test-all test-card check lock packages docs clean
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
 	@echo "make test    set everything up and run the quick tests, about nine minutes on two cores (TESTS=tests/kit for some of them)"
 	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, properties with all their examples"
+	@echo "make test-card  what must hold on a card, on Mesa's llvmpipe; the first time it installs that (as root) and builds for it"
 	@echo "make check   format, types, schemas and house rules"
 	@echo "make packages  wheel, source package and bill of materials in dist/, the same bytes each time"
 	@echo "make docs    static pages of docs/ in build/docs, searchable without a network"
@@ -37,6 +38,10 @@ test: setup
 # Exit code 5 of pytest: none of TESTS is thorough. Properties come again, with all of their examples.
 test-all: test
 	@$(PYTEST) -m "thorough or hypothesis" --hypothesis-profile=thorough $(TESTS) || test $$? -eq 5
+
+test-card: setup
+	@contrib/benchmarks/gpu/llvmpipe.sh > /dev/null
+	@$(BIN)/pytest -m card tests/engine/cards
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -48,6 +48,11 @@ namespace picking {
 
 constexpr int ASK = -1;
 
+// Whether the token with the largest logit is chosen, whatever the text says.
+inline bool takes_largest(const twd_rule & rule) {
+    return rule.temperature <= 0.0 && !rule.n_bias && !rule.n_banned && !rule.repeat_last_n;
+}
+
 // The largest of some logits and its first place; ASK: they are no numbers.
 struct Peak {
     float value = 0.0f;

@@ -2,6 +2,7 @@
 // would do the same with a call for each token; here nothing but llama.cpp takes time. It ends early where Python must
 // decide: see twd_steps_run.
 
+#include "device_rows.h"
 #include "picking.h"
 
 #include "llama.h"
@@ -63,6 +64,7 @@ struct twd_run {
     int32_t steps; // most tokens of each text
     int32_t done;  // comes back: how many tokens each text got
     int32_t code;  // comes back: what llama_decode returned for a pass that failed; else 0
+    void * there;  // logits that stay on the device (twd_rows_open); nullptr: they come home
 };
 
 } // extern "C"
@@ -94,11 +96,12 @@ class Steps {
         const int64_t until = now_ns() + run.budget_ns;
         sure_.assign(run.n_texts, 1.0);
         asked_.resize(run.n_texts);
+        rows_ = (device_rows::Rows *) run.there;
         first(run);
         bool goes_on = true;
         while (goes_on) {
             run.code = llama_decode(context_, batch());
-            if (run.code != 0 || !remove_padding(run)) {
+            if (run.code != 0 || !has_logits(run) || !remove_padding(run)) {
                 return;
             }
             goes_on = pick_all(run);
@@ -158,6 +161,13 @@ class Steps {
         }
     }
 
+    bool has_logits(twd_run & run) {
+        if (rows_ != nullptr && !rows_->begin(int(std::count_if(outputs_.begin(), outputs_.end(), wanted)))) {
+            run.code = -1;
+        }
+        return run.code == 0;
+    }
+
     bool remove_padding(twd_run & run) {
         for (int i = 0; i < run.n_trims; ++i) {
             const twd_end & one = run.trims[i];
@@ -188,17 +198,15 @@ class Steps {
 
     bool pick(twd_run & run, int number) {
         twd_text & text = run.texts[number];
-        const float * logits = llama_get_logits_ith(context_, row_of(run, number));
         const int count = text.count + run.done;
-        const int token = picker_.pick(logits, *text.rule, text.tokens, count, text.position + run.done);
+        picking::Sure sure;
+        const int token = choose(run, number, sure);
         text.tokens[count] = token;
         if (token == picking::ASK) {
-            asked_[number].assign(logits, logits + picker_.size());
             text.asks = 1;
             return false;
         }
         if (text.judges) {
-            const picking::Sure sure = picker_.sure_of(logits, token, text.judges > 1);
             text.sure[run.done] = sure.share;
             text.others[run.done] = sure.other;
             text.other_sure[run.done] = sure.other_share;
@@ -206,6 +214,39 @@ class Steps {
         }
         return !run.ends[token] && sure_[number] >= text.least && !repeats(text.tokens, count + 1, text.repeats);
     }
+
+    int choose(const twd_run & run, int number, picking::Sure & sure) {
+        const twd_text & text = run.texts[number];
+        const int row = row_of(run, number);
+        const int there = choose_there(text, row, sure);
+        if (there != picking::ASK) {
+            return there;
+        }
+        const float * logits = rows_ == nullptr ? llama_get_logits_ith(context_, row) : rows_->logits(output_of(row));
+        const int length = text.position + run.done;
+        const int token = picker_.pick(logits, *text.rule, text.tokens, text.count + run.done, length);
+        if (token == picking::ASK) {
+            asked_[number].assign(logits, logits + picker_.size());
+        } else if (text.judges) {
+            sure = picker_.sure_of(logits, token, text.judges > 1);
+        }
+        return token;
+    }
+
+    // From what was found on the device; ASK: that does not suffice.
+    int choose_there(const twd_text & text, int row, picking::Sure & sure) {
+        if (rows_ == nullptr || !picking::takes_largest(*text.rule)) {
+            return picking::ASK;
+        }
+        const int output = output_of(row);
+        const picking::Peak peak = rows_->peak(output);
+        const bool is_told = peak.place == picking::ASK || !text.judges || rows_->sure_of(output, peak, text.judges > 1, sure);
+        return is_told ? peak.place : picking::ASK;
+    }
+
+    int output_of(int row) const { return int(std::count_if(outputs_.begin(), outputs_.begin() + row, wanted)); }
+
+    static bool wanted(int8_t output) { return output != 0; }
 
     llama_context * context_;
     llama_memory_t memory_;
@@ -218,6 +259,7 @@ class Steps {
     std::vector<int8_t> outputs_;
     std::vector<double> sure_;
     std::vector<std::vector<float>> asked_;
+    device_rows::Rows * rows_ = nullptr;
 };
 
 } // namespace

@@ -57,6 +57,20 @@ def test_a_tree_follows_the_branch_that_is_right() -> None:
     assert verdict.path == [0, 2, 3]
 
 
+def test_logits_are_looked_at_only_where_the_largest_is_not_known() -> None:
+    seen, verdict = list[int](), VerifyResult(0, 0, 0)
+
+    def logits_of(node: int) -> Logits:
+        seen.append(node)
+        return np.zeros(VOCABULARY, np.float32)
+
+    known = {0: 1, 2: 3}
+    window = Window(0, 0, 0, (0, 1, 2, 3))
+    verify_window(window, verdict, logits_of, [0], Counting(), None, frozenset({END}), known.get)
+    assert verdict.tokens == [1, 2, 3, 4]
+    assert seen == [1, 3]
+
+
 def test_nothing_follows_an_end_token() -> None:
     class Ending:
         def pick(self, logits: Logits, history: Sequence[int]) -> int:

@@ -24,3 +24,14 @@ def test_a_device_tells_where_it_is_if_it_is_anywhere() -> None:
         told = library._properties(device)
         assert (told.name.decode(), told.memory_total) == (device.name, device.total_bytes), "the layout is ggml's"
         assert bool(library.place_of(device)) <= device.is_gpu
+
+
+def test_a_backend_that_is_not_there_is_told_and_left_aside(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    library.start()
+    before = library.devices()
+    monkeypatch.setenv("GGML_BACKEND_PATH", "/nowhere/libggml-none.so")
+    library._load_named_backend()
+    assert "the backend /nowhere/libggml-none.so of GGML_BACKEND_PATH cannot be loaded" in caplog.text
+    assert library.devices() == before

@@ -28,9 +28,10 @@ class TinyWriter:
         self.random("token_embd.weight", VOCABULARY, width, scale=1.0)
         self.ones(norm, width)
 
-    def random(self, name: str, *shape: int, scale: float = 0.0) -> None:
+    def random(self, name: str, *shape: int, scale: float = 0.0, copies: int = 1) -> None:
         spread = scale or 1.0 / np.sqrt(shape[-1])
-        self.gguf.add_tensor(name, (self._dice.standard_normal(shape) * spread).astype(np.float32))
+        numbers = self._dice.standard_normal((shape[0] // copies, *shape[1:])) * spread
+        self.gguf.add_tensor(name, np.concatenate([numbers] * copies).astype(np.float32))
 
     def ones(self, name: str, *shape: int, value: float = 1.0) -> None:
         self.gguf.add_tensor(name, np.full(shape, value, np.float32))
@@ -42,12 +43,13 @@ class TinyWriter:
         self.gguf.close()
 
 
-def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING, lively: float = 0.0) -> Path:
-    """Attention as in Llama, float weights. `lively`: logits spread so far, instead of one that is far above all."""
+def write_llama(path: Path, layers: int = 2, width: int = _EMBEDDING, lively: float = 0.0, copies: int = 1) -> Path:
+    """Attention as in Llama, float weights. `lively`: logits spread so far, instead of one that is far above all;
+    `copies`: so many tokens have the same logit."""
     inner = 2 * width
     writer = TinyWriter(path, "llama", layers, width)
     if lively:
-        writer.random("output.weight", VOCABULARY, width, scale=lively / np.sqrt(width))
+        writer.random("output.weight", VOCABULARY, width, scale=lively / np.sqrt(width), copies=copies)
     writer.gguf.add_feed_forward_length(inner)
     writer.gguf.add_head_count(_HEADS)
     writer.gguf.add_head_count_kv(_KV_HEADS)

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
 from twd.engine.model import LoadedGguf, load_error
@@ -178,6 +179,8 @@ class Context:
         self._batch = _Batch(settings.ubatch, settings.sequences, _places(model))
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
+        self.device_rows: DeviceRows | None = None
+        """Where the logits stay on the device; None: they come home with each pass."""
         self.on_pass: Callable[[int], None] | None = None
         """Called with n_tokens before each pass."""
 
@@ -188,6 +191,7 @@ class Context:
         parameters.n_seq_max = settings.sequences
         parameters.n_batch = parameters.n_ubatch = settings.ubatch
         parameters.n_threads = parameters.n_threads_batch = self.threads
+        parameters.n_outputs_max_per_seq = 0  # as many as the batch has
         parameters.n_rs_seq = settings.snapshots
         parameters.kv_unified = settings.layout is not CacheLayout.STREAMS
         enabled, disabled = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -222,9 +226,32 @@ class Context:
             code = llama.llama_decode(self.handle, batch)
         if code:
             raise decode_error(code, len(rows))
+        if self.device_rows is not None:
+            self.device_rows.begin(rows.outputs)
+
+    def leave_logits(self, place: LogitsPlace = LogitsPlace.CARD) -> bool:
+        """Leave logits where they are computed from the next pass on. Returns false if that is another place, or if
+        this build or the device cannot do it."""
+        if self.device_rows is None:
+            sequences, size = self.settings.sequences, self.model.vocab.size
+            self.device_rows = DeviceRows.open(self.handle, sequences, size, place)
+        return self.device_rows is not None
+
+    def fetch_logits(self) -> None:
+        """Bring all logits home from the next pass on."""
+        if self.device_rows is not None:
+            self.device_rows.close()
+            self.device_rows = None
+
+    def peak(self, row: int) -> int | None:
+        """The token with the largest logit at index `row` of the last batch, if that is known without the logits."""
+        token: int = -1 if self.device_rows is None else self.device_rows.pick(row).token
+        return token if token >= 0 else None
 
     def logits(self, row: int) -> Logits:
         """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
+        if self.device_rows is not None:
+            return self.device_rows.logits(row)
         pointer = llama.llama_get_logits_ith(self.handle, row)
         if not pointer:
             raise TwdError(FailureCode.INTERNAL, f"row {row} of the last pass gave no logits")
@@ -295,6 +322,7 @@ class Context:
     def close(self) -> None:
         """Free the context. A second call does nothing."""
         if self.handle:
+            self.fetch_logits()
             self._views.clear()
             llama.llama_free(self.handle)
             self.handle = 0

@@ -125,7 +125,15 @@ def start() -> None:
     set_variables()
     llama.llama_log_set(_on_log, None)
     llama.llama_backend_init()
+    _load_named_backend()
     ggml("ggml_set_abort_callback", [type(_on_abort)], ctypes.c_void_p)(_on_abort)
+
+
+def _load_named_backend() -> None:
+    """Load the backend that `GGML_BACKEND_PATH` names, as llama.cpp's own programs do: one that was built apart."""
+    named = os.environ.get("GGML_BACKEND_PATH")
+    if named and not ggml("ggml_backend_load", [ctypes.c_char_p], ctypes.c_void_p)(os.fsencode(named)):
+        _log.warning("the backend %s of GGML_BACKEND_PATH cannot be loaded: %s", named, last_errors() or "no reason")
 
 
 @cache

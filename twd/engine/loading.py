@@ -11,6 +11,7 @@ from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
+from twd.engine.device_rows.trial import RowsTrial, logits_place, try_device_rows
 from twd.engine.embedding import Embedder
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.heads.head import GuessingHead, own_head
@@ -195,6 +196,8 @@ class _Ready:
     undo: FoundUndo
     no_head: str = ""
     """Why a head is not used."""
+    rows: RowsTrial | None = None
+    """Whether logits stay on the device; None: not tried."""
 
     def refuses_drafts(self, plan: LoadPlan) -> bool:
         """Whether to refuse drafts: the model rolls back by a saved state or snapshots, and the test was not exact."""
@@ -240,7 +243,8 @@ def _note(ready: _Ready) -> str:
     """What status tells of how drafts are made and undone."""
     head = ready.target.head
     told = f"{head.name} guesses, {head.step_ms:.2f} ms each" if head is not None else ""
-    return "; ".join(filter(None, (ready.undo.describe(), told, ready.no_head)))
+    rows = ready.rows.describe() if ready.rows is not None else ""
+    return "; ".join(filter(None, (ready.undo.describe(), told, ready.no_head, rows)))
 
 
 def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
@@ -254,11 +258,12 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
     try:
         head, no_head = _head(context, plan) if undo.works else (None, "")
         target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo, head=head)
-        exactness, cost = _measure(plan, exact, target, progress)
+        found = _found(plan, exact, target, progress)
+        cost = _use_cost(plan, exact, target, found.cost, found.together)
     except BaseException:
         context.close()
         raise
-    return _Ready(exact, target, exactness, cost, undo, no_head)
+    return _Ready(exact, target, found.exactness, cost, undo, no_head, found.rows)
 
 
 def _head(context: Context, plan: LoadPlan) -> tuple[GuessingHead | None, str]:
@@ -310,12 +315,11 @@ def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
     )
 
 
-def _measure(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> tuple[Exactness, CostCurve]:
+def _found(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
+    """What is known of this model here, measured before or now."""
     if plan.test or plan.timed:
-        found = _measured(plan, exact, target, progress)
-    else:
-        found = Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
-    return found.exactness, _use_cost(plan, exact, target, found.cost, found.together)
+        return _measured(plan, exact, target, progress)
+    return Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
 
 
 def _untested(exact: ExactPlan) -> Exactness:
@@ -337,6 +341,8 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     kept = plan.memory / about.name
     known = recall(kept, Measurement)
     if known is not None:
+        if known.rows is not None and known.rows.stays:
+            target.context.leave_logits(known.rows.place)
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))
@@ -373,8 +379,11 @@ def _use_cost(
 
 def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
     progress(0.9, "timing windows")
+    place = logits_place(plan.pool, offloads=target.context.model.offloads)
+    rows = None if place is None else try_device_rows(target.context, place)
     if not plan.test:
-        return Measurement(exactness=_untested(exact), cost=measure_cost(target.context, budget_s=_TIMING_S))
+        cost = measure_cost(target.context, budget_s=_TIMING_S)
+        return Measurement(exactness=_untested(exact), cost=cost, rows=rows)
     reads = plan.expert_bytes > 0
     more = SHARED_WIDTHS if exact.fixed else ()
     points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
@@ -384,7 +393,7 @@ def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress
     if together > 1 and not found.exact:
         _log.info("sessions that share a pass change each other's texts on this device, so none do")
         together, found = 1, _tested(plan, exact, target, points, 1, progress)
-    return Measurement(exactness=found, cost=points, together=together)
+    return Measurement(exactness=found, cost=points, together=together, rows=rows)
 
 
 def _tested(

@@ -1,11 +1,21 @@
 """The target in this process: it takes the windows of all sessions, computes them and returns the verify results."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
 from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
-from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, check, check_prompt, score, verify_window
+from twd.decoding.window import (
+    Report,
+    Sampler,
+    VerifyResult,
+    Window,
+    check,
+    check_prompt,
+    score,
+    verify_window,
+)
 from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.engine.heads.seat import GuessingHead, HeadSeat
 from twd.engine.rollback.undo import CellUndo, Undo
@@ -15,6 +25,8 @@ from twd.engine.steps.seat import StepSeat
 from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, want_rows
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
+
+Found = TypeVar("Found")
 
 
 class LocalTarget:
@@ -92,7 +104,8 @@ class LocalTarget:
             self._fed[place.slot] = self._undo.copy(place.source, place.slot, fed, place.common)
             if self.head is not None:
                 self.head.forget(place.slot)
-        self._sessions[place.slot] = SlotSession.of(sampler, report, steps=self.runs_steps)
+        native = self.runs_steps or self.context.device_rows is not None
+        self._sessions[place.slot] = SlotSession.of(sampler, report, native=native)
         self._rewind(place.slot, place.common)
         self._stops[place.slot] = self._undo.stops(tokens, self._fed[place.slot], place.alike)
         return place.slot, self._fed[place.slot]
@@ -262,17 +275,21 @@ class LocalTarget:
 
     def _judge(self, job: WindowJob, first_row: int) -> VerifyResult:
         """Verify a computed window. The caller removes rejected tokens from the KV cache afterwards."""
-        return self._verdict(job.window, lambda node: self.context.logits(first_row + node))
+        return self._verdict(job.window, lambda node: first_row + node)
 
-    def _verdict(self, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
+    def _verdict(self, window: Window, row_of: Callable[[int], int]) -> VerifyResult:
+        """`row_of`: the batch index of a token of the window."""
         tokens, session = self._slots[window.slot].tokens, self._sessions[window.slot]
         verdict = VerifyResult(window.slot, window.epoch, window.at)
+        logits_of = _of_rows(self.context.logits, row_of)
+        peak_of = _of_rows(self.context.peak, row_of) if session.takes_largest else None
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         try:
             if window.scores:
                 score(window, verdict, logits_of, tokens, session.sampler, self._end_tokens)
             elif window.picks:
-                verify_window(window, verdict, logits_of, tokens, session.sampler, session.report, self._end_tokens)
+                report, ends = session.report, self._end_tokens
+                verify_window(window, verdict, logits_of, tokens, session.sampler, report, ends, peak_of)
             else:
                 verdict.path = list(range(len(window.tokens)))
         except TwdError as error:
@@ -301,7 +318,7 @@ class LocalTarget:
         except TwdError as error:
             self._settle(window.slot)
             return failed(window, error)
-        verdict = self._verdict(window, lambda node: self.context.logits(row_of[node]))
+        verdict = self._verdict(window, row_of.__getitem__)
         self._fed[window.slot] -= len(verdict.path) - common_prefix(verdict.path, layout.main)
         self._settle(window.slot)
         return verdict
@@ -330,3 +347,8 @@ class LocalTarget:
     def _settle(self, slot: int) -> None:
         """Remove rejected tokens from the KV cache. If more is removed, it is computed again later."""
         self._fed[slot] = self._undo.back(slot, self._fed[slot])
+
+
+def _of_rows(read: Callable[[int], Found], row_of: Callable[[int], int]) -> Callable[[int], Found]:
+    """What `read` gives of a row of the batch, asked by the token of the window."""
+    return lambda node: read(row_of(node))

@@ -24,11 +24,16 @@ class SlotSession:
     """How native code can choose its tokens; None: it cannot."""
 
     @classmethod
-    def of(cls, sampler: Sampler, report: Report | None, *, steps: bool) -> Self:
-        """`steps`: whether native code could choose, if the sampler and the report allow it."""
-        able = steps and (report is None or isinstance(report, ChanceReport))
+    def of(cls, sampler: Sampler, report: Report | None, *, native: bool) -> Self:
+        """`native`: whether native code could choose, if the sampler and the report allow it."""
+        able = native and (report is None or isinstance(report, ChanceReport))
         rule = sampler.rule if able and isinstance(sampler, RuledSampler) else None
         return cls(sampler, report, None if rule is None else RuleHolder(rule))
+
+    @property
+    def takes_largest(self) -> bool:
+        """Whether the places of the largest logits are all that it needs of a pass."""
+        return self.report is None and self.rule is not None and self.rule.takes_largest
 
 
 @dataclass(frozen=True, slots=True)

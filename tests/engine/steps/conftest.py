@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.rules.source import ROOT
+from twd.engine.device_rows.binding import rows_available
 from twd.engine.library import LIBRARIES
 from twd.engine.steps import binding
 
-SOURCES = [ROOT / "contrib/llama" / name for name in ("steps.cpp", "picking.cpp", "picking.h", "wide.h")]
+COMPILED = ("steps.cpp", "picking.cpp", "device_rows.cpp")
+SOURCES = [ROOT / "contrib/llama" / name for name in (*COMPILED, "picking.h", "wide.h", "device_rows.h")]
 HEADERS = Path(sysconfig.get_paths()["purelib"]) / "include"
 
 
@@ -23,7 +25,7 @@ HEADERS = Path(sysconfig.get_paths()["purelib"]) / "include"
 def loop_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """A build of llama.cpp that is older than these files gets them beside it."""
     compiler = shutil.which("g++")
-    if binding.steps_available():
+    if binding.steps_available() and rows_available():
         return binding.library()
     if compiler is None or not (HEADERS / "llama.h").exists():
         pytest.skip("this build of llama.cpp has no loop over steps, and there is no compiler or no llama.h")
@@ -31,9 +33,9 @@ def loop_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     made = tmp_path_factory.getbasetemp().parent / f"twd-steps-{digest}.so"
     if not made.exists():
         unfinished = made.with_suffix(f".{os.getpid()}")
-        told = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", f"-I{HEADERS}", *map(str, SOURCES[:2])]
-        link = [f"-L{LIBRARIES}", "-l:libllama.so.0", "-o", str(unfinished)]
-        subprocess.run([compiler, *told, *link], check=True, timeout=300)
+        told = ["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", f"-I{HEADERS}"]
+        link = [f"-L{LIBRARIES}", "-l:libllama.so.0", "-l:libggml-base.so.0", "-o", str(unfinished)]
+        subprocess.run([compiler, *told, *map(str, SOURCES[: len(COMPILED)]), *link], check=True, timeout=300)
         unfinished.rename(made)
     return ctypes.CDLL(str(made))
 
@@ -41,7 +43,10 @@ def loop_library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture
 def loop(loop_library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Targets of a test have the loop."""
+    known = (binding.steps_available, rows_available)
     monkeypatch.setattr(binding, "library", lambda: loop_library)
-    binding.steps_available.cache_clear()
+    for one in known:
+        one.cache_clear()
     yield
-    binding.steps_available.cache_clear()
+    for one in known:
+        one.cache_clear()

@@ -9,6 +9,7 @@ import msgspec
 
 from twd import __version__
 from twd.engine.context import ContextSettings
+from twd.engine.device_rows.trial import RowsTrial
 from twd.engine.library import LIBRARIES, devices, llama, start, version
 from twd.kit.json_cache import file_name
 from twd.process.cores import usable_cores
@@ -24,6 +25,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     cost: list[CostPoint]
     together: int = 1
     """How many sessions share each pass where all passes have one width."""
+    rows: RowsTrial | None = None
+    """Whether logits stay on the device; None: not tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def build_id() -> str:
 def farther(found: Measurement, ms: float) -> Measurement:
     """The same measurement over links that take `ms` longer, or shorter if negative."""
     cost = [CostPoint(width=point.width, ms=max(LEAST_MS, round(point.ms + ms, 4))) for point in found.cost]
-    return Measurement(exactness=found.exactness, cost=cost, together=found.together)
+    return msgspec.structs.replace(found, cost=cost)
 
 
 def _library_stamp() -> int:

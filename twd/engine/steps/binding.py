@@ -97,6 +97,7 @@ class NativeRun(ctypes.Structure):
         ("steps", _INT),
         ("done", _INT),
         ("code", _INT),
+        ("there", _POINTER),
     ]
 
 
@@ -196,6 +197,13 @@ class RuleHolder:
     def address(self) -> int:
         """The address of the rule. It is valid as long as this object lives."""
         return ctypes.addressof(self.struct)
+
+    @property
+    def takes_largest(self) -> bool:
+        """Whether the token with the largest logit is chosen, whatever the text says."""
+        rule = self.struct
+        changed = rule.n_bias or rule.n_banned or rule.repeat_last_n
+        return rule.temperature <= 0.0 and not changed
 
 
 def _penalises(sampling: Sampling) -> bool:

@@ -124,6 +124,7 @@ class Stepper:
             n_trims=len(trims),
             n_texts=len(texts),
             steps=plan.steps,
+            there=None if self._context.device_rows is None else self._context.device_rows.handle,
         )
         if self._context.on_pass is not None:
             self._context.on_pass(len(plan.first))

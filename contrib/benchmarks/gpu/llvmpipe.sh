@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# A card without a card: Mesa's llvmpipe computes Vulkan on the processor. Installs it, and builds llama.cpp's Vulkan
+# backend once, from the very source that the installed llama-cpp-python was built from. The engine that is here stays as
+# it is: a process that has GGML_BACKEND_PATH loads the backend as well.
+#
+# usage: contrib/benchmarks/gpu/llvmpipe.sh [CACHE_DIR]     (default: ~/.cache/twd/peers; prints the file of the backend)
+#        JOBS=1 contrib/benchmarks/gpu/llvmpipe.sh          how many compilers at once
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
+python=${PYTHON:-$root/.venv/bin/python}
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
+version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
+home=$cache/$version
+source=$home/llama_cpp_python-$version/vendor/llama.cpp
+build=$home/build-vulkan
+backend=$build/bin/libggml-vulkan.so
+headers=$home/vulkan-headers
+[[ -f $backend ]] && { echo "$backend"; exit 0; }
+
+# Debian 12: its own Mesa crashes, and its headers are too old for llama.cpp. Mesa comes from backports, the headers from
+# the next Debian, and those are only unpacked.
+needed=(glslc spirv-headers libvulkan-dev mesa-vulkan-drivers)
+packages() { apt-get -qq -y --no-install-recommends "$@" >&2; }
+codename() { (. /etc/os-release && echo "${VERSION_CODENAME:-}"); }
+
+install() {
+    command -v apt-get >/dev/null || { echo "install ${needed[*]} and run this again" >&2; exit 1; }
+    [[ $EUID -eq 0 ]] || { echo "as root: apt-get install ${needed[*]}; then run this again" >&2; exit 1; }
+    export DEBIAN_FRONTEND=noninteractive
+    local from=()
+    if [[ $(codename) == bookworm ]]; then
+        echo "deb http://deb.debian.org/debian bookworm-backports main" >/etc/apt/sources.list.d/bookworm-backports.list
+        from=(-t bookworm-backports)
+    fi
+    apt-get -qq update >&2
+    packages install "${from[@]}" "${needed[@]}"
+}
+
+newer_headers() {
+    [[ $(codename) == bookworm && ! -d $headers/usr ]] || return 0
+    local apart
+    apart=$(mktemp -d)
+    mkdir -p "$apart/lists/partial" "$apart/cache/archives/partial" "$headers"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >"$apart/list"
+    local only=(-o "Dir::Etc::sourcelist=$apart/list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::Cache=$apart/cache"
+        -o "Dir::State::lists=$apart/lists" -o APT::Sandbox::User=root)
+    apt-get -qq "${only[@]}" update >&2
+    (cd "$apart" && apt-get -qq "${only[@]}" download libvulkan-dev spirv-headers >&2)
+    for package in "$apart"/*.deb; do
+        dpkg-deb -x "$package" "$headers"
+    done
+    rm -r "$apart"
+}
+
+dpkg -s "${needed[@]}" >/dev/null 2>&1 || install
+newer_headers
+if [[ ! -d $source ]]; then
+    mkdir -p "$home"
+    echo "fetching the source of llama-cpp-python $version" >&2
+    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
+    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
+fi
+
+options=()
+[[ -d $headers/usr ]] && options=(-DVulkan_INCLUDE_DIR="$headers/usr/include" -DCMAKE_PREFIX_PATH="$headers/usr")
+command -v ninja >/dev/null && options+=(-G Ninja)
+cmake -S "$source" -B "$build" "${options[@]}" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
+    -DGGML_VULKAN=ON -DGGML_CPU=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
+    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2
+cmake --build "$build" --target ggml-vulkan --parallel "$jobs" >&2
+[[ -f $backend ]] || { echo "the backend was not built; see the messages above" >&2; exit 1; }
+echo "$backend"

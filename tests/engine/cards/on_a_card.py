@@ -1,0 +1,124 @@
+"""What must hold on a card, whatever card it is. On one of your own: `pytest tests/engine/cards/on_a_card.py`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
+from tests.engine.driving import PROMPTS as QUESTIONS
+from tests.engine.driving import Greedy, generate, prompt_tokens
+from tests.engine.steps.test_steps import PROMPTS, texts
+from tests.engine.tiny_models import write_llama
+from twd.agent.detect import MachineDetector
+from twd.coordinator.core.machines.devices import find_devices
+from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.device_rows.trial import try_device_rows
+from twd.engine.library import EngineDevice, devices
+from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.settings.model import PoolConfig, Settings
+from twd.wire.base import InstanceId, ModelId, NodeId
+from twd.wire.job import Sampling
+from twd.wire.node import CPU
+
+pytestmark = [pytest.mark.model, pytest.mark.card]
+ALL_LAYERS = 99
+
+
+@pytest.fixture(scope="module")
+def card() -> EngineDevice:
+    found = [device for device in devices() if device.is_gpu]
+    if not found:
+        pytest.skip("llama.cpp sees no card here")
+    return found[0]
+
+
+@pytest.fixture(scope="module", params=[1, 4])
+def model(
+    card: EngineDevice, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LoadedGguf]:
+    """One without and one with equal logits: each of sixteen values stands four times."""
+    path = write_llama(tmp_path_factory.mktemp("card") / "lively.gguf", lively=3.0, copies=request.param)
+    with LoadedGguf.load(ModelLoadOptions(path, gpu_layers=ALL_LAYERS)) as loaded:
+        assert loaded.offloads
+        yield loaded
+
+
+def loaded(path: Path, *, insist: bool) -> NativeModel:
+    plan = LoadPlan(
+        ModelId("card"), path, ctx_size=640, parallel=2, threads=1, insist=insist, gpu_layers=ALL_LAYERS, drafts_max=8
+    )
+    return load_native(plan, lambda *_: None)
+
+
+async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None:
+    node = NodeId("here")
+    detector = MachineDetector(Settings(home=str(tmp_path)), node, InstanceId("1"), 1)
+    facts = await detector.look(0.0)
+    found = find_devices([facts], PoolConfig(), node)
+    assert card.description in {gpu.name for gpu in facts.gpus}
+    assert any(device.name != CPU and device.free > 0 for device in found.devices), found
+
+
+def test_with_insistence_drafts_change_nothing(card: EngineDevice, q4_path: Path, loop: None) -> None:
+    """The self-test tells whether windows are exact; texts with wrong, right and no drafts tell if that is so."""
+    native = loaded(q4_path, insist=True)
+    try:
+        assert native.exactness.exact, native.exactness
+        assert native.exactness.compared > 0
+        assert "logits" in native.facts.note
+        prompt = prompt_tokens(native.model, QUESTIONS[0])
+        plain = generate(native.target, prompt, 12)
+        wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
+        right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
+        assert plain == wrong == right
+    finally:
+        native.close()
+
+
+def test_rows_and_picks_are_those_that_come_home(model: LoadedGguf, loop: None) -> None:
+    with context_of(model) as context:
+        for shape in ([(5, 0)], [(3, 2)], [(2, 0), (2, 1), (2, 0)]):
+            rows = batch(shape)
+            context.fetch_logits()
+            home = computed(context, rows)
+            assert context.leave_logits(), "this card can do it"
+            assert {row: one.tobytes() for row, one in computed(context, rows).items()} == {
+                row: one.tobytes() for row, one in home.items()
+            }
+            assert {row: context.peak(row) for row in home} == {row: one.argmax() for row, one in home.items()}
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_k=20), Sampling(repeat_penalty=1.3)])
+def test_texts_are_the_same_where_logits_stay(model: LoadedGguf, loop: None, sampling: Sampling) -> None:
+    found = []
+    for stays in (False, True):
+        target = target_of(model, stays=stays, place=LogitsPlace.CARD)
+        assert stays == (target.context.device_rows is not None)
+        steps = [[out for out, _ in texts(target, sampling, steps, PROMPTS[:2])] for steps in (1, 6)]
+        found.append((steps, [drafted(target, sampling, wrong) for wrong in range(2)]))
+        target.shutdown()
+    assert found[0] == found[1]
+
+
+def test_steps_in_one_call_give_what_single_ones_give(model: LoadedGguf, loop: None) -> None:
+    target = target_of(model, stays=True, place=LogitsPlace.CARD)
+    single, together = (texts(target, Sampling(), steps, PROMPTS[:1]) for steps in (1, 8))
+    target.shutdown()
+    assert [out for out, _ in together] == [out for out, _ in single]
+
+
+def test_the_trial_finds_the_same_logits_and_picks(model: LoadedGguf, loop: None) -> None:
+    with context_of(model) as context:
+        trial = try_device_rows(context)
+    assert trial.there_ms > 0.0
+    assert not trial.problem
+
+
+def test_a_text_goes_on_after_rollback_as_if_nothing_had_been(model: LoadedGguf) -> None:
+    target = target_of(model, stays=False)
+    prompt = list(PROMPTS[0])
+    plain = generate(target, prompt, 20, sampler=Greedy())
+    assert generate(target, prompt, 20, lambda out: [9, 8, 7, 6], Greedy()) == plain
+    target.shutdown()

@@ -1,0 +1,126 @@
+"""Finds out at load whether logits may stay on the device: if picks are the same to the bit, and take no longer."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from twd.decoding.window import Logits
+from twd.engine.context import BatchTokens, Context
+from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.rpc.pool import PoolPlan
+
+_WIDTHS: Final = (1, 8)
+_BUDGET_S: Final = 0.5
+_TURNS_MAX: Final = 7
+_CLOSE: Final = 1e-4
+
+
+class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. The times are of passes of one and of eight tokens, with a pick behind each token."""
+
+    stays: bool = False
+    place: LogitsPlace = LogitsPlace.CARD
+    home_ms: float = 0.0
+    there_ms: float = 0.0
+    problem: str = ""
+    """Why logits come home, if it is not the time."""
+
+    def describe(self) -> str:
+        """The result in words, for status; empty where there was nothing to try."""
+        if not self.there_ms:
+            return ""
+        took = f"{self.there_ms:.2f} ms instead of {self.home_ms:.2f}"
+        where = "with the worker" if self.place is LogitsPlace.FAR else "on the card"
+        return f"logits stay {where} ({took})" if self.stays else f"logits come home ({self.problem or took})"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What passes gave, in one way."""
+
+    rows: list[Logits] = field(default_factory=list)
+    picks: list[int] = field(default_factory=list)
+    ms: float = 0.0
+
+
+def logits_place(pool: PoolPlan | None, *, offloads: bool) -> LogitsPlace | None:
+    """Where logits may stay. None: they are computed here, or on another machine's card; if that cannot compute what
+    leaving them there takes, its worker ends."""
+    if pool is None or not pool.away:
+        return LogitsPlace.CARD if offloads else None
+    if pool.head_here:
+        return None
+    if not pool.away[-1].endpoint:
+        return LogitsPlace.CARD
+    return LogitsPlace.FAR if pool.on_cpus else None
+
+
+def try_device_rows(context: Context, place: LogitsPlace = LogitsPlace.CARD) -> RowsTrial:
+    """Try it with the first sequence, which must be empty. It is emptied afterwards, and logits stay where they are
+    computed from now on if that proved right and no slower."""
+    home = _seen(context)
+    if not context.leave_logits(place):
+        return RowsTrial()
+    there = _seen(context)
+    problem = _difference(home, there) or _misjudged(context, home)
+    stays = not problem and (there.ms <= home.ms or place is LogitsPlace.ANYWHERE)
+    if not stays:
+        context.fetch_logits()
+    return RowsTrial(stays=stays, place=place, home_ms=round(home.ms, 4), there_ms=round(there.ms, 4), problem=problem)
+
+
+def _difference(home: _Seen, there: _Seen) -> str:
+    if any(not np.array_equal(one, other) for one, other in zip(home.rows, there.rows, strict=True)):
+        return "they were others on the device"
+    return "picks were others on the device" if home.picks != there.picks else ""
+
+
+def _misjudged(context: Context, home: _Seen) -> str:
+    """Whether chances of picks, and second choices, are others than those of the logits."""
+    rows, numbers = context.device_rows, iter(home.rows)
+    assert rows is not None
+    for width in _passes(context):
+        for row, logits in zip(range(width), numbers, strict=False):
+            found, other = rows.pick(row, judges=2), logits.copy()
+            other[found.token] = -np.inf
+            chance = 1.0 / float(np.exp(logits - logits.max(), dtype=np.float64).sum())
+            told = found.token >= 0 and (
+                found.other != int(other.argmax()) or abs(found.sure - chance) > _CLOSE * chance
+            )
+            if told:
+                return "chances were others on the device"
+    return ""
+
+
+def _seen(context: Context) -> _Seen:
+    """Passes of all widths: once for the logits, then for the time, of which the least counts."""
+    seen = _Seen()
+    for width in _passes(context):
+        seen.rows += [context.logits(row).copy() for row in range(width)]
+    end, taken = time.perf_counter() + _BUDGET_S, list[float]()
+    while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
+        began = time.perf_counter()
+        seen.picks = [_pick(context, row) for width in _passes(context) for row in range(width)]
+        taken.append((time.perf_counter() - began) * 1000)
+    seen.ms = min(taken)
+    return seen
+
+
+def _passes(context: Context) -> Iterator[int]:
+    """Compute passes of fixed texts; gives the width of each."""
+    vocabulary = context.model.vocab.size
+    for width in _WIDTHS:
+        rows = BatchTokens()
+        rows.add(0, 0, [(width + index) * 7919 % vocabulary for index in range(min(width, context.settings.ubatch))])
+        context.decode(rows)
+        yield len(rows)
+        context.clear(0)
+
+
+def _pick(context: Context, row: int) -> int:
+    peak = context.peak(row)
+    return int(context.logits(row).argmax()) if peak is None else peak
