@@ -1,8 +1,8 @@
 """A trained head for a model of one's own: its texts, the file, what it brings. Training has a script of its own.
 
-    python contrib/heads texts MODEL --out FOLDER
-    python contrib/heads export head.npz MODEL --texts FOLDER --out head.gguf
-    python contrib/heads measure head.gguf
+python contrib/heads texts MODEL --out FOLDER
+python contrib/heads export head.npz MODEL --texts FOLDER --out head.gguf
+python contrib/heads measure head.gguf
 """
 
 import argparse
@@ -13,9 +13,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from contrib.heads.head_gguf import KINDS, write_head  # noqa: E402
-from contrib.heads.target import read_target  # noqa: E402
-from contrib.heads.texts import write_texts  # noqa: E402
+from contrib.heads import measure
+from contrib.heads.head_gguf import KINDS, write_head
+from contrib.heads.target import read_target
+from contrib.heads.texts import write_texts
 
 
 def export(args: argparse.Namespace) -> None:
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     file.add_argument("--out", type=Path, default=Path("head.gguf"))
     file.add_argument("--kind", choices=sorted(KINDS), default="q8_0", help="type of its matrices")
     file.set_defaults(run=export)
+    measure.add_options(commands.add_parser("measure", help="ask the head's model with it and without"))
     return found
 
 

@@ -12,8 +12,8 @@ def first_weights(
 ) -> dict[str, Floats]:
     """All weights of a head, as matrices that rows are multiplied with from the left.
 
-    `inputs`: some rows of what the head will read, by which its entrance is scaled. Each head of the attention gets keys
-    and values of its own, since what the next token is comes in through them alone.
+    `inputs`: some rows of what the head will read, by which its entrance is scaled. Each attention head gets keys and
+    values of its own, since what the next token is comes in through them alone.
     """
     dice = np.random.default_rng(3)
     width = target["embedding"].shape[1]

@@ -1,6 +1,6 @@
 """Writes a trained head as a GGUF file: architecture `eagle3`, as llama.cpp's own converter writes it.
 
-    python contrib/heads export head.npz MODEL --out head.gguf
+python contrib/heads export head.npz MODEL --out head.gguf
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,7 @@ def write_head(
 def _add_facts(writer: gguf.GGUFWriter, weights: Mapping[str, Floats], facts: Any) -> None:
     width, size = weights["fc"].shape[1], weights["attn_q"].shape[1] // facts["heads"]
     writer.add_name("a head that guesses for another model")
+    writer.add_vocab_size(facts["vocabulary"])
     writer.add_context_length(facts["context"])
     writer.add_embedding_length(width)
     writer.add_block_count(1)

@@ -1,8 +1,8 @@
 """The head as JAX computes it: the same sums as llama.cpp's `eagle3`, for whole texts at once, and its loss.
 
 At place P the head reads the token behind P and a vector of place P, and tells the token after that. In its first step
-that vector comes from the target; in step S it is what the head itself made of the place before, in step S - 1, as it will
-be when it guesses several tokens in a row. So the head learns from its own mistakes (EAGLE-3's training-time test).
+that vector comes from the target; in step S it is what the head itself made of the place before, in step S - 1, as it
+will be when it guesses several tokens in a row. So it learns from its own mistakes (EAGLE-3's training-time test).
 """
 
 from dataclasses import dataclass

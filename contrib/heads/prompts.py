@@ -63,16 +63,17 @@ _TEXTS: Final = (
     "After twenty years most of them still give four fifths of what they gave at first."
 )
 _WRONG: Final = (
-    "i has two cat and they likes fish.|Yesterday we goed too the beech and swimmed.|Their going to they're house over "
-    "there.|Him and me was late becuase the bus brok down.|She dont know were the keys is.|The informations is on there "
-    "websight.|Me sister have buyed a new bicicle last weak."
+    "i has two cat and they likes fish.|Yesterday we goed too the beech and swimmed.|Their going to they're house "
+    "over there.|Him and me was late becuase the bus brok down.|She dont know were the keys is.|The informations is on "
+    "there websight.|Me sister have buyed a new bicicle last weak."
 )
 _SUMS: Final = (
-    "A train goes 60 miles in an hour. How far does it go in 3 and a half hours|A box holds 12 eggs. How many boxes are "
-    "needed for 90 eggs|Sara has 15 apples and gives a third of them away. How many are left|A shirt costs 40 dollars "
-    "and is sold at 25 percent off. What does it cost now|If 5 machines make 5 parts in 5 minutes, how long do 100 "
-    "machines need for 100 parts|The sum of two numbers is 20 and their difference is 4. What are they|A pool fills in 8 "
-    "hours. How much of it is full after 2 hours|Tim is 4 years older than Ann. In 6 years he will be 20. How old is Ann"
+    "A train goes 60 miles in an hour. How far does it go in 3 and a half hours|A box holds 12 eggs. How many boxes "
+    "are needed for 90 eggs|Sara has 15 apples and gives a third of them away. How many are left|A shirt costs 40 "
+    "dollars and is sold at 25 percent off. What does it cost now|If 5 machines make 5 parts in 5 minutes, how long "
+    "do 100 machines need for 100 parts|The sum of two numbers is 20 and their difference is 4. What are they|A pool "
+    "fills in 8 hours. How much of it is full after 2 hours|Tim is 4 years older than Ann. In 6 years he will be 20. "
+    "How old is Ann"
 )
 _RECORDS: Final = (
     "Title: The Long Road. Author: Jane Hill. Year: 1999. Pages: 320|City: Oslo. Country: Norway. People: 700000|"

@@ -23,8 +23,11 @@ def save_target(model: Path, layers: Sequence[int], ends: Sequence[int], path: P
         found = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         return found.reshape([int(size) for size in reversed(tensor.shape)])
 
-    def fact(name: str) -> Any:
-        return reader.fields[f"llama.{name}"].contents()
+    architecture = reader.fields["general.architecture"].contents()
+
+    def fact(name: str, otherwise: Any = None) -> Any:
+        field = reader.fields.get(f"{architecture}.{name}")
+        return otherwise if field is None else field.contents()
 
     last = int(fact("block_count")) - 1
     found = {name: weights(f"blk.{last}.{name}") for name in _LAYER}
@@ -33,8 +36,9 @@ def save_target(model: Path, layers: Sequence[int], ends: Sequence[int], path: P
     facts = {
         "layers": list(layers),
         "ends": list(ends),
+        "vocabulary": len(found["embedding"]),
         "heads": int(fact("attention.head_count")),
-        "base": float(fact("rope.freq_base")),
+        "base": float(fact("rope.freq_base", 10_000.0)),
         "epsilon": float(fact("attention.layer_norm_rms_epsilon")),
         "context": int(fact("context_length")),
     }

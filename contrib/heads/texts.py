@@ -2,9 +2,9 @@
 
     python contrib/heads texts MODEL --out FOLDER --tokens 120000
 
-Many texts grow at once, each by one token a pass; tokens of prompts are fed in the same way. Some texts are the likeliest
-ones, the others are sampled. What is kept of each token: the inputs of three layers, the last hidden state (with it the
-target's distribution can be computed again), and the token that the target thinks likeliest behind it.
+Many texts grow at once, each by one token a pass; tokens of prompts are fed in the same way. Some texts are the
+likeliest ones, the others are sampled. What is kept of each token: the inputs of three layers, the last hidden state
+(with it the target's distribution can be computed again), and the token that the target thinks likeliest behind it.
 """
 
 import ctypes
@@ -77,9 +77,8 @@ class Writer:
             yield from [slots.pop(slot) for slot in done]
 
     def _complete(self, text: Text) -> bool:
-        return text.read < len(text.tokens) and (text.tokens[text.read] in self._ends and text.read >= text.prompt) or (
-            len(text.tokens) >= self._longest
-        )
+        ended = text.prompt <= text.read < len(text.tokens) and text.tokens[text.read] in self._ends
+        return ended or len(text.tokens) >= self._longest
 
     def _step(self, slots: dict[int, Text]) -> None:
         """One token more of each."""

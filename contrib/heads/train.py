@@ -1,6 +1,6 @@
 """Trains a head from stored texts, for so many minutes. What it has is written again and again.
 
-    HEADS_PYTHON contrib/heads/train.py FOLDER --out head.npz --minutes 30
+HEADS_PYTHON contrib/heads/train.py FOLDER --out head.npz --minutes 30
 """
 
 import argparse
@@ -15,15 +15,15 @@ from typing import Any
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from contrib.heads import net  # noqa: E402
-from contrib.heads.begin import first_weights  # noqa: E402
-from contrib.heads.rows import Batch, Texts, batch, packed, read_texts  # noqa: E402
-from contrib.heads.target import read_target  # noqa: E402
-from contrib.heads.vocabulary import coverage, draft_vocabulary, places  # noqa: E402
+from contrib.heads import net
+from contrib.heads.begin import first_weights
+from contrib.heads.rows import Batch, Texts, batch, packed, read_texts
+from contrib.heads.target import read_target
+from contrib.heads.vocabulary import coverage, draft_vocabulary, places
 
 _FIXED = "output"
 _WARM, _LEAST = 40, 0.03
@@ -69,7 +69,9 @@ def _judged(weights: net.Weights, fixed: net.Weights, rows: Any, shape: net.Shap
     return net.loss({**weights, **fixed}, rows, shape, steps, fade)
 
 
-def _stepped(judge: Any, weights: net.Weights, moments: Any, fixed: net.Weights, rows: Any, rate: Any, number: Any) -> Any:
+def _stepped(
+    judge: Any, weights: net.Weights, moments: Any, fixed: net.Weights, rows: Any, rate: Any, number: Any
+) -> Any:
     (lost, right), slopes = jax.value_and_grad(judge, has_aux=True)(weights, fixed, rows)
     weights, moments = net.adam(weights, slopes, moments, rate, number)
     return weights, moments, lost, right
@@ -92,7 +94,9 @@ def main(args: argparse.Namespace) -> None:
     texts = read_texts(args.folder, args.tokens)
     whole = len(target["embedding"])
     vocabulary = draft_vocabulary(texts.likeliest, whole, args.vocabulary, facts["ends"])
-    print(f"{len(texts.tokens)} tokens, of which {coverage(texts.likeliest, vocabulary):.1%} may be guessed", flush=True)
+    print(
+        f"{len(texts.tokens)} tokens, of which {coverage(texts.likeliest, vocabulary):.1%} may be guessed", flush=True
+    )
     shape = net.Shape(facts["heads"], target["attn_q"].shape[0] // facts["heads"], facts["base"], facts["epsilon"])
     width, places_of = target["embedding"].shape[1], places(vocabulary, whole)
     inner = texts.rows[_sample(texts), :-width]
@@ -108,7 +112,9 @@ def main(args: argparse.Namespace) -> None:
         told.append(training.learn(rows, args.rate * max(_LEAST, 1.0 - part)))
         seen += float((rows["texts"] >= 0).sum())
         if training.number % _TELL == 0:
-            _tell(f"step {training.number}, {time.monotonic() - began:.0f} s, {seen / len(texts.tokens):.2f} rounds", told)
+            _tell(
+                f"step {training.number}, {time.monotonic() - began:.0f} s, {seen / len(texts.tokens):.2f} rounds", told
+            )
             told = []
         if training.number % _KEEP == 0:
             save()
