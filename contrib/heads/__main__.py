@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     texts.add_argument("--minutes", type=float, default=15.0, help="no longer than this")
     texts.add_argument("--layers", type=int, nargs=3, help="whose inputs the head reads")
     texts.add_argument("--together", type=int, default=32, help="texts that grow at once")
-    texts.add_argument("--longest", type=int, default=224, help="tokens of a text, its prompt included")
+    texts.add_argument("--longest", type=int, default=256, help="tokens of a text, its prompt included")
     texts.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.0, 0.7])
     texts.add_argument("--threads", type=int, default=1)
     texts.set_defaults(run=write_texts)

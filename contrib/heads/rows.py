@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -25,20 +26,18 @@ class Texts:
     ends: npt.NDArray[np.int64]
     prompts: npt.NDArray[np.int32]
 
-    @property
+    @cached_property
     def spans(self) -> list[tuple[int, int, int]]:
         """For each text its first place, the place behind its last, and the length of its prompt."""
         return list(zip([0, *self.ends[:-1]], self.ends, self.prompts, strict=True))
 
 
-def read_texts(folder: Path, tokens: int = 0) -> Texts:
-    """The texts of a folder; with `tokens` not more than about that."""
+def read_texts(folder: Path) -> Texts:
+    """The texts of a folder."""
     parts: list[dict[str, npt.NDArray[np.generic]]] = []
     for path in sorted(folder.glob("texts-*.npz")):
         with np.load(path) as found:
             parts.append(dict(found))
-        if tokens and sum(len(part["tokens"]) for part in parts) >= tokens:
-            break
     if not parts:
         raise SystemExit(f"{folder} holds no texts; write some: python contrib/heads texts MODEL --out {folder}")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in (*_FIELDS, "lengths", "prompts")}
