@@ -37,7 +37,7 @@ def test_its_loss_falls(tiny: LoadedGguf, tmp_path: Path) -> None:
     vocabulary = draft_vocabulary(texts.likeliest, whole, whole // 2, facts["ends"])
     weights = first_weights(target, texts.rows[1:, :-width], facts["heads"], vocabulary)
     shape = Shape(facts["heads"], width // facts["heads"], facts["base"], facts["epsilon"])
-    training = Training(weights, shape, STEPS, 0.8)  # type: ignore[arg-type]
+    training = Training(weights, shape, STEPS, 0.8)
     rows = batch(
         texts, [[number] for number in range(len(texts.ends))], ROOM, target["embedding"], places(vocabulary, whole)
     )

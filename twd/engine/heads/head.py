@@ -223,8 +223,8 @@ class OwnHead:
 
     def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
         """One token, behind those that wait, if there are any."""
-        waiting, before = self._waiting[slot].take()
-        waiting, before = self._placed(at - len(waiting), waiting, before)
+        waited = self._waiting[slot].take()
+        waiting, before = self._placed(at - len(waited[0]), *waited)
         last, rows = len(waiting), BatchTokens()
         output_from = 0 if self._gives_all else last
         rows.add(slot, max(at - self.behind, 0) - last, [*waiting, token], output_from)
