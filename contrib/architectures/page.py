@@ -46,7 +46,7 @@ with its reason, and the model is served without it.
 - **An EAGLE-3 or DFlash head** is named in the same way; `twd init` finds it. It guesses for the architectures marked
   with EAGLE-3, on one machine only: it reads the inputs of some layers. On a ring they lie on other machines than the
   output, and to take them along would make what travels with each token several times as large. Over RPC each would be
-  a round trip more for every pass.
+  a round trip more for every pass. [contrib/heads](../contrib/heads/README.md) trains one of a small model.
 - **DSpark and DFlash 2** (also of architecture `dflash`) and **Gemma 4's assistant** (`gemma4-assistant`) are
   recognized and refused with a word: the first two pick tokens inside of the graph, so their guesses could not share
   the noise of the sampler; the third computes with the target's own KV cells, and was not tried.

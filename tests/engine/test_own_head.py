@@ -112,6 +112,19 @@ def test_it_reads_a_text_in_pieces_as_at_once(model: NativeModel) -> None:
     assert all(len(guesses) == 1 for guesses in by_text.values())
 
 
+def test_it_stops_where_it_is_no_longer_sure(model: NativeModel) -> None:
+    target = model.target
+    slot, at = target.open(PROMPT, SamplerFactory(model.model.vocab).sampler(Sampling(), 0, prompt_len=len(PROMPT)))
+    counts = []
+    for least in (0.0, 1.1):
+        feed = tuple(PROMPT[at:])
+        target.submit([Window(slot, 0, at, feed, committed=len(feed), guesses=3, least=least)])
+        counts.append(len(target.collect()[0].guesses))
+        at = len(PROMPT) - 1
+    target.close(slot)
+    assert counts == [3, 1]
+
+
 def test_two_sessions_have_guesses_of_their_own(path: Path) -> None:
     prompts = (PROMPT, PROMPT[::-1])
     first, second = load(path), load(path)

@@ -67,7 +67,7 @@ class Window:
     """Up to so many tokens may be picked one after the other, each computed from the one before, if the window has no
     drafts and the target can do that. It may also pick fewer."""
     least: float = 0.0
-    """With `steps`: stop where the product of the picks' chances falls below this."""
+    """With `steps` or `guesses`: stop where the product of the picks' or guesses' chances falls below this."""
     repeats: int = 0
     """With `steps`: stop where so many last tokens stand earlier in the text, so that they can be copied; 0: never."""
 

@@ -267,7 +267,7 @@ class LocalTarget:
         if not window.guesses or ends or verdict.failure is not None or verdict.scores:
             return
         text = [*self._slots[verdict.slot].tokens, verdict.tokens[-1]]
-        head.guess(verdict, text, window.guesses, self._sessions[verdict.slot].sampler)
+        head.guess(verdict, text, window.guesses, self._sessions[verdict.slot].sampler, window.least)
 
     def _decode(self, rows: BatchTokens) -> None:
         want_rows(rows, self.planner.rules)

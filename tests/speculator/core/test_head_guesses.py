@@ -37,7 +37,7 @@ class HeadedTarget(FakeTarget):
         self.asked += window.guesses
         if not verdict.tokens or not window.picks:
             return
-        text = [*self.fed[window.slot], verdict.tokens[-1]]
+        text, chance = [*self.fed[window.slot], verdict.tokens[-1]], 1.0
         for _ in range(window.guesses):
             dice = random.Random(f"{self.quality} {text}")
             right = dice.random() < self.quality
@@ -45,6 +45,9 @@ class HeadedTarget(FakeTarget):
             verdict.guesses.append(token)
             verdict.sure.append(0.9 if right else 0.6)
             text.append(token)
+            chance *= verdict.sure[-1]
+            if chance < window.least:
+                break
 
 
 def run(

@@ -21,6 +21,7 @@ class EagleHead(OwnHead):
     """A head of the target from a file of its own."""
 
     behind = 1
+    _gives_all = True
 
     def __init__(self, target: Context, model: LoadedGguf, layers: Sequence[int]) -> None:
         self._layers = list(layers)

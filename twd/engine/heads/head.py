@@ -7,7 +7,7 @@ token before. It never decides anything: its guesses are verified like those of 
 import ctypes
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -22,6 +22,8 @@ from twd.wire.failures import FailureCode, TwdError
 
 _KEPT: Final = 128
 """How many of the last hidden states of a slot are kept: it may go back by a window."""
+_WAITING: Final = 16
+"""So many tokens at most wait for the next guess, to be computed in one pass with it."""
 _ROUNDS: Final = 3
 
 
@@ -42,8 +44,13 @@ class GuessingHead(Protocol):
         """Read tokens of a slot from position `at` on, with the target's hidden states of them."""
         ...
 
-    def guess(self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler) -> tuple[list[int], list[float]]:
-        """The next tokens behind `tokens`, of which the head has read all but the last; and how sure it is of each."""
+    def guess(
+        self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler, least: float = 0.0
+    ) -> tuple[list[int], list[float]]:
+        """The next tokens behind `tokens`, of which the head has read all but the last; and how sure it is of each.
+
+        It ends before `count` where the chance that all of them are right falls below `least`.
+        """
         ...
 
     def forget(self, slot: int) -> None:
@@ -85,6 +92,30 @@ class HeadContext(Context):
         return super()._cache_bytes() // max(info.kv_layers, 1) * layers
 
 
+@dataclass
+class _Waiting:
+    """Tokens of a slot that the head has to read, each with the hidden state of the token before."""
+
+    tokens: list[int]
+    before: Logits
+
+    def add(self, tokens: Sequence[int], before: Logits) -> None:
+        """Wait with these, too."""
+        self.tokens += tokens
+        self.before = np.concatenate((self.before, before))
+
+    def drop(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        kept = len(self.tokens) - min(max(count, 0), len(self.tokens))
+        self.tokens, self.before = self.tokens[:kept], self.before[:kept]
+
+    def take(self) -> tuple[list[int], Logits]:
+        """All of them; none waits any more."""
+        taken = self.tokens, self.before
+        self.tokens, self.before = [], self.before[:0]
+        return taken
+
+
 class OwnHead:
     """The head of one target. For the target's thread only."""
 
@@ -92,6 +123,10 @@ class OwnHead:
     context_of: type[HeadContext] = HeadContext
     behind = 0
     """How many places before a token the head keeps it."""
+    _gives_all = False
+    """Whether llama.cpp gives outputs of all tokens of a pass or of none."""
+    _waits = True
+    """Whether tokens that it reads may wait for the next guess."""
 
     def __init__(self, target: Context, file: LoadedGguf | None = None) -> None:
         """`file`: the model that holds the head, if it is not the target's; it is freed with the head."""
@@ -105,6 +140,7 @@ class OwnHead:
         self._ends = [0] * settings.parallel
         """For each slot, how many tokens the head has read."""
         self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
+        self._waiting = [_Waiting([], self._hidden[0, :0]) for _ in range(settings.parallel)]
         self._want_rows()
         give_hidden_rows(self._context.handle, outputs_only=True)
         self.step_ms = self._measured()
@@ -123,33 +159,41 @@ class OwnHead:
     def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
         self._back(slot, at if at <= self._ends[slot] else 0)  # llama.cpp refuses gaps
         before = np.concatenate((self._hidden[slot, (at - 1) % _KEPT][None], rows[: len(tokens) - 1]))
-        self._decode_all(slot, at, tokens, before)
         for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
             self._hidden[slot, (at + row) % _KEPT] = rows[row]
-        self._ends[slot] = at + len(tokens)
+        waiting, self._ends[slot] = self._waiting[slot], at + len(tokens)
+        waiting.add(tokens, before)
+        if not self._waits or len(waiting.tokens) > min(_WAITING, self._context.settings.ubatch - 1):
+            self._decode_all(slot, self._ends[slot] - len(waiting.tokens), *waiting.take())
 
     def _decode_all(self, slot: int, at: int, tokens: Sequence[int], before: Logits) -> None:
         """Compute tokens from position `at` on without outputs, each with the hidden state of the token before."""
-        size = self._context.settings.ubatch
-        for start in range(max(self.behind - at, 0), len(tokens), size):
+        size, begin = self._context.settings.ubatch, max(at - self.behind, 0)
+        tokens, before = self._placed(at, tokens, before)
+        for start in range(0, len(tokens), size):
             part = BatchTokens()
-            part.add(slot, at + start - self.behind, tokens[start : start + size], output_from=size)
+            part.add(slot, begin + start, tokens[start : start + size], output_from=size)
             self._context.decode(part, np.ascontiguousarray(before[start : start + size]))
 
-    def guess(self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler) -> tuple[list[int], list[float]]:
+    def guess(
+        self, slot: int, tokens: Sequence[int], count: int, sampler: Sampler, least: float = 0.0
+    ) -> tuple[list[int], list[float]]:
         """The same, picked with the session's own sampler, and so with its noise."""
         at = self._ends[slot]
         guesses: list[int] = []
         sure: list[float] = []
         if at != len(tokens) - 1:
             return guesses, sure
-        text = list(tokens)
+        text, chance = list(tokens), 1.0
         try:
             for logits in self._chain(slot, at, text, count):
                 token = sampler.pick(logits, text)
                 guesses.append(token)
                 sure.append(_share(logits, token))
                 text.append(token)
+                chance *= sure[-1]
+                if chance < least:
+                    break
         finally:
             self._back(slot, at)
         return guesses, sure
@@ -166,6 +210,7 @@ class OwnHead:
             self._file.close()
 
     def _back(self, slot: int, position: int) -> None:
+        self._waiting[slot].drop(self._ends[slot] - position)
         self._context.rollback(slot, max(position - self.behind, 0))
         self._ends[slot] = min(self._ends[slot], position)
 
@@ -177,10 +222,19 @@ class OwnHead:
             yield logits
 
     def _step(self, slot: int, at: int, token: int, state: Logits) -> tuple[Logits, Logits]:
-        rows = BatchTokens()
-        rows.add(slot, max(at - self.behind, 0), [token])
-        self._context.decode(rows, np.ascontiguousarray(state[None]))
-        return self._context.logits(0).copy(), self._row(0)
+        """One token, behind those that wait, if there are any."""
+        waited = self._waiting[slot].take()
+        waiting, before = self._placed(at - len(waited[0]), *waited)
+        last, rows = len(waiting), BatchTokens()
+        output_from = 0 if self._gives_all else last
+        rows.add(slot, max(at - self.behind, 0) - last, [*waiting, token], output_from)
+        self._context.decode(rows, np.concatenate((before, state[None])))
+        return self._context.logits(last).copy(), self._row(last)
+
+    def _placed(self, at: int, tokens: Sequence[int], before: Logits) -> tuple[Sequence[int], Logits]:
+        """Tokens from position `at` on, without those that the head has no place for."""
+        first = max(self.behind - at, 0)
+        return tokens[first:], before[first:]
 
     def _row(self, index: int) -> Logits:
         """The hidden state that the head gave for a token of its last pass: a copy."""
@@ -204,6 +258,7 @@ class ChainedHeads(OwnHead):
     """
 
     name = "its own heads, one for each token ahead,"
+    _waits = False
 
     def _decode_all(self, slot: int, at: int, tokens: Sequence[int], before: Logits) -> None:
         for number in range(self._context.model.head_layers):

@@ -44,11 +44,13 @@ class HeadSeat:
 
         return self._timed(work) if tokens else 0.0
 
-    def guess(self, verdict: VerifyResult, text: Sequence[int], count: int, sampler: Sampler) -> None:
+    def guess(
+        self, verdict: VerifyResult, text: Sequence[int], count: int, sampler: Sampler, least: float = 0.0
+    ) -> None:
         """Add its guesses behind `text` to a verdict."""
 
         def work() -> None:
-            verdict.guesses, verdict.sure = self._head.guess(verdict.slot, text, count, sampler)
+            verdict.guesses, verdict.sure = self._head.guess(verdict.slot, text, count, sampler, least)
 
         verdict.aside_ms += self._timed(work)
 

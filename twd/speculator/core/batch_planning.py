@@ -11,7 +11,7 @@ from twd.drafting.window_value import Cost, best_cut
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode, lay_out
 from twd.speculator.core.expert_reads import ExpertReads
-from twd.speculator.core.head_guesses import guesses_wanted
+from twd.speculator.core.head_guesses import HeadOrder, guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import GRAMMAR, NGRAM, PREDICTION, RECALL, InFlightWindow, Session
 from twd.speculator.core.step_runs import repeats_that_matter, steps_together
@@ -290,16 +290,26 @@ class StepPlanner:
         steps = 1 if nodes else steps
         repeats = repeats_that_matter(session, self._limits) if steps > 1 else 0
         plan.windows.append(
-            Window(session.slot, session.epoch, at, tokens, tree, guesses=asked, steps=steps, repeats=repeats)
+            Window(
+                session.slot,
+                session.epoch,
+                at,
+                tokens,
+                tree,
+                guesses=asked.guesses,
+                least=asked.least,
+                steps=steps,
+                repeats=repeats,
+            )
         )
         plan.rows += len(tokens)
         session.inflight_windows.append(InFlightWindow(at, nodes, parents))
         session.spec_stats.passes += 1
 
-    def _asked(self, session: Session, nodes: list[DraftNode]) -> int:
+    def _asked(self, session: Session, nodes: list[DraftNode]) -> HeadOrder:
         """Returns how many tokens the target's head should guess behind a window."""
         if not self._limits.head_ms or not self._limits.can_rollback:
-            return 0
+            return HeadOrder()
         return guesses_wanted(session, nodes, self._cost, self._limits.head_ms, self._limits.max_window)
 
     def _plan_prefill(self, plan: NextStep, sessions: Sequence[Session]) -> None:
@@ -329,8 +339,11 @@ class StepPlanner:
         count = min(rows, session.unfed - session.unread if session.unread else session.unfed + 1)
         last = count > session.unfed
         chunk = tuple(session.tokens[session.fed : session.fed + count])
-        asked = self._asked(session, []) if last else 0
-        window = Window(session.slot, session.epoch, session.fed, chunk, None, last, count, guesses=asked)
+        asked = self._asked(session, []) if last else HeadOrder()
+        guesses, least = asked
+        window = Window(
+            session.slot, session.epoch, session.fed, chunk, None, last, count, guesses=guesses, least=least
+        )
         plan.windows.append(window)
         session.inflight_windows.append(InFlightWindow(session.fed, [], None, picks=last))
         session.fed += count if not last else session.unfed

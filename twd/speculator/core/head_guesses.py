@@ -1,18 +1,29 @@
 """How many tokens the target's own head should guess behind a window: by their worth so far, and their cost."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from twd.drafting.window_value import Cost
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.session import HEAD, OWN, Session
-from twd.speculator.core.window_size import useful_credit
+from twd.speculator.core.window_size import expected_tokens, useful_credit
 
 _TRY_AGAIN: Final = 256
 """After so many passes, a head that does not pay guesses one token again."""
+_AT_BEST: Final = 0.9
+"""The chance of a guess where the head is at its surest: so far it may guess, if it stays sure."""
+_CAREFUL: Final = 0.7
+"""A head is right a little more often than it is sure: the target takes the likeliest token every time."""
 
 
-def guesses_wanted(session: Session, nodes: Sequence[DraftNode], cost: Cost, head_ms: float, limit: int) -> int:
+class HeadOrder(NamedTuple):
+    """At most so many guesses, and the chance of all of them below which there should be no more."""
+
+    guesses: int = 0
+    least: float = 0.0
+
+
+def guesses_wanted(session: Session, nodes: Sequence[DraftNode], cost: Cost, head_ms: float, limit: int) -> HeadOrder:
     """Returns how many tokens the head should guess behind a window with these drafts; 0: it does not pay.
 
     Its guesses are made on the target's cores before the next pass. Drafts that cost nothing are better where they
@@ -20,12 +31,21 @@ def guesses_wanted(session: Session, nodes: Sequence[DraftNode], cost: Cost, hea
     """
     room = min(limit, session.remaining - len(nodes) - 2)
     if not head_ms or not session.speculates or room <= 0:
-        return 0
+        return HeadOrder()
     chance = session.beliefs.hoped(HEAD)
     if nodes and _free(session, nodes[0]) >= chance:
-        return 0
+        return HeadOrder()
     paying = useful_credit(cost, chance, head_ms, 0.0, beside=True, window=room)
-    return paying or int(session.spec_stats.passes % _TRY_AGAIN == _TRY_AGAIN - 1)
+    if not paying:
+        return HeadOrder(int(session.spec_stats.passes % _TRY_AGAIN == _TRY_AGAIN - 1))
+    most = useful_credit(cost, max(chance, _AT_BEST), head_ms, 0.0, beside=True, window=room)
+    return HeadOrder(max(paying, most), _CAREFUL * _price(cost, chance, head_ms, paying))
+
+
+def _price(cost: Cost, chance: float, head_ms: float, count: int) -> float:
+    """The tokens that would be made in the time that one guess more and its row take."""
+    rate = (1.0 + expected_tokens(chance, count)) / (count * head_ms + cost(count + 1))
+    return rate * (head_ms + max(0.0, cost(count + 2) - cost(count + 1)))
 
 
 def _free(session: Session, node: DraftNode) -> float:
