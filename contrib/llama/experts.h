@@ -2,9 +2,11 @@
 #pragma once
 
 #include "foresight.h"
+#include "ggml.h"
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -15,8 +17,6 @@
 #include <thread>
 #include <utility>
 #include <vector>
-
-struct ggml_tensor;
 
 // One tensor with all experts of a layer, as Python describes it. `bytes` are those of one expert. With `file` -1 the
 // weights are in memory anyway, and their use is only counted.
@@ -101,6 +101,21 @@ struct Pass {
     int64_t rows = 0;
     bool wide = false; // so many rows that nearly all experts of each layer are wanted
 };
+
+template <class Each> void each_choice(const Layer & layer, const struct ggml_tensor * ids, const Each & each) {
+    for (int64_t row = 0; row < ids->ne[1]; ++row) {
+        for (int64_t rank = 0; rank < ids->ne[0]; ++rank) {
+            const int32_t number = *(const int32_t *) ((const char *) ids->data + row * ids->nb[1] + rank * ids->nb[0]);
+            if (number >= 0 && number < layer.experts) { // ggml stops at others
+                each(number);
+            }
+        }
+    }
+}
+
+inline uint64_t now_ns() {
+    return uint64_t(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
 
 enum class Foresight { OFF, TRY, ON };
 
