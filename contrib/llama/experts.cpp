@@ -34,7 +34,7 @@ Cache::Cache(const int * files, int n_files, const twd_expert_matrix * of, int c
         largest_ = std::max(largest_, layer.bytes * uint64_t(layer.experts));
     }
     routers_.resize(layers_.size());
-    table_.resize(counting_only() ? 0 : int(layers_.size()));
+    table_.resize(int(layers_.size()));
     experts_.resize(layer_of_.size());
     left_.reset(new std::atomic<int>[experts_.size() * MATRICES]);
     for (size_t i = 0; i < experts_.size() * MATRICES; ++i) {
@@ -106,11 +106,11 @@ void Cache::want(const Matrix & of, const struct ggml_tensor * ids, const struct
     if (!missing_.empty()) {
         fetch(missing_);
     }
-    if (!leads || counting_only()) {
+    if (!leads) {
         return;
     }
     learn(of.layer, ids);
-    const bool ahead = how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on());
+    const bool ahead = !counting_only() && foresees();
     lock.unlock();
     if (ahead) {
         look_ahead(of.layer, ids, input);
@@ -139,6 +139,8 @@ void Cache::begin_pass(int layer, const struct ggml_tensor * ids) {
     pass_.asked = pass_.missed_bytes = 0;
     pass_.began = pass_.ended = now_ns();
     pass_.wide = ids->ne[0] * ids->ne[1] >= WIDE * layers_[layer].experts;
+    pass_.tokens.swap(told_);
+    told_.clear(); // of a pass that nobody tells the tokens of, nothing is learned
     if (int64_t(pass_.tokens.size()) != pass_.rows) {
         pass_.tokens.clear();
     }
@@ -198,7 +200,7 @@ bool Cache::arrived(int expert, const Layer & layer) {
 Numbers Cache::numbers() {
     std::lock_guard<std::mutex> lock(mutex_);
     numbers_.read_bytes = read_bytes_;
-    numbers_.foresight = how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on());
+    numbers_.foresight = foresees();
     return numbers_;
 }
 

@@ -137,10 +137,13 @@ class Cache {
     void want(const Matrix & of, const struct ggml_tensor * ids, const struct ggml_tensor * input);
     // Each thread: wait until the chosen experts of this matrix are there.
     void wait(const Matrix & of, const struct ggml_tensor * ids, bool first);
-    // Ask for experts that may be wanted soon. Those that are worth more do not give way.
+    // Ask for experts that the next pass may want, if reading ahead pays. Those that are worth more do not give way.
     int foresee(const int32_t * layers, const int32_t * numbers, int count);
     // The same for what tokens chose when they were computed last.
     int foresee_tokens(const int32_t * tokens, int count);
+    // What a token chose when it was computed last: USED places for each layer, ABSENT in those that are empty. Returns
+    // the number of layers; 0 if nothing is known of the token.
+    int chosen(int32_t token, int16_t * into);
     // The tokens of the next pass, row by row.
     void tell_tokens(const int32_t * tokens, int count);
     // How many bytes a pass of these tokens will probably read: of the first one, the first two, and so on.
@@ -158,6 +161,7 @@ class Cache {
 
   private:
     bool counting_only() const { return files_.empty(); }
+    bool foresees() const { return how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on()); }
     std::atomic<int> & left(int expert, int number) { return left_[size_t(expert) * MATRICES + number]; }
     std::vector<uint32_t> latest(uint64_t passes);
     bool arrived(int expert, const Layer & layer);
@@ -200,6 +204,7 @@ class Cache {
     bool stop_ = false;
 
     Pass pass_;
+    std::vector<int32_t> told_; // the tokens of the next pass
     Foresight how_ = Foresight::TRY;
     Trial trial_;
     NextChoice next_choice_;

@@ -121,20 +121,22 @@ uint64_t Cache::coming_early() {
 
 int Cache::foresee(const int32_t * layers, const int32_t * numbers, int count) {
     std::lock_guard<std::mutex> lock(mutex_);
-    int asked = 0;
+    if (!foresees()) {
+        return 0;
+    }
+    std::vector<int> likely;
     for (int i = 0; i < count; ++i) {
         if (layers[i] >= 0 && layers[i] < int(layers_.size()) && numbers[i] >= 0 &&
             numbers[i] < layers_[layers[i]].experts) {
-            const int index = layers_[layers[i]].first + numbers[i];
-            asked += fetch_early({index}, 0, worth(index));
+            likely.push_back(layers_[layers[i]].first + numbers[i]);
         }
     }
-    return asked;
+    return fetch_early(likely, visit_ + layers_.size(), EARLY_WORTH);
 }
 
 int Cache::foresee_tokens(const int32_t * tokens, int count) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (how_ == Foresight::OFF || (how_ == Foresight::TRY && !trial_.on())) {
+    if (!foresees()) {
         return 0;
     }
     std::vector<int> likely;
@@ -149,9 +151,18 @@ int Cache::foresee_tokens(const int32_t * tokens, int count) {
     return fetch_early(likely, visit_ + layers_.size(), EARLY_WORTH);
 }
 
+int Cache::chosen(int32_t token, int16_t * into) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!table_.knows(token)) {
+        return 0;
+    }
+    std::copy_n(table_.of(token, 0), layers_.size() * TokenTable::USED, into);
+    return int(layers_.size());
+}
+
 void Cache::tell_tokens(const int32_t * tokens, int count) {
     std::lock_guard<std::mutex> lock(mutex_);
-    pass_.tokens.assign(tokens, tokens + count);
+    told_.assign(tokens, tokens + count);
 }
 
 void Cache::missing(const int32_t * tokens, int count, uint64_t * into) {

@@ -29,6 +29,7 @@ GGML_BACKEND_API void twd_experts_numbers(void * cache, uint64_t * into);
 GGML_BACKEND_API int twd_experts_uses(void * cache, uint64_t * into, int count);
 GGML_BACKEND_API int twd_experts_foresee(void * cache, const int32_t * layers, const int32_t * numbers, int count);
 GGML_BACKEND_API int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count);
+GGML_BACKEND_API int twd_experts_chosen(void * cache, int32_t token, int16_t * into);
 GGML_BACKEND_API void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count);
 GGML_BACKEND_API void twd_experts_missing(void * cache, const int32_t * tokens, int count, uint64_t * into);
 GGML_BACKEND_API void twd_experts_use_routers(void * cache, const twd_expert_router * routers, int count);
@@ -75,6 +76,8 @@ int twd_experts_foresee(void * cache, const int32_t * layers, const int32_t * nu
 int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count) {
     return ((Cache *) cache)->foresee_tokens(tokens, count);
 }
+
+int twd_experts_chosen(void * cache, int32_t token, int16_t * into) { return ((Cache *) cache)->chosen(token, into); }
 
 void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count) {
     ((Cache *) cache)->tell_tokens(tokens, count);
