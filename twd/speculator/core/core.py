@@ -315,7 +315,7 @@ class SpeculatorCore:
         session.spec_stats.count(judged if taken == held else judged[:taken], taken)
         session.fed = len(session.tokens) - 1
         if self.drafted is not None and session.speculates:
-            self.drafted.learn(session.ends(place[0], taken))
+            self.drafted.learn(session.beginnings(place[0], taken))
         if place[1]:
             self.drafter_pool.measure(session, agreed + len(kept), (now - session.passed_at) * 1000, guessed)
         session.accepted_at = session.passed_at = now
