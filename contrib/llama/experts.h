@@ -172,6 +172,7 @@ class Cache {
     void learn(int layer, const struct ggml_tensor * ids);
     void look_ahead(int layer, const struct ggml_tensor * ids, const struct ggml_tensor * input);
     int fetch_early(const std::vector<int> & likely, uint64_t until, double worth_below);
+    int fetch_later(int layer);
     std::vector<int> absent(const std::vector<int> & likely, uint64_t until);
     uint64_t coming_early();
     void fetch(const std::vector<int> & missing);
@@ -210,7 +211,8 @@ class Cache {
     NextChoice next_choice_;
     TokenTable table_;
     std::vector<twd_expert_router> routers_; // by layer; without weights where there is none
-    std::vector<int> likely_;
+    std::vector<int> likely_, later_; // for the next layer; for the rest of the pass
+    uint64_t later_until_ = 0;
     double row_bytes_ = 0; // that a row reads, of late
     uint64_t largest_ = 0; // bytes of the experts of the largest layer
     int reading_ = 0, reading_early_ = 0;

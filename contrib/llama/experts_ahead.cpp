@@ -66,6 +66,14 @@ void Cache::look_ahead(int layer, const struct ggml_tensor * ids, const struct g
     }
     std::lock_guard<std::mutex> lock(mutex_);
     fetch_early(likely_, visit_ + 1, EARLY_WORTH);
+    fetch_later(next);
+}
+
+// What is foreseen for layers behind this one and found no place in the queue before.
+int Cache::fetch_later(int layer) {
+    const auto passed = [&](int expert) { return layer_of_[expert] <= layer || later_until_ <= visit_; };
+    later_.erase(std::remove_if(later_.begin(), later_.end(), passed), later_.end());
+    return fetch_early(later_, later_until_, EARLY_WORTH);
 }
 
 // Asks for experts that may be wanted at a visit, and are to stay until then. Returns how many are read now.
@@ -124,14 +132,15 @@ int Cache::foresee(const int32_t * layers, const int32_t * numbers, int count) {
     if (!foresees()) {
         return 0;
     }
-    std::vector<int> likely;
+    later_.clear();
     for (int i = 0; i < count; ++i) {
         if (layers[i] >= 0 && layers[i] < int(layers_.size()) && numbers[i] >= 0 &&
             numbers[i] < layers_[layers[i]].experts) {
-            likely.push_back(layers_[layers[i]].first + numbers[i]);
+            later_.push_back(layers_[layers[i]].first + numbers[i]);
         }
     }
-    return fetch_early(likely, visit_ + layers_.size(), EARLY_WORTH);
+    later_until_ = visit_ + layers_.size();
+    return fetch_later(-1);
 }
 
 int Cache::foresee_tokens(const int32_t * tokens, int count) {
