@@ -2,9 +2,11 @@
 #pragma once
 
 #include "foresight.h"
+#include "ggml.h"
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
@@ -15,8 +17,6 @@
 #include <thread>
 #include <utility>
 #include <vector>
-
-struct ggml_tensor;
 
 // One tensor with all experts of a layer, as Python describes it. `bytes` are those of one expert. With `file` -1 the
 // weights are in memory anyway, and their use is only counted.
@@ -102,6 +102,21 @@ struct Pass {
     bool wide = false; // so many rows that nearly all experts of each layer are wanted
 };
 
+template <class Each> void each_choice(const Layer & layer, const struct ggml_tensor * ids, const Each & each) {
+    for (int64_t row = 0; row < ids->ne[1]; ++row) {
+        for (int64_t rank = 0; rank < ids->ne[0]; ++rank) {
+            const int32_t number = *(const int32_t *) ((const char *) ids->data + row * ids->nb[1] + rank * ids->nb[0]);
+            if (number >= 0 && number < layer.experts) { // ggml stops at others
+                each(number);
+            }
+        }
+    }
+}
+
+inline uint64_t now_ns() {
+    return uint64_t(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
 enum class Foresight { OFF, TRY, ON };
 
 struct Numbers {
@@ -122,10 +137,13 @@ class Cache {
     void want(const Matrix & of, const struct ggml_tensor * ids, const struct ggml_tensor * input);
     // Each thread: wait until the chosen experts of this matrix are there.
     void wait(const Matrix & of, const struct ggml_tensor * ids, bool first);
-    // Ask for experts that may be wanted soon. Those that are worth more do not give way.
+    // Ask for experts that the next pass may want, if reading ahead pays. Those that are worth more do not give way.
     int foresee(const int32_t * layers, const int32_t * numbers, int count);
     // The same for what tokens chose when they were computed last.
     int foresee_tokens(const int32_t * tokens, int count);
+    // What a token chose when it was computed last: USED places for each layer, ABSENT in those that are empty. Returns
+    // the number of layers; 0 if nothing is known of the token.
+    int chosen(int32_t token, int16_t * into);
     // The tokens of the next pass, row by row.
     void tell_tokens(const int32_t * tokens, int count);
     // How many bytes a pass of these tokens will probably read: of the first one, the first two, and so on.
@@ -143,6 +161,7 @@ class Cache {
 
   private:
     bool counting_only() const { return files_.empty(); }
+    bool foresees() const { return how_ == Foresight::ON || (how_ == Foresight::TRY && trial_.on()); }
     std::atomic<int> & left(int expert, int number) { return left_[size_t(expert) * MATRICES + number]; }
     std::vector<uint32_t> latest(uint64_t passes);
     bool arrived(int expert, const Layer & layer);
@@ -153,6 +172,7 @@ class Cache {
     void learn(int layer, const struct ggml_tensor * ids);
     void look_ahead(int layer, const struct ggml_tensor * ids, const struct ggml_tensor * input);
     int fetch_early(const std::vector<int> & likely, uint64_t until, double worth_below);
+    int fetch_later(int layer);
     std::vector<int> absent(const std::vector<int> & likely, uint64_t until);
     uint64_t coming_early();
     void fetch(const std::vector<int> & missing);
@@ -185,12 +205,14 @@ class Cache {
     bool stop_ = false;
 
     Pass pass_;
+    std::vector<int32_t> told_; // the tokens of the next pass
     Foresight how_ = Foresight::TRY;
     Trial trial_;
     NextChoice next_choice_;
     TokenTable table_;
     std::vector<twd_expert_router> routers_; // by layer; without weights where there is none
-    std::vector<int> likely_;
+    std::vector<int> likely_, later_; // for the next layer; for the rest of the pass
+    uint64_t later_until_ = 0;
     double row_bytes_ = 0; // that a row reads, of late
     uint64_t largest_ = 0; // bytes of the experts of the largest layer
     int reading_ = 0, reading_early_ = 0;

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from twd.decoding.window import Window
 from twd.drafter.draft import FLOOR, FLOOR_BESIDE, DraftRules, DraftState, Guess
+from twd.drafter.told_experts import Chosen, told_choices
 from twd.drafter.trust import ConfidenceCalibration
 from twd.drafting.calibration import Calibration
 from twd.drafting.ngram import MIN_MATCH
@@ -42,6 +45,8 @@ class DrafterCore:
         self.token_ms = 5.0
         self._pace_known = False
         self.trust = ConfidenceCalibration()
+        self.chosen: Chosen | None = None
+        """Tells which experts a token chose, where the draft model is a mixture."""
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -71,6 +76,7 @@ class DrafterCore:
             beside=beside,
             trust=self.trust,
             waits=event.reading and (beside or (yields and len(event.tokens) > READ_AT_ONCE)),
+            tells=event.wants_experts and self.chosen is not None,
         )
         self.drafts[event.session] = draft
         self.by_job[event.job] = draft
@@ -190,6 +196,7 @@ class DrafterCore:
         tokens = draft.span(start, min(end, start + CHUNK))
         last = start + len(tokens) == end
         steps = max(1, min(draft.run(self._enough), self.ctx_size - end - 1))
+        steps = 1 if draft.tells else steps  # what is chosen is known of tokens that are computed one by one
         return Window(
             draft.slot, 0, start, tokens, None, picks=last, committed=len(tokens), steps=steps, least=draft.least
         )
@@ -235,7 +242,13 @@ class DrafterCore:
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
             resting = draft.resting and not draft.told_rest and not draft.waits
+            news = draft.branch_proposals(self.name)
             if resting or (fresh >= enough and not draft.beside):
-                messages.append(draft.proposal(self.name))
-            messages += draft.branch_proposals(self.name)
+                news = [draft.proposal(self.name), *news]
+            messages += [self._with_experts(draft, message) for message in news]
         return messages
+
+    def _with_experts(self, draft: DraftState, message: DraftProposed) -> DraftProposed:
+        if not draft.tells or self.chosen is None or not message.tokens:
+            return message
+        return structs.replace(message, experts=told_choices(self.chosen, draft.read_for(message)))

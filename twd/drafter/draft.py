@@ -73,6 +73,8 @@ class DraftState:
     token."""
     prompt_tokens: int = 0
     ahead: KnownContinuation | None = None
+    tells: bool = False
+    """Whether the speculator wants to know which experts were chosen."""
     known: NgramIndex = field(default_factory=NgramIndex)
     """The part of the accepted text that is indexed for copies."""
     copied_sure: float = 0.0
@@ -229,6 +231,12 @@ class DraftState:
         self.sent, self.spent_ms = len(self.guesses), 0.0
         self.told_rest = self.resting
         return message
+
+    def read_for(self, message: DraftProposed) -> list[int]:
+        """Returns the tokens that were read to guess those of a message of this session, made just now."""
+        index = message.at - len(self.accepted)
+        before = self.guesses[index - 1].token if index else self.accepted[-1]
+        return [before, *message.tokens[:-1]]
 
     def branch_proposals(self, drafter: InstanceId) -> list[DraftProposed]:
         """Returns the branches that are finished and not sent yet."""

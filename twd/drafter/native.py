@@ -1,7 +1,7 @@
 """A drafter with llama.cpp in this process, from the settings of one draft model."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from twd.decoding.window import Logits, Target
 from twd.drafter.draft import DraftRules, Guess
 from twd.drafter.runner import Judge
 from twd.drafter.service import DrafterService, Load
+from twd.drafter.told_experts import Chosen
+from twd.engine.experts.choices import remembers_choices
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
@@ -80,6 +82,12 @@ class NativeDraftModel:
         return self.native.cards
 
     @property
+    def chosen(self) -> Chosen | None:
+        """Tells which experts a token chose, if it is a mixture."""
+        choices = self.native.model.choices
+        return None if choices is None else choices.chosen
+
+    @property
     def judge(self) -> Judge:
         """The function that gives the confidence of a draft, and the second choice."""
         return judge
@@ -117,7 +125,8 @@ def loader(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -
     """Returns the function that loads this draft model; the service runs it on a thread."""
 
     def load(progress: Progress) -> NativeDraftModel:
-        return NativeDraftModel(load_native(load_plan(name, drafter, ctx_size, memory), progress))
+        plan = load_plan(name, drafter, ctx_size, memory)
+        return NativeDraftModel(load_native(replace(plan, remember=remembers_choices(plan.path)), progress))
 
     return load
 

@@ -15,6 +15,7 @@ from twd.drafter.draft import DraftRules
 from twd.drafter.openings import PendingSession, PendingSessions
 from twd.drafter.runner import DraftRunner, Judge
 from twd.drafter.thread_choice import ThreadChoice
+from twd.drafter.told_experts import RemembersChoices
 from twd.drafting.session_models import SessionModels, drafters_pattern
 from twd.drafting.unprofitable_targets import UnprofitableTargets
 from twd.kit.model_service import ModelService
@@ -151,6 +152,7 @@ class DrafterService(ModelService[DraftModel]):
         tries = cost.ms if target.can_rollback else None
         core = self._core = DrafterCore(self.instance, target.n_slots, target.ctx_size, tries, target.window_max)
         core.token_ms = self._alone_ms = cost.ms(1)
+        core.chosen = loaded.chosen if isinstance(loaded, RemembersChoices) else None
         self._runner = DraftRunner(
             core,
             target,

@@ -219,10 +219,10 @@ class Context:
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
-        batch, experts = self._batch.fill(rows, states, both=self._reads_both), self.model.experts
-        with experts or nullcontext():
-            if experts is not None and states is None:
-                experts.native.tell_tokens(self._batch.tokens[: len(rows)])
+        batch, choices = self._batch.fill(rows, states, both=self._reads_both), self.model.choices
+        with self.model.experts or nullcontext():
+            if choices is not None and states is None:
+                choices.tell_tokens(self._batch.tokens[: len(rows)])
             code = llama.llama_decode(self.handle, batch)
         if code:
             raise decode_error(code, len(rows))

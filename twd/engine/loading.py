@@ -76,6 +76,8 @@ class LoadPlan:
     """A folder that keeps measurements, so that the same model is not measured again."""
     expert_bytes: int = 0
     """If given, experts of a mixture are read while it computes, and may take this much memory."""
+    remember: bool = False
+    """Remember which experts of a mixture each token chooses, where all of them are in this machine's memory."""
     pool: PoolPlan | None = None
     """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
 
@@ -170,6 +172,7 @@ def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
             use_mmap=plan.use_mmap,
             head=plan.head,
             expert_bytes=plan.expert_bytes,
+            remember=plan.remember,
         )
     info, head_here = inspect(plan.path), plan.pool.head_here and bool(plan.pool.away)
     own_head = [layer_names(info.layers, info.layers + info.head_layers)] if info.head_layers else []

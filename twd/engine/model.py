@@ -8,7 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from twd.engine.build import has_amx
+from twd.engine.experts.choices import open_remembering
 from twd.engine.experts.layout import expert_layout
+from twd.engine.experts.native import NativeExperts
 from twd.engine.experts.stream import ExpertStream, open_stream
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
@@ -45,6 +47,8 @@ class ModelLoadOptions:
     """The weights need not fit in memory: they are read from the mapped file when needed, and never copied."""
     expert_bytes: int = 0
     """If given, experts of a mixture are read while it computes, and may take this much memory."""
+    remember: bool = False
+    """Remember which experts of a mixture each token chooses. The weights must be mapped."""
 
 
 class LoadedGguf:
@@ -65,6 +69,8 @@ class LoadedGguf:
         self.offloads = offloads(settings)
         self.repacked = repacks(settings, info)
         self.experts: ExpertStream | None = None
+        self.choices: NativeExperts | None = None
+        """Remembers what each token chooses, where that is wanted."""
 
     @property
     def recurrent(self) -> bool:
@@ -76,16 +82,23 @@ class LoadedGguf:
         """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""
         start()
         info = inspect(settings.path)
-        layout = expert_layout(settings.path) if settings.expert_bytes else None
-        if layout is not None:
+        listens = settings.expert_bytes or (settings.remember and not offloads(settings))
+        layout = expert_layout(settings.path) if listens else None
+        if layout is not None and settings.expert_bytes:
             require_memory(layout.dense_bytes + settings.expert_bytes, f"the model {settings.path.name}")
             load = partial(_load, settings, info, unheard)
             handle, stream = open_stream(layout, settings.expert_bytes, load, on_progress)
             model = cls(handle, info, settings)
-            model.experts = stream
+            model.experts, model.choices = stream, stream.native
             return model
         require_memory(_bytes_in_ram(info, settings), f"the model {settings.path.name}")
-        return cls(_load(settings, info, on_progress), info, settings)
+        load = partial(_load, settings, info, on_progress)
+        if layout is None:
+            return cls(load(), info, settings)
+        handle, choices = open_remembering(layout, load)
+        model = cls(handle, info, settings)
+        model.choices = choices
+        return model
 
     def facts(
         self, model: ModelId, *, ctx_size: int, parallel: int, can_rollback: bool = True, note: str = ""
@@ -111,6 +124,8 @@ class LoadedGguf:
         if self.handle:
             if self.experts is not None:
                 self.experts.close()
+            elif self.choices is not None:
+                self.choices.close()
             llama.llama_model_free(self.handle)
             self.handle = 0
 
@@ -135,7 +150,7 @@ def cards_of(settings: ModelLoadOptions) -> tuple[str, ...]:
 
 def repacks(settings: ModelLoadOptions, info: GgufInfo) -> bool:
     """Whether llama.cpp may repack weights for its own kernels."""
-    as_stored = settings.from_disk or settings.expert_bytes > 0
+    as_stored = settings.from_disk or settings.expert_bytes > 0 or settings.remember
     free = settings.use_extra_bufts and not as_stored and not has_amx()
     return free and not need_no_repacking(facts_of(info).blocks)
 

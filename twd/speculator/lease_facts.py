@@ -1,10 +1,12 @@
 """What a speculator with a loaded model tells in its lease."""
 
+from msgspec.structs import replace
+
 from twd.engine.experts.facts import expert_facts
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.drafters.registry import pace_of
 from twd.speculator.targets.loaded import LoadedModel
-from twd.wire.leases.base import CoreFacts
+from twd.wire.leases.base import CoreFacts, StreamedExperts
 from twd.wire.leases.speculator import SpeculatorFacts
 
 
@@ -40,5 +42,12 @@ def facts_of(core: SpeculatorCore, loaded: LoadedModel, share: CoreFacts | None,
         consensus_fallback=core.consensus.fallback,
         consensus_refused=core.consensus.refused,
         judges=loaded.limits.score_rows > 0,
-        experts=expert_facts(loaded),
+        experts=_expert_facts(core, loaded),
     )
+
+
+def _expert_facts(core: SpeculatorCore, loaded: LoadedModel) -> StreamedExperts | None:
+    facts, drafted = expert_facts(loaded), core.drafted
+    if facts is None or drafted is None:
+        return facts
+    return replace(facts, told=drafted.compared, told_right=drafted.right, told_unknown=drafted.unknown)

@@ -24,6 +24,8 @@ from twd.wire.job import Grammar, Sampling, Seed
 from twd.wire.model import VocabFingerprint
 
 Credit = Annotated[int, Meta(ge=0, le=256)]
+ExpertChoice = Annotated[list[Annotated[int, Meta(ge=0, lt=2**15)]], Meta(max_length=2048)]
+"""The experts that a mixture chose for one token, layer after layer, as many in each; empty: not known."""
 
 
 class DeviceKind(enum.StrEnum):
@@ -70,6 +72,8 @@ class SessionOpened(Event, frozen=True, tag="twd.v1.session.opened"):
     consensus: str = ""
     """By which policy drafters may agree on tokens that the target has not read; empty: they may not."""
     voters: list[Voter] = []
+    wants_experts: bool = False
+    """The target reads its experts from disk: drafters that are mixtures, too, may tell what they choose."""
 
 
 class SessionClosed(Event, frozen=True, tag="twd.v1.session.closed"):
@@ -98,6 +102,8 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
     draft_ms: Annotated[float, Meta(ge=0)] = 0.0
     model: ModelId = ModelId("")
     """Of the session."""
+    experts: Annotated[list[ExpertChoice], Meta(max_length=32)] = []
+    """For each of the first guesses, what the drafter chose for the token before it, which it read to guess."""
 
 
 class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):

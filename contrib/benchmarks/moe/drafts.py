@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What drafts bring and cost a mixture in memory for a part of its file: drafts.py MODEL.gguf [--shares 0.8 0.6]
 
-The same prompts are answered plain and with drafts in turns; drafts are always right, or random with full confidence.
+The same prompts are answered plain and with drafts in turns; drafts are always right, right with the experts that the
+tokens chose before (`told`), or random with full confidence.
 Texts are drawn with a seed, so they are the same each time. The drafter is elsewhere: it costs this machine nothing.
 """
 
@@ -15,7 +16,8 @@ from pathlib import Path
 from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import PROMPTS
 from twd.bus.memory.bus import MemoryBroker
-from twd.engine.experts.facts import expert_facts
+from twd.drafter.told_experts import Chosen, told_choices
+from twd.engine.experts.facts import StreamsExperts, expert_facts
 from twd.engine.experts.layout import expert_layout
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -44,6 +46,8 @@ class KnowingDrafter(Service):
         self.vocab = vocab
         self.answer: list[int] = []
         """Empty: it guesses at random."""
+        self.chosen: Chosen | None = None
+        """If given, drafts come with experts."""
         self._session, self._model = SessionId(""), MODEL
         self._text: list[int] = []
         self._prompt = 0
@@ -75,6 +79,7 @@ class KnowingDrafter(Service):
         tokens = self.answer[said : said + AHEAD]
         if not self.answer:
             tokens = [self._dice.randrange(self.vocab.tokens) for _ in range(AHEAD)]
+        read = [self._text[-1], *tokens[:-1]]
         if tokens:
             self.emit(
                 DraftProposed(
@@ -85,6 +90,7 @@ class KnowingDrafter(Service):
                     prefix=prefix_hash(self._text),
                     tokens=tokens,
                     confidence=[1.0] * len(tokens),
+                    experts=told_choices(self.chosen, read) if self.chosen is not None else [],
                 )
             )
 
@@ -123,6 +129,9 @@ async def measure(args: argparse.Namespace, share: float, way: str, home: str) -
     if speculator.loaded is None:
         raise SystemExit(speculator.note)
     drafter = KnowingDrafter(context("far"), speculator.loaded.facts.vocab)
+    loaded = speculator.loaded
+    if way == "told" and isinstance(loaded, StreamsExperts) and loaded.experts is not None:
+        drafter.chosen = loaded.experts.chosen
     services.append(drafter)
     await drafter.start()
     drafter.attach()
@@ -139,7 +148,7 @@ async def measure(args: argparse.Namespace, share: float, way: str, home: str) -
     equal = True
     for _ in range(args.rounds):
         for number, answer in enumerate(answers):
-            drafter.answer = answer if way == "perfect" else []
+            drafter.answer = [] if way == "random" else answer
             for drafts in (False, True, False, True):
                 said = await ask(number, drafts)
                 equal = equal and said.tokens == answer
@@ -156,6 +165,8 @@ async def measure(args: argparse.Namespace, share: float, way: str, home: str) -
         "drafts": way,
         "equal": equal,
         "hits": round(told.hits / max(1, told.asked), 3),
+        "foreseen_used": round(told.foreseen_used / max(1, told.foreseen), 2),
+        "told_right": round(told.told_right / told.told, 2) if told.told else None,
         "plain_tok_s": round(1000 / plain, 2),
         "tok_s": round(1000 / drafted, 2),
         "to_plain": round(plain / drafted, 3),
@@ -170,7 +181,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6], help="of the file, in memory")
-    parser.add_argument("--ways", nargs="+", default=["perfect", "random"], choices=["perfect", "random"])
+    parser.add_argument(
+        "--ways", nargs="+", default=["perfect", "told", "random"], choices=["perfect", "told", "random"]
+    )
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)

@@ -30,3 +30,9 @@ def test_a_model_that_was_not_asked_yet_has_no_share() -> None:
 def test_a_stage_tells_which_layers_they_are_of() -> None:
     (line,) = expert_lines([lease("stage", facts=StageFacts(model=BIG, experts=EXPERTS, layers="layers 0-15 of 30"))])
     assert line.startswith("big, layers 0-15 of 30, on box: 25%")
+
+
+def test_what_drafters_told_is_weighed() -> None:
+    told = replace(EXPERTS, told=400, told_right=372)
+    (line,) = expert_lines([lease("speculator", facts=SpeculatorFacts(model=BIG, experts=told))])
+    assert line.endswith("of waiting, 93% right of what drafters told")

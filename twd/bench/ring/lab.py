@@ -227,6 +227,8 @@ class RingClient:
         self.home = home
         self.hears: Callable[[Event], None] = lambda event: None
         """Called with every event, on the engine's thread."""
+        self.sampling = Sampling()
+        """Of the texts to come."""
         self._jobs: dict[SessionId, _Job] = {}
         self._count = 0
         self._failures: list[BaseException] = []
@@ -266,7 +268,7 @@ class RingClient:
             ignore_eos=True,
             speculation=Speculation(enabled=guess is not None, window=window),
         )
-        spec = SessionSpec(Sampling(), 0, len(prompt), ignore_eos=True)
+        spec = SessionSpec(self.sampling, 0, len(prompt), ignore_eos=True)
         opening = PreparedRequest(
             SessionId(f"s{self._count}"), list(prompt), RemoteSpecSampler(spec), lambda _: b"", frozenset(), 0
         )

@@ -24,5 +24,6 @@ def _lines(leases: Iterable[ServiceLease]) -> Iterator[str]:
         hits = f"{experts.hits / experts.asked:.0%} hits" if experts.asked else "not asked yet"
         held = f"{min(1.0, experts.memory_bytes / whole):.0%} of {whole / _GIB:.2f} GiB in memory"
         read = f"{experts.read_bytes / _GIB:.2f} GiB read in {experts.waited_s:.1f} s of waiting"
+        told_right = f", {experts.told_right / experts.told:.0%} right of what drafters told" if experts.told else ""
         layers = f", {told.layers}," if isinstance(told, StageFacts) else ""
-        yield f"{told.model}{layers} on {lease.node}: {held}, {hits}, {read}"
+        yield f"{told.model}{layers} on {lease.node}: {held}, {hits}, {read}{told_right}"

@@ -18,6 +18,8 @@ from twd.wire.failures import FailureCode, TwdError
 _READERS: Final = 8
 _TOKENS: Final = 1 << 31
 _REPLAYED: Final = 2000
+_CHOSEN: Final = 16
+"""The most experts of a token and layer that are remembered."""
 _NAMES: Final = (
     "asked",
     "hits",
@@ -147,7 +149,9 @@ class NativeExperts:
         takes: list[type] = [_POINTER, ctypes.c_int, _POINTER, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64]
         make = ggml("twd_experts_open", [*takes, ctypes.c_int], _POINTER)
         self._handle: int | None = make(numbers, len(files), of, len(of), budget, mmap.PAGESIZE, _READERS)
-        self.slots = sum({one.layer: one.experts for one in matrices}.values())
+        counts = {one.layer: one.experts for one in matrices}
+        self.experts_by_layer = tuple(counts[layer] for layer in sorted(counts))
+        self.slots = sum(self.experts_by_layer)
         if not self._handle:
             raise TwdError(FailureCode.UNSUPPORTED, "too many mixtures in one process; start another one")
 
@@ -179,7 +183,7 @@ class NativeExperts:
         return float(self._call("twd_experts_replay", types, ctypes.c_double, *values))
 
     def foresee(self, layers: npt.NDArray[np.int32], numbers: npt.NDArray[np.int32]) -> int:
-        """Ask for experts that may be wanted soon. Returns how many of them are read now."""
+        """Ask for experts that the next pass may want, if that pays. Returns how many of them are read now."""
         types: list[type] = [_POINTER, _POINTER, ctypes.c_int]
         asked = (layers.ctypes.data, numbers.ctypes.data, layers.size)
         return int(self._call("twd_experts_foresee", types, ctypes.c_int, *asked))
@@ -189,6 +193,15 @@ class NativeExperts:
         given = _tokens(tokens)
         types: list[type] = [_POINTER, ctypes.c_int]
         return int(self._call("twd_experts_foresee_tokens", types, ctypes.c_int, given.ctypes.data, given.size))
+
+    def chosen(self, token: int) -> list[int]:
+        """The experts that a token chose when it was computed last, layer after layer; empty: not known."""
+        if not 0 <= token < _TOKENS or not can_tell_choices():
+            return []
+        into = np.full((len(self.experts_by_layer), _CHOSEN), -1, np.int16)
+        self._call("twd_experts_chosen", [ctypes.c_int32, _POINTER], ctypes.c_int, token, into.ctypes.data)
+        known = into[:, : int((into[0] >= 0).sum())]
+        return [int(one) for one in known.flat] if (known >= 0).all() else []
 
     def tell_tokens(self, tokens: npt.NDArray[np.int32]) -> None:
         """Tell the tokens of the next pass, so that what they choose is known when they come again."""
@@ -241,6 +254,12 @@ def can_stream() -> bool:
 def can_foresee() -> bool:
     """Whether this build can foretell what will be chosen; one that was made before cannot."""
     return find_ggml("twd_experts_tell_tokens", [], None) is not None
+
+
+@cache
+def can_tell_choices() -> bool:
+    """Whether this build tells what a token chose, and takes such choices; one that was made before cannot."""
+    return find_ggml("twd_experts_chosen", [], ctypes.c_int) is not None
 
 
 def _tokens(tokens: Sequence[int]) -> npt.NDArray[np.int32]:

@@ -5,23 +5,19 @@ import logging
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from twd.engine.experts.budget import adapted_budget, spare
-from twd.engine.experts.layout import ExpertLayout, Spot
-from twd.engine.experts.native import (
-    ExpertNumbers,
-    NativeExperts,
-    PlacedMatrix,
-    PlacedRouter,
-    ReadProblem,
-    can_foresee,
-    maps_unread,
-)
-from twd.engine.experts.overlay import Fragment, close_files, mapped_fragments, open_files, overlay
+from twd.engine.experts.layout import ExpertLayout
+from twd.engine.experts.native import ExpertNumbers, NativeExperts, ReadProblem, can_foresee, maps_unread
+from twd.engine.experts.overlay import close_files, mapped_fragments, open_files, overlay
+from twd.engine.experts.placing import placed_matrices, placed_routers
 from twd.engine.host_memory.limits import available_bytes, gib
 from twd.kit.progress import Share, unheard
 from twd.wire.failures import FailureCode, TwdError
@@ -34,6 +30,8 @@ _PASSES: Final = 100
 _BETTER: Final = 0.003
 _FORESEEN: Final = 32
 """Tokens of a draft whose experts are read ahead."""
+_MANY: Final = 1 << 16
+"""More experts than a layer has."""
 
 
 class ExpertStream:
@@ -81,6 +79,22 @@ class ExpertStream:
         with self._closing:
             if can_foresee() and not self._ended.is_set():
                 self.native.foresee_tokens(tokens[:_FORESEEN])
+
+    def foresee_choices(self, choices: Sequence[Sequence[int]]) -> None:
+        """Ask for what a drafter chose for some tokens, if that pays. Each choice has as many experts of each layer."""
+        with self._closing:
+            if not self._ended.is_set():
+                self.native.foresee(*by_layer(choices, len(self.experts_by_layer)))
+
+    def chosen(self, token: int) -> list[int]:
+        """The experts that a token chose when it was computed last, layer after layer; empty: not known."""
+        with self._closing:
+            return [] if self._ended.is_set() else self.native.chosen(token)
+
+    @property
+    def experts_by_layer(self) -> tuple[int, ...]:
+        """How many experts each of its layers has."""
+        return self.native.experts_by_layer
 
     def set_budget(self, size: int) -> None:
         """Give the experts more or less memory; waits for a pass that runs."""
@@ -141,6 +155,13 @@ def _size(path: Path) -> int:
         return 0
 
 
+def by_layer(choices: Sequence[Sequence[int]], layers: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """All experts of these choices, each once, with the layer of each; those of the first layer come first."""
+    found = [np.repeat(np.arange(layers), len(one) // layers) * _MANY + np.array(one, np.int64) for one in choices]
+    pairs = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    return (pairs // _MANY).astype(np.int32), (pairs % _MANY).astype(np.int32)
+
+
 def open_stream(
     layout: ExpertLayout, budget: int, load: Callable[[], int], progress: Share = unheard
 ) -> tuple[int, ExpertStream]:
@@ -153,8 +174,11 @@ def open_stream(
     try:
         files = open_files(layout.shards)
         overlay(layout, found, files, progress, all_fits=budget >= layout.padded_bytes(mmap.PAGESIZE))
-        native = NativeExperts(files, list(_placed(layout, found)), budget)
-        native.use_routers(list(_placed_routers(layout, found)))
+        matrices = placed_matrices(layout, found)
+        if not matrices:
+            raise TwdError(FailureCode.UNSUPPORTED, "llama.cpp has not mapped the experts; set moe_stream to off")
+        native = NativeExperts(files, matrices, budget)
+        native.use_routers(placed_routers(layout, found))
     except BaseException:
         close_files(files)
         _free(handle)
@@ -166,37 +190,3 @@ def _free(handle: int) -> None:
     from twd.engine.library import llama
 
     llama.llama_model_free(handle)
-
-
-def _placed(layout: ExpertLayout, fragments: Sequence[Fragment]) -> Iterable[PlacedMatrix]:
-    """The matrices that llama.cpp has mapped. It leaves out layers that it does not use, as those of a head."""
-    places = _places(layout, fragments)
-    if not places:
-        raise TwdError(FailureCode.UNSUPPORTED, "llama.cpp has not mapped the experts; set moe_stream to off")
-    for one in layout.matrices:
-        where = _address(fragments, (one.shard, one.offset))
-        if where and one.layer in places:
-            yield PlacedMatrix(where, one.offset, one.each, one.shard, places[one.layer], one.experts)
-
-
-def _places(layout: ExpertLayout, fragments: Sequence[Fragment]) -> dict[int, int]:
-    """The layers that are mapped whole, counted without gaps."""
-    away = {one.layer for one in layout.matrices if not _address(fragments, (one.shard, one.offset))}
-    return {layer: number for number, layer in enumerate(layer for layer in layout.layers if layer not in away)}
-
-
-def _address(fragments: Sequence[Fragment], spot: Spot | None) -> int:
-    """Where a byte of a file lies in memory; 0: nowhere."""
-    if spot is None:
-        return 0
-    held = (part for part in fragments if part.shard == spot[0] and part.holds(spot[1]))
-    return next((part.address(spot[1]) for part in held), 0)
-
-
-def _placed_routers(layout: ExpertLayout, fragments: Sequence[Fragment]) -> Iterable[PlacedRouter]:
-    """Those that llama.cpp has mapped; without its router, a layer's choice is not foreseen."""
-    places = _places(layout, fragments)
-    for one in layout.routers:
-        weights, norm, bias, choice = (_address(fragments, s) for s in (one.weights, one.norm, one.bias, one.choice))
-        if weights and one.layer in places:
-            yield PlacedRouter(weights, norm, bias, choice, places[one.layer], one.experts, one.width)

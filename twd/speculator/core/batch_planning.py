@@ -10,6 +10,7 @@ from twd.drafting.history_ngram import HistoryNgram
 from twd.drafting.window_value import Cost, best_cut
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode, lay_out
+from twd.speculator.core.drafted_experts import DraftedExperts
 from twd.speculator.core.expert_reads import ExpertReads
 from twd.speculator.core.head_guesses import HeadOrder, guesses_wanted
 from twd.speculator.core.limits import SpeculatorLimits
@@ -55,6 +56,7 @@ class StepPlanner:
         sessions: dict[int, Session],
         drafter_pool: DrafterPool,
         consensus: Consensus,
+        drafted: DraftedExperts | None = None,
     ) -> None:
         self._limits = limits
         self.recall = HistoryNgram(limits.recall_tokens)
@@ -62,6 +64,7 @@ class StepPlanner:
         self._sessions = sessions
         self._drafter_pool = drafter_pool
         self._consensus = consensus
+        self._drafted = drafted
         self._reads = ExpertReads(limits.missing_ms) if limits.missing_ms is not None else None
 
     def plan(self, now: float) -> NextStep:
@@ -221,11 +224,16 @@ class StepPlanner:
         return not any(name == GRAMMAR or (name in known and known[name].weight >= COMPARED) for name in votes)
 
     def _foresee(self, session: Session, cut: int) -> None:
-        """Let experts be read ahead for drafts that wait for a later window, if they are likely enough."""
+        """Let experts be read ahead for drafts that are likely enough: what drafters told of the window that begins and
+        of what waits behind it, else what tokens that wait chose before."""
         if self._limits.foresee is None:
             return
-        waiting = session.tree.chain(session.believe, cut + self._limits.max_window)[cut:]
-        tokens = [node.token for node, chance in waiting if chance >= LIKELY]
+        line = session.tree.chain(session.believe, cut + self._limits.max_window)
+        likely = [node for node, chance in line if chance >= LIKELY]
+        told = set[int]()
+        if self._drafted is not None:
+            told = self._drafted.foresee([session.tree.root.hash, *(node.hash for node in likely)])
+        tokens = [node.token for node in likely[cut:] if node.hash not in told]
         if tokens:
             self._limits.foresee(tokens)
 

@@ -19,6 +19,7 @@ from twd.kit.effects import Effect
 from twd.speculator.core.batch_planning import NextStep, StepPlanner
 from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
+from twd.speculator.core.drafted_experts import DraftedExperts
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.outgoing import Outgoing
 from twd.speculator.core.output_coalescing import add
@@ -68,8 +69,9 @@ class SpeculatorCore:
         usual = limits.undo.usual(cost) if limits.undo is not None else cost
         self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
         self.consensus = Consensus(limits)
+        self.drafted = DraftedExperts(limits.experts) if limits.experts is not None else None
         self._planner: StepPlanner = (
-            StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus)
+            StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus, self.drafted)
             if pipe is None
             else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool, self.consensus)
         )
@@ -172,6 +174,8 @@ class SpeculatorCore:
         link = session.links.get(event.drafter)
         if link is not None and link.ignored(session.generated):
             return
+        if self.drafted is not None and link is not None and event.experts:
+            self.drafted.hear(event, tokens)
         depth = session.tree.depth(event.drafter)
         self._hang(session, event, tokens)
         self.drafter_pool.hear(session, event, session.tree.depth(event.drafter) > depth, now)
@@ -246,7 +250,8 @@ class SpeculatorCore:
         for name, link in session.links.items():
             drafter = self.drafter_pool.drafters.get(name)
             shown = text if drafter is not None and drafter.by_text else ""
-            self._out.tell(opened(session, self.identity, name, link.credit, device, shown))
+            event = opened(session, self.identity, name, link.credit, device, shown)
+            self._out.tell(replace(event, wants_experts=self.drafted is not None))
         if self.consensus.wanted(session):
             event = opened(session, self.identity, RACERS, 0, device, "")
             self._out.tell(replace(event, consensus=self.limits.consensus, voters=self.drafter_pool.voters))
@@ -309,6 +314,8 @@ class SpeculatorCore:
         judged = guessed[: held + 1] if inflight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
         session.spec_stats.count(judged if taken == held else judged[:taken], taken)
         session.fed = len(session.tokens) - 1
+        if self.drafted is not None and session.speculates:
+            self.drafted.learn(session.beginnings(place[0], taken))
         if place[1]:
             self.drafter_pool.measure(session, agreed + len(kept), (now - session.passed_at) * 1000, guessed)
         session.accepted_at = session.passed_at = now

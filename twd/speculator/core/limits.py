@@ -8,6 +8,7 @@ from twd.decoding.window import Target
 from twd.drafting.ngram import MIN_MATCH
 from twd.drafting.undo_cost import UndoCost
 from twd.settings.model import ModelConfig, Settings
+from twd.speculator.core.drafted_experts import ExpertForesight
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.draft import DeviceKind
 from twd.wire.model import ModelFacts, VocabFingerprint
@@ -77,6 +78,8 @@ class SpeculatorLimits:
     from disk; None: they are all in memory."""
     foresee: Callable[[Sequence[int]], None] | None = None
     """Lets experts be read ahead that these tokens will want."""
+    experts: ExpertForesight | None = None
+    """Takes what drafters that are mixtures, too, chose for their guesses; None: it would be of no use."""
     needs_drafters: bool = False
     """True: a job with speculation fails where no drafter is attached, instead of running without."""
 

@@ -282,6 +282,10 @@ class Session:
         known = self.tokens[at : at + len(tokens)]
         return len(known) if list(tokens[: len(known)]) == known else None
 
+    def beginnings(self, at: int, more: int) -> list[tuple[int, int]]:
+        """Returns the hash of the first `at` tokens and their last one, and the same for `more` longer beginnings."""
+        return [(self.hashes[end], self.tokens[end - 1]) for end in range(at, at + more + 1)]
+
     def overflow(self, ctx_size: int) -> str:
         """Returns why the job does not fit the context; empty: it does."""
         wanted = self.job.max_tokens

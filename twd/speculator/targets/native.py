@@ -9,7 +9,7 @@ from twd.decoding.cost import CostCurve
 from twd.decoding.window import Target
 from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
-from twd.engine.experts.native import can_foresee
+from twd.engine.experts.native import can_foresee, can_tell_choices
 from twd.engine.experts.stream import ExpertStream
 from twd.engine.loading import LoadPlan, NativeModel, load_native
 from twd.engine.model import ModelLoadOptions, offloads
@@ -23,6 +23,7 @@ from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.speculator.admission.request_preprocessor import RequestPreprocessor, given_template
 from twd.speculator.core.batch_planning import PROMPT_ROWS
+from twd.speculator.core.drafted_experts import ExpertForesight
 from twd.speculator.core.limits import SpeculatorLimits, usual_limits, with_votes
 from twd.speculator.core.session import PreparedRequest
 from twd.speculator.core.step_runs import longest_call_ms
@@ -167,8 +168,15 @@ def limits_of(native: NativeModel, model: ModelConfig, settings: Settings) -> Sp
         device=native.device,
         missing_ms=experts.missing_ms if experts is not None else None,
         foresee=experts.foresee_tokens if experts is not None else None,
+        experts=_foresight(experts),
     )
     return with_votes(limits, target, settings) if undo.cost is None else limits
+
+
+def _foresight(experts: ExpertStream | None) -> ExpertForesight | None:
+    if experts is None or not can_tell_choices():
+        return None
+    return ExpertForesight(experts.experts_by_layer, experts.chosen, experts.foresee_choices)
 
 
 def preparer_of(native: NativeModel, draw_seed: Callable[[], int]) -> RequestPreprocessor:

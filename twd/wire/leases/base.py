@@ -53,6 +53,11 @@ class StreamedExperts(Part, frozen=True, omit_defaults=False):
     foreseen: Count = 0
     foreseen_used: Count = 0
     """How many were read before they were asked for, and how many of those were asked for then."""
+    told: Count = 0
+    told_right: Count = 0
+    """How many choices of drafters were compared with those of the target, and how many were the same."""
+    told_unknown: Count = 0
+    """How many experts that drafters told do not exist; they were dropped."""
     disk_bytes_s: Count = 0
     """What the disk gave while it was read; 0: nothing was."""
 
