@@ -251,5 +251,5 @@ def test_where_all_have_voted_the_count_alone_is_awaited() -> None:
     assert consensus.wait_until(session, 100.0, 200.0) == told + SLACK * 0.2
     assert consensus.wait_until(session, 100.0, 200.0, told + 0.05) == told + 0.05 + COUNTING_S
     assert consensus.wait_until(session, 100.0, 9000.0) == told + LONGEST_PASSES * 0.1
-    session.job = msgspec.structs.replace(session.job, speculation=Speculation(consensus=True, window=16))
+    session.job = structs.replace(session.job, speculation=Speculation(consensus=True, window=16))
     assert consensus.wait_until(session, 100.0, 9000.0) == told + SLACK * 9.0, "it waits for drafts in any case"
