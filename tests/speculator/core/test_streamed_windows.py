@@ -61,11 +61,21 @@ def test_only_drafters_that_were_right_are_checked(good: bool) -> None:
 LAYERS = (8, 8)
 
 
+def chosen_after(token: int) -> list[int]:
+    return [token % 8] * 2
+
+
+TOLD: dict[str, Callable[[int], list[int]]] = {
+    "right": chosen_after,
+    "wrong": lambda token: chosen_after(token + 3),
+    "absurd": lambda _: [8, 30_000],
+}
+
+
 @pytest.mark.parametrize("told", ["right", "wrong", "absurd"])
 def test_what_drafters_chose_is_read_ahead_where_it_was_right(told: str) -> None:
     read: list[list[int]] = []
-    chosen = {"right": lambda token: [token % 8] * 2, "wrong": lambda token: [(token + 3) % 8] * 2}
-    foresight = ExpertForesight(LAYERS, chosen["right"], read.extend)
+    foresight = ExpertForesight(LAYERS, chosen_after, read.extend)
     target = FakeTarget()
     core = make_core(
         target, lambda rows: 10.0 + 5.0 * rows, ngram=False, foresee=lambda tokens: None, experts=foresight
@@ -83,7 +93,7 @@ def test_what_drafters_chose_is_read_ahead_where_it_was_right(told: str) -> None
                 prefix=prefix_hash(session.tokens),
                 tokens=tokens,
                 confidence=[1.0] * DRAFTED,
-                experts=[chosen.get(told, lambda token: [8, 30_000])(token) for token in before][: len(tokens)],
+                experts=[TOLD[told](token) for token in before][: len(tokens)],
             )
             driver.core.draft(event, tokens, driver.now)
 

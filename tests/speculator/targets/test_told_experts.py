@@ -48,7 +48,7 @@ def settings(path: Path, home: Path, share: float = SHARE) -> Settings:
         moe_stream="on" if share else "off",
         moe_memory_gb=max(share * layout.expert_bytes, 1) / 2**30,
     )
-    return Settings(models={str(MODEL): model}, drafters=[DrafterConfig(path=str(path))], home=str(home))
+    return Settings(models={str(MODEL): model}, drafters=(DrafterConfig(path=str(path)),), home=str(home))
 
 
 class Served:
