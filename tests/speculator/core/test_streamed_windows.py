@@ -1,6 +1,6 @@
 """Experts on disk: unknown drafters are compared before they are checked, and drafts that wait are foreseen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
