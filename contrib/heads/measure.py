@@ -141,7 +141,10 @@ def _count(told: str, names: Sequence[str]) -> int:
 
 def table(kept: Sequence[Measured]) -> str:
     """Everything that was measured, as Markdown."""
-    lines = ["| target | | tok/s | against twd plain | guesses that held |", "|---|---|---|---|---|"]
+    lines = [
+        "| target | | tok/s | against twd plain | guesses that held | texts as plain |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind in dict.fromkeys(one.target for one in kept):
         some_ways = dict.fromkeys(one.way for one in kept if one.target == kind)
         lines += [_line(kept, kind, way) for way in some_ways]
@@ -155,7 +158,12 @@ def _line(kept: Sequence[Measured], kind: str, way: str) -> str:
     checked, held = sum(one.checked for one in own.values()), sum(one.held for one in own.values())
     speed = f"{statistics.median(one.rate for one in own.values()):.1f}"
     gain = f"{statistics.median(ratios):.2f}" if ratios else ""
-    return f"| {kind} | {way} | {speed} | {gain} | {f'{held} of {checked}, {held / checked:.0%}' if checked else ''} |"
+    right = f"{held} of {checked}, {held / checked:.0%}" if checked else ""
+    pairs = [
+        pair for start, one in own.items() if start in plain for pair in zip(one.texts, plain[start].texts, strict=True)
+    ]
+    equal = f"{sum(ours == theirs for ours, theirs in pairs)} of {len(pairs)}"
+    return f"| {kind} | {way} | {speed} | {gain} | {right} | {equal} |"
 
 
 def add_options(found: argparse.ArgumentParser) -> None:
