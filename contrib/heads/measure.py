@@ -11,6 +11,8 @@ prints the table of the file, and measures nothing.
 import argparse
 import asyncio
 import shutil
+import signal
+import sys
 import tempfile
 import time
 import urllib.request
@@ -99,6 +101,7 @@ def _peer(programs: Path, target: Path, extra: tuple[str, ...]) -> Any:
 
 def measure(args: argparse.Namespace) -> None:
     """The command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     kept = msgspec.json.decode(args.out.read_bytes(), type=list[Measured]) if args.out.exists() else []
     for kind in () if args.report else args.target:
         known = {one.question for one in kept if one.target == kind}
