@@ -89,7 +89,7 @@ def _state_of(path: Path) -> Path:
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as out:
-        np.savez(out, **{name: np.asarray(one) for name, one in arrays.items()})
+        np.savez(out, **{name: np.asarray(one) for name, one in arrays.items()})  # type: ignore[arg-type]
     part.rename(path)
 
 
