@@ -3,19 +3,21 @@
     contrib/benchmarks/build_peers.sh
     .venv/bin/python contrib/heads measure head.gguf --target f32 --out measured.json
 
-Everybody is started afresh, alone, in turn, and asked some of the prompts of contrib/benchmarks/product over HTTP. A
-run that was ended goes on where it was. `--report` prints the tables of the file, and measures nothing.
+All of them run at once, and one is asked at a time, all of them each prompt of contrib/benchmarks/product in turn: so
+whatever else the machine does slows all of them alike. A run that was ended goes on with the next prompt. `--report`
+prints the table of the file, and measures nothing.
 """
 
 import argparse
 import asyncio
 import shutil
-import statistics
+import signal
+import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +27,6 @@ import msgspec
 from contrib.benchmarks.product.llama_server import SERVER, Launch, llama_server
 from contrib.benchmarks.product.prompts import OWN, read_prompts, some
 from twd.bench.product.http_client import Question, Server, ask_all, with_headers
-from twd.bench.product.statistics import rate_of
 from twd.bench.product.whole_system import WholeSystem
 from twd.engine.demo_model import demo_model
 from twd.process.cores import usable_cores
@@ -40,17 +41,18 @@ _HELD: Final = ("twd_draft_tokens_accepted_total", "spec_decode_num_accepted_tok
 
 
 class Measured(msgspec.Struct):
-    """One start of one way."""
+    """One answer."""
 
     target: str
     way: str
-    start: int
-    rate: float
-    """Tokens per second after the first token of each answer."""
+    question: str
+    tokens: int
+    decode_ms: float
+    """Milliseconds from its first part to the last."""
     checked: int
     held: int
-    texts: list[str]
-    """Hashes of the answers."""
+    text: str
+    """Its hash."""
 
 
 Serve = Callable[[], Any]
@@ -99,38 +101,43 @@ def _peer(programs: Path, target: Path, extra: tuple[str, ...]) -> Any:
 
 def measure(args: argparse.Namespace) -> None:
     """The command."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends, too
     kept = msgspec.json.decode(args.out.read_bytes(), type=list[Measured]) if args.out.exists() else []
-    began, questions = time.monotonic(), some(read_prompts(OWN), args.limit)
-    for start, kind, way, serve in [] if args.report else _missing(args, kept):
-        if time.monotonic() - began > args.seconds:
-            print("the time is up; the same command goes on from here")
-            break
-        kept.append(_measured(kind, way, start, serve, questions, args.max_tokens))
-        args.out.write_bytes(msgspec.json.encode(kept))
-        print(f"{kind}, {way}: {kept[-1].rate:.1f} tok/s", flush=True)
+    for kind in () if args.report else args.target:
+        known = {one.question for one in kept if one.target == kind}
+        left = [one for one in some(read_prompts(OWN), args.limit) if one.name not in known]
+        with ExitStack() as started:
+            found = ways(args, demo_model(_CACHE, kind)) if left else {}
+            servers = {
+                way: started.enter_context(serve()) for way, serve in found.items() if not args.only or way in args.only
+            }
+            began = time.monotonic()
+            for number, question in enumerate(left):
+                if time.monotonic() - began > args.seconds:
+                    break
+                kept += _asked(kind, servers, question, args.max_tokens, number)
+                args.out.write_bytes(msgspec.json.encode(kept))
     print(table(kept))
 
 
-def _missing(args: argparse.Namespace, kept: Sequence[Measured]) -> list[tuple[int, str, str, Serve]]:
-    """What was not measured yet, in order."""
-    known = {(one.start, one.target, one.way) for one in kept}
-    found = [
-        (start, kind, way, serve)
-        for start in range(args.starts)
-        for kind in args.target
-        for way, serve in ways(args, demo_model(_CACHE, kind)).items()
-    ]
-    return [one for one in found if one[:3] not in known and (not args.only or one[2] in args.only)]
+def _asked(
+    kind: str, servers: dict[str, Server], question: Question, max_tokens: int, number: int
+) -> Iterator[Measured]:
+    """One question to all, who take turns at being the first."""
+    order = list(servers.items())
+    turn = number % len(order)
+    for way, server in (*order[turn:], *order[:turn]):
+        before = _counted(server)
+        (reply,), _ = asyncio.run(ask_all(server, [question], max_tokens))
+        checked, held = (after - was for after, was in zip(_counted(server), before, strict=True))
+        yield Measured(kind, way, question.name, reply.tokens, reply.decode_ms, checked, held, reply.text_hash)
 
 
-def _measured(
-    kind: str, way: str, start: int, serve: Serve, questions: Sequence[Question], max_tokens: int
-) -> Measured:
-    with serve() as server:
-        replies, _ = asyncio.run(ask_all(server, questions, max_tokens))
-        counted = urllib.request.urlopen(f"{server.url}/metrics", timeout=10).read().decode()
-    texts = [reply.text_hash for reply in replies]
-    return Measured(kind, way, start, rate_of(replies), _count(counted, _CHECKED), _count(counted, _HELD), texts)
+def _counted(server: Server) -> tuple[int, int]:
+    """How many guesses were checked so far, and how many of them held."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as answer:
+        told = answer.read().decode()
+    return _count(told, _CHECKED), _count(told, _HELD)
 
 
 def _count(told: str, names: Sequence[str]) -> int:
@@ -141,21 +148,32 @@ def _count(told: str, names: Sequence[str]) -> int:
 
 def table(kept: Sequence[Measured]) -> str:
     """Everything that was measured, as Markdown."""
-    lines = ["| target | | tok/s | against twd plain | guesses that held |", "|---|---|---|---|---|"]
+    lines = [
+        "| target | | tok/s | against twd plain | tokens a pass | guesses that held | texts as plain |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for kind in dict.fromkeys(one.target for one in kept):
-        some_ways = dict.fromkeys(one.way for one in kept if one.target == kind)
-        lines += [_line(kept, kind, way) for way in some_ways]
+        order = dict.fromkeys(one.way for one in kept if one.target == kind)
+        lines += [_line([one for one in kept if one.target == kind], kind, way) for way in sorted(order)]
     return "\n".join(lines)
 
 
 def _line(kept: Sequence[Measured], kind: str, way: str) -> str:
-    own = {one.start: one for one in kept if (one.target, one.way) == (kind, way)}
-    plain = {one.start: one for one in kept if (one.target, one.way) == (kind, _PLAIN)}
-    ratios = [one.rate / plain[start].rate for start, one in own.items() if start in plain]
+    own, plain = ({one.question: one for one in kept if one.way == name} for name in (way, _PLAIN))
+    rate, usual = _rate(own.values()), _rate(plain.values())
     checked, held = sum(one.checked for one in own.values()), sum(one.held for one in own.values())
-    speed = f"{statistics.median(one.rate for one in own.values()):.1f}"
-    gain = f"{statistics.median(ratios):.2f}" if ratios else ""
-    return f"| {kind} | {way} | {speed} | {gain} | {f'{held} of {checked}, {held / checked:.0%}' if checked else ''} |"
+    tokens = sum(one.tokens for one in own.values())
+    a_pass = f"{tokens / max(1, tokens - held):.2f}"
+    right = f"{held} of {checked}, {held / checked:.0%}" if checked else ""
+    equal = sum(one.text == plain[name].text for name, one in own.items() if name in plain)
+    gain = f"{rate / usual:.2f}" if usual else ""
+    return f"| {kind} | {way} | {rate:.1f} | {gain} | {a_pass} | {right} | {equal} of {len(own)} |"
+
+
+def _rate(answers: Iterable[Measured]) -> float:
+    """Tokens per second after the first part of each answer."""
+    known = [one for one in answers if one.decode_ms]
+    return 1000 * sum(one.tokens - 1 for one in known) / sum(one.decode_ms for one in known) if known else 0.0
 
 
 def add_options(found: argparse.ArgumentParser) -> None:
@@ -164,10 +182,9 @@ def add_options(found: argparse.ArgumentParser) -> None:
     found.add_argument("--target", nargs="+", default=["f32", "f16"], help="weights of the demo model")
     found.add_argument("--out", type=Path, default=Path("measured.json"))
     found.add_argument("--limit", type=int, default=20, help="so many of the prompts; 0: all")
-    found.add_argument("--max-tokens", type=int, default=96)
-    found.add_argument("--starts", type=int, default=1)
-    found.add_argument("--windows", type=int, nargs="+", default=[2, 3, 4], help="llama-server's draft lengths")
+    found.add_argument("--max-tokens", type=int, default=64)
+    found.add_argument("--windows", type=int, nargs="+", default=[1, 2, 3], help="llama-server's draft lengths")
     found.add_argument("--only", nargs="+", default=[], help="measure these ways alone")
-    found.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so long")
+    found.add_argument("--seconds", type=float, default=1e9, help="no further prompt after so long")
     found.add_argument("--report", action="store_true", help="print the tables of --out")
     found.set_defaults(run=measure)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+Array = Any  # JAX's arrays; mypy runs where JAX is not installed
 Weights = dict[str, Array]
 _FAR = -1e30
 

@@ -42,7 +42,7 @@ def read_texts(folder: Path) -> Texts:
         raise SystemExit(f"{folder} holds no texts; write some: python contrib/heads texts MODEL --out {folder}")
     joined = {name: np.concatenate([part[name] for part in parts]) for name in (*_FIELDS, "lengths", "prompts")}
     ends = np.cumsum(joined["lengths"], dtype=np.int64)
-    return Texts(joined["tokens"], joined["likeliest"], joined["rows"], ends, joined["prompts"])  # type: ignore[arg-type]
+    return Texts(joined["tokens"], joined["likeliest"], joined["rows"], ends, joined["prompts"])
 
 
 def packed(lengths: Sequence[int], room: int, dice: np.random.Generator) -> Iterator[list[int]]:
@@ -92,8 +92,8 @@ def _fill(found: Batch, row: int, at: int, number: int, texts: Texts, embedding:
     found["tokens"][here] = embedding[texts.tokens[begin + 1 : end]]
     found["inputs"][here] = texts.rows[begin : end - 1, :-width]
     found["last"][here] = texts.rows[begin + 1 : end, -width:]
-    found["answers"][here] = small[texts.likeliest[begin + 1 : end]]
-    found["known"][here] = found["answers"][here] >= 0
+    answers = small[texts.likeliest[begin + 1 : end]]
+    found["answers"][here], found["known"][here] = answers, answers >= 0
     found["texts"][here] = number
     found["places"][here] = np.arange(count)
     first = min(max(int(prompt) - 2, 0), count)

@@ -20,8 +20,8 @@ def save_target(model: Path, layers: Sequence[int], ends: Sequence[int], path: P
 
     def weights(name: str) -> Floats:
         tensor = tensors[f"{name}.weight"]
-        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        return found.reshape([int(size) for size in reversed(tensor.shape)])
+        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        return np.asarray(found.reshape([int(size) for size in reversed(tensor.shape)]), np.float32)
 
     architecture = reader.fields["general.architecture"].contents()
 

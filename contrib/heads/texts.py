@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 _DAY: Final = datetime(2026, 11, 1, tzinfo=UTC)
 _LIKELIEST: Final = 40
 _LARGEST: Final = float(np.finfo(np.float16).max)
-_SHARD: Final = 100
+_SHARD: Final = 50
 """So many texts lie in one file."""
 
 
@@ -52,7 +52,9 @@ class Text:
 class Writer:
     """Writes `together` texts at once with one model."""
 
-    def __init__(self, model: LoadedGguf, layers: Sequence[int], together: int, longest: int, threads: int) -> None:
+    def __init__(
+        self, model: LoadedGguf, layers: Sequence[int], together: int, longest: int, threads: int, seed: int = 0
+    ) -> None:
         self._layers, self._together, self._longest = list(layers), together, longest
         settings = ContextSettings(ctx_size=longest, parallel=together, type_k="f16", threads=threads, ubatch=together)
         self.context = Context(model, settings)
@@ -60,7 +62,7 @@ class Writer:
             give_layer_inputs(self.context.handle, layer)
         llama.llama_set_embeddings(self.context.handle, True)
         self._width, self._ends = model.n_embd, model.vocab.end_tokens
-        self._dice = np.random.default_rng(1)
+        self._dice = np.random.default_rng(seed)
 
     def write(self, asked: Iterator[Text]) -> Iterator[Text]:
         """All texts, each as soon as it is complete. It goes on as long as there are any to begin."""
@@ -112,12 +114,12 @@ class Writer:
         return np.ctypeslib.as_array(found).reshape(count, self._width)
 
 
-def conversations(model: LoadedGguf, temperatures: Sequence[float]) -> Iterator[Text]:
-    """Texts to begin, without end: every prompt with each temperature in turn."""
+def conversations(model: LoadedGguf, temperatures: Sequence[float], seed: int) -> Iterator[Text]:
+    """Texts to begin, without end: every prompt with each temperature in turn; the order depends on the seed."""
     template = ChatTemplate.of(model.chat_template, model.vocab)
     turns = cycle(temperatures)
     try:
-        for turn in count(1):
+        for turn in count(seed):
             for asked in prompts(turn):
                 prompt = Prompt(messages=[ChatMessage(role="user", content=asked)])
                 tokens = render_tokens(template, prompt, model.vocab.tokenize, _DAY)
@@ -147,10 +149,11 @@ def write_texts(args: Any) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     model = LoadedGguf.load(ModelLoadOptions(args.model))
     layers = args.layers or default_layers(model.n_layer)
-    writer = Writer(model, layers, args.together, args.longest, args.threads)
     save_target(args.model, layers, sorted(model.vocab.end_tokens), args.out / "target.npz")
-    began, written, number, kept = time.monotonic(), 0, len(list(args.out.glob("texts-*.npz"))), list[Text]()
-    for text in writer.write(conversations(model, args.temperatures)):
+    number = len(list(args.out.glob("texts-*.npz")))
+    writer = Writer(model, layers, args.together, args.longest, args.threads, seed=number)
+    began, written, kept = time.monotonic(), 0, list[Text]()
+    for text in writer.write(conversations(model, args.temperatures, number + 1)):
         kept.append(text)
         written += text.read
         over = written >= args.tokens or time.monotonic() - began > 60 * args.minutes

@@ -34,6 +34,7 @@ _FIXED: Final = "output"
 _WARM, _LEAST = 40, 0.03
 _TELL, _KEEP = 25, 100
 _LOOKED_AT: Final = 20_000
+_READ: Final = ("tokens", "inputs")
 
 
 class Training:
@@ -88,7 +89,7 @@ def _state_of(path: Path) -> Path:
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as out:
-        np.savez(out, **{name: np.asarray(one) for name, one in arrays.items()})
+        np.savez(out, **{name: np.asarray(one) for name, one in arrays.items()})  # type: ignore[arg-type]
     part.rename(path)
 
 
@@ -110,14 +111,21 @@ class Lessons:
     def __init__(self, texts: Texts, embedding: npt.NDArray[np.float32], small: npt.NDArray[np.int32]) -> None:
         self._texts, self._embedding, self._small = texts, embedding, small
 
-    def without_end(self, chosen: Sequence[int], room: int, rows: int, seed: int) -> Iterator[Batch]:
-        """Of the chosen texts, each time mixed anew."""
+    def without_end(
+        self, chosen: Sequence[int], room: int, rows: int, seed: int, noise: float = 0.0
+    ) -> Iterator[Batch]:
+        """Of the chosen texts, each time mixed anew. With noise on what it reads, a head cannot know texts by it."""
         dice = np.random.default_rng(seed)
         lengths = [int(self._texts.spans[number][1] - self._texts.spans[number][0]) - 1 for number in chosen]
         while True:
             groups = [[chosen[one] for one in group] for group in packed(lengths, room, dice)]
             for start in range(0, len(groups) - rows + 1, rows):
-                yield batch(self._texts, groups[start : start + rows], room, self._embedding, self._small)
+                found = batch(self._texts, groups[start : start + rows], room, self._embedding, self._small)
+                yield {name: _noisy(one, noise, dice) if name in _READ else one for name, one in found.items()}
+
+
+def _noisy(values: Any, noise: float, dice: np.random.Generator) -> Any:
+    return values * (1 + noise * dice.standard_normal(values.shape, np.float32)) if noise else values
 
 
 def main(args: argparse.Namespace) -> None:
@@ -136,7 +144,7 @@ def main(args: argparse.Namespace) -> None:
     held = list(range(0, len(texts.ends), args.hold_out))
     rest = sorted(set(range(len(texts.ends))) - set(held))
     save = partial(training.save, args.out, vocabulary=vocabulary)
-    _train(training, lessons.without_end(rest, args.room, args.rows, training.number), args, save)
+    _train(training, lessons.without_end(rest, args.room, args.rows, training.number, args.noise), args, save)
     save()
     judged = lessons.without_end(held, args.room, 1, 0)
     _tell("texts it has not seen", [training.tried(next(judged)) for _ in range(max(1, len(held) // 2))])
@@ -186,6 +194,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--rate", type=float, default=1e-3, help="learning rate after the first steps; it falls to zero")
     found.add_argument("--room", type=int, default=256, help="tokens of a row")
     found.add_argument("--rows", type=int, default=2, help="rows of a step")
+    found.add_argument("--noise", type=float, default=0.2, help="share of each value by which it is changed by chance")
     found.add_argument("--hold-out", type=int, default=25, help="one text of so many is kept to try the head")
     return found
 
