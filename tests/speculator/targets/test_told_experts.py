@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     not can_tell_choices(), reason="this build of llama.cpp does not tell what tokens choose"
 )
 PROMPT = [(5 * index + 2) % VOCABULARY for index in range(12)]
-COUNT = 44
+COUNT = 100
 SHARE = 0.5
 """Of the experts, in memory."""
 
@@ -71,7 +71,7 @@ class Served:
             max_tokens=COUNT,
             ignore_eos=True,
             speculation=how,
-            sampling=Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0),  # hardly a token twice
+            sampling=Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0, frequency_penalty=10.0),
         )
         _, end = await self.listener.run(wanted)
         assert isinstance(end, JobFinished), end
@@ -129,7 +129,7 @@ async def test_choices_of_a_drafter_of_the_same_file_are_read_ahead(path: Path, 
     assert silent == told == text
     assert any(event.experts for event in listener.of(DraftProposed))
     assert without.told == 0
-    assert with_choices.told_right > 0.9 * with_choices.told > 0
+    assert with_choices.told_right > 0.7 * with_choices.told > 0
     assert with_choices.told_unknown == 0
     assert with_choices.hits / with_choices.asked > without.hits / without.asked
     assert with_choices.foreseen_used > without.foreseen_used
