@@ -75,7 +75,7 @@ class Served:
             speculation=how,
             sampling=Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0, frequency_penalty=10.0),
         )
-        _, end = await self.listener.run(wanted)
+        _, end = await self.listener.run(wanted, timeout_s=60.0)
         assert isinstance(end, JobFinished), end
         return [token for event in self.listener.of(TokensAccepted, name) for token in event.tokens]
 
