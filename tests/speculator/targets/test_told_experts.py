@@ -16,6 +16,7 @@ from twd.drafter.service import DrafterService
 from twd.engine.experts.facts import StreamsExperts
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import Foresight, can_tell_choices
+from twd.engine.experts.stream import ExpertStream
 from twd.kit.service import Effects, Service
 from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.speculator.service import SpeculatorService
@@ -126,12 +127,15 @@ class Answered:
     drafts: list[DraftProposed]
 
 
+def stream_of(loaded: object) -> ExpertStream:
+    assert isinstance(loaded, StreamsExperts)
+    assert loaded.experts is not None
+    return loaded.experts
+
+
 async def answered(settings: Settings, *, tells: bool) -> Answered:
     async with serving(settings) as served, drafting(served, settings, tells=tells):
-        loaded = served.speculator.loaded
-        assert isinstance(loaded, StreamsExperts)
-        assert loaded.experts is not None
-        loaded.experts.native.set_foresight(Foresight.ON)
+        stream_of(served.speculator.loaded).native.set_foresight(Foresight.ON)
         before = served.experts
         text = await served.answer(6)
         now = served.experts
