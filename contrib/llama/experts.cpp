@@ -120,8 +120,10 @@ void Cache::want(const Matrix & of, const struct ggml_tensor * ids, const struct
 void Cache::begin_visit(int layer, const struct ggml_tensor * ids) {
     if (layer <= layer_now_) {
         begin_pass(layer, ids);
-    } else if (ids->ne[1] != pass_.rows) { // the last layer computes only rows that are asked for
-        pass_.tokens.clear();
+    } else if (ids->ne[1] != int64_t(pass_.tokens.size())) { // the last layer computes only rows that are asked for
+        pass_.tokens.swap(pass_.outputs);
+        pass_.outputs.clear();
+        keep_tokens_of(ids->ne[1]);
     }
     layer_now_ = layer;
     ++visit_;
@@ -140,9 +142,16 @@ void Cache::begin_pass(int layer, const struct ggml_tensor * ids) {
     pass_.began = pass_.ended = now_ns();
     pass_.wide = ids->ne[0] * ids->ne[1] >= WIDE * layers_[layer].experts;
     pass_.tokens.swap(told_);
+    pass_.outputs.swap(told_outputs_);
     told_.clear(); // of a pass that nobody tells the tokens of, nothing is learned
-    if (int64_t(pass_.tokens.size()) != pass_.rows) {
+    told_outputs_.clear();
+    keep_tokens_of(pass_.rows);
+}
+
+void Cache::keep_tokens_of(int64_t rows) {
+    if (int64_t(pass_.tokens.size()) != rows) {
         pass_.tokens.clear();
+        pass_.outputs.clear();
     }
 }
 

@@ -96,7 +96,7 @@ struct Job {
 
 // What is known of the pass that runs. One pass at a time computes with a cache.
 struct Pass {
-    std::vector<int32_t> tokens; // its rows, if somebody tells
+    std::vector<int32_t> tokens, outputs; // its rows and those that are asked for, if somebody tells
     uint64_t began = 0, ended = 0, asked = 0, missed_bytes = 0;
     int64_t rows = 0;
     bool wide = false; // so many rows that nearly all experts of each layer are wanted
@@ -144,8 +144,8 @@ class Cache {
     // What a token chose when it was computed last: USED places for each layer, ABSENT in those that are empty. Returns
     // the number of layers; 0 if nothing is known of the token.
     int chosen(int32_t token, int16_t * into);
-    // The tokens of the next pass, row by row.
-    void tell_tokens(const int32_t * tokens, int count);
+    // The tokens of the next pass, row by row. The last layer computes only rows that are asked for; null: all are.
+    void tell_tokens(const int32_t * tokens, const int8_t * outputs, int count);
     // How many bytes a pass of these tokens will probably read: of the first one, the first two, and so on.
     void missing(const int32_t * tokens, int count, uint64_t * into);
     void use_routers(const twd_expert_router * routers, int count);
@@ -168,6 +168,7 @@ class Cache {
     bool untouched(int expert);
     void begin_visit(int layer, const struct ggml_tensor * ids);
     void begin_pass(int layer, const struct ggml_tensor * ids);
+    void keep_tokens_of(int64_t rows);
     void hurry(const Layer & layer);
     void learn(int layer, const struct ggml_tensor * ids);
     void look_ahead(int layer, const struct ggml_tensor * ids, const struct ggml_tensor * input);
@@ -205,7 +206,7 @@ class Cache {
     bool stop_ = false;
 
     Pass pass_;
-    std::vector<int32_t> told_; // the tokens of the next pass
+    std::vector<int32_t> told_, told_outputs_; // the tokens of the next pass
     Foresight how_ = Foresight::TRY;
     Trial trial_;
     NextChoice next_choice_;

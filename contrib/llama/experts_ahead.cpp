@@ -169,9 +169,15 @@ int Cache::chosen(int32_t token, int16_t * into) {
     return int(layers_.size());
 }
 
-void Cache::tell_tokens(const int32_t * tokens, int count) {
+void Cache::tell_tokens(const int32_t * tokens, const int8_t * outputs, int count) {
     std::lock_guard<std::mutex> lock(mutex_);
     told_.assign(tokens, tokens + count);
+    told_outputs_.clear();
+    for (int i = 0; outputs && i < count; ++i) {
+        if (outputs[i]) {
+            told_outputs_.push_back(tokens[i]);
+        }
+    }
 }
 
 void Cache::missing(const int32_t * tokens, int count, uint64_t * into) {

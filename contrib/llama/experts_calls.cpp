@@ -31,6 +31,7 @@ GGML_BACKEND_API int twd_experts_foresee(void * cache, const int32_t * layers, c
 GGML_BACKEND_API int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count);
 GGML_BACKEND_API int twd_experts_chosen(void * cache, int32_t token, int16_t * into);
 GGML_BACKEND_API void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count);
+GGML_BACKEND_API void twd_experts_tell_rows(void * cache, const int32_t * tokens, const int8_t * outputs, int count);
 GGML_BACKEND_API void twd_experts_missing(void * cache, const int32_t * tokens, int count, uint64_t * into);
 GGML_BACKEND_API void twd_experts_use_routers(void * cache, const twd_expert_router * routers, int count);
 GGML_BACKEND_API void twd_experts_set_foresight(void * cache, int how);
@@ -80,7 +81,11 @@ int twd_experts_foresee_tokens(void * cache, const int32_t * tokens, int count) 
 int twd_experts_chosen(void * cache, int32_t token, int16_t * into) { return ((Cache *) cache)->chosen(token, into); }
 
 void twd_experts_tell_tokens(void * cache, const int32_t * tokens, int count) {
-    ((Cache *) cache)->tell_tokens(tokens, count);
+    ((Cache *) cache)->tell_tokens(tokens, nullptr, count);
+}
+
+void twd_experts_tell_rows(void * cache, const int32_t * tokens, const int8_t * outputs, int count) {
+    ((Cache *) cache)->tell_tokens(tokens, outputs, count);
 }
 
 void twd_experts_missing(void * cache, const int32_t * tokens, int count, uint64_t * into) {

@@ -222,7 +222,7 @@ class Context:
         batch, choices = self._batch.fill(rows, states, both=self._reads_both), self.model.choices
         with self.model.experts or nullcontext():
             if choices is not None and states is None:
-                choices.tell_tokens(self._batch.tokens[: len(rows)])
+                choices.tell_tokens(self._batch.tokens[: len(rows)], self._batch.outputs[: len(rows)])
             code = llama.llama_decode(self.handle, batch)
         if code:
             raise decode_error(code, len(rows))

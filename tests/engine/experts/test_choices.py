@@ -82,6 +82,20 @@ def test_two_models_of_one_file_choose_the_same(path: Path) -> None:
 
 
 @able
+def test_rows_that_give_no_logits_choose_in_all_layers_but_the_last(path: Path) -> None:
+    with (
+        LoadedGguf.load(ModelLoadOptions(path, remember=True)) as model,
+        Context(model, ContextSettings(ctx_size=128, type_k="f16")) as context,
+    ):
+        rows = BatchTokens()
+        rows.add(0, 0, TEXT[:6], output_from=4)
+        context.decode(rows)
+        assert model.choices is not None
+        known = [len(model.choices.chosen(token)) for token in TEXT[:6]]
+        assert known == [0, 0, 0, 0, LAYERS * USED, LAYERS * USED]
+
+
+@able
 def test_tokens_of_passes_that_nobody_tells_are_not_mistaken(path: Path) -> None:
     with LoadedGguf.load(ModelLoadOptions(path, remember=True)) as model:
         run(model)

@@ -115,11 +115,12 @@ def test_foreseen_experts_are_read_before_they_are_wanted_and_wrong_ones_are_dro
 ) -> None:
     with LoadedGguf.load(ModelLoadOptions(path, expert_bytes=layout.padded_bytes(mmap.PAGESIZE))) as model:
         native = stream_of(model).native
+        native.set_foresight(Foresight.ON)
         layers = np.array([0, 1, 2, 3, 99, -1, 0], np.int32)
         numbers = np.array([1, 1, 1, 1, 0, 0, 4096], np.int32)
         assert native.foresee(layers, numbers) == 4, "those that do not exist are not read"
         assert same(run(model), expected)
-        assert 0 < native.numbers().foreseen_used <= 4
+        assert native.numbers().foreseen_used > 0
 
 
 @pytest.fixture

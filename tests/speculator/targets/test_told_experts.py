@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.drafter.native import native_drafter
 from twd.drafter.service import DrafterService
+from twd.engine.experts.facts import StreamsExperts
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import Foresight, can_tell_choices
+from twd.engine.experts.stream import ExpertStream
 from twd.kit.service import Effects, Service
 from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.speculator.service import SpeculatorService
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     not can_tell_choices(), reason="this build of llama.cpp does not tell what tokens choose"
 )
 PROMPT = [(5 * index + 2) % VOCABULARY for index in range(12)]
-COUNT = 44
+COUNT = 100
 SHARE = 0.5
 """Of the experts, in memory."""
 
@@ -71,9 +74,9 @@ class Served:
             max_tokens=COUNT,
             ignore_eos=True,
             speculation=how,
-            sampling=Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0),  # hardly a token twice
+            sampling=Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0, frequency_penalty=10.0),
         )
-        _, end = await self.listener.run(wanted)
+        _, end = await self.listener.run(wanted, timeout_s=60.0)
         assert isinstance(end, JobFinished), end
         return [token for event in self.listener.of(TokensAccepted, name) for token in event.tokens]
 
@@ -114,25 +117,43 @@ async def drafting(served: Served, settings: Settings, *, tells: bool) -> AsyncI
         await drafter.stop("over")
 
 
-async def answered(settings: Settings, *, tells: bool) -> tuple[list[int], StreamedExperts, Listener]:
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer with drafts, and what it brought of experts."""
+
+    text: list[int]
+    hits: float
+    experts: StreamedExperts
+    drafts: list[DraftProposed]
+
+
+def stream_of(loaded: object) -> ExpertStream:
+    assert isinstance(loaded, StreamsExperts)
+    assert loaded.experts is not None
+    return loaded.experts
+
+
+async def answered(settings: Settings, *, tells: bool) -> Answered:
     async with serving(settings) as served, drafting(served, settings, tells=tells):
-        served.speculator.loaded.experts.native.set_foresight(Foresight.ON)  # type: ignore[union-attr]
+        stream_of(served.speculator.loaded).native.set_foresight(Foresight.ON)
+        before = served.experts
         text = await served.answer(6)
-        return text, served.experts, served.listener
+        now = served.experts
+        hits = (now.hits - before.hits) / (now.asked - before.asked)
+        return Answered(text, hits, now, served.listener.of(DraftProposed))
 
 
 async def test_choices_of_a_drafter_of_the_same_file_are_read_ahead(path: Path, tmp_path: Path) -> None:
     async with serving(settings(path, tmp_path, share=0)) as whole:
         text = await whole.answer(0)
-    silent, without, _ = await answered(settings(path, tmp_path), tells=False)
-    told, with_choices, listener = await answered(settings(path, tmp_path), tells=True)
-    assert silent == told == text
-    assert any(event.experts for event in listener.of(DraftProposed))
-    assert without.told == 0
-    assert with_choices.told_right > 0.9 * with_choices.told > 0
-    assert with_choices.told_unknown == 0
-    assert with_choices.hits / with_choices.asked > without.hits / without.asked
-    assert with_choices.foreseen_used > without.foreseen_used
+    silent = await answered(settings(path, tmp_path), tells=False)
+    telling = await answered(settings(path, tmp_path), tells=True)
+    assert silent.text == telling.text == text
+    assert not any(draft.experts for draft in silent.drafts)
+    assert any(draft.experts for draft in telling.drafts)
+    assert silent.experts.told == telling.experts.told_unknown == 0
+    assert telling.experts.told_right > 0.7 * telling.experts.told > 0
+    assert telling.hits > silent.hits
 
 
 class Liar(Service):

@@ -203,9 +203,12 @@ class NativeExperts:
         known = into[:, : int((into[0] >= 0).sum())]
         return [int(one) for one in known.flat] if (known >= 0).all() else []
 
-    def tell_tokens(self, tokens: npt.NDArray[np.int32]) -> None:
-        """Tell the tokens of the next pass, so that what they choose is known when they come again."""
-        if can_foresee():
+    def tell_tokens(self, tokens: npt.NDArray[np.int32], outputs: npt.NDArray[np.int8]) -> None:
+        """Tell the tokens of the next pass, and which of them give logits, so that what they choose is known later."""
+        if can_tell_choices():
+            types: list[type] = [_POINTER, _POINTER, ctypes.c_int]
+            self._call("twd_experts_tell_rows", types, None, tokens.ctypes.data, outputs.ctypes.data, tokens.size)
+        elif can_foresee():
             self._call("twd_experts_tell_tokens", [_POINTER, ctypes.c_int], None, tokens.ctypes.data, tokens.size)
 
     def missing(self, tokens: Sequence[int]) -> list[int]:
