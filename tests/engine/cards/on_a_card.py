@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
-from tests.engine.driving import PROMPTS as QUESTIONS
-from tests.engine.driving import Greedy, generate, prompt_tokens
+from tests.engine.driving import Greedy, generate
 from tests.engine.steps.test_steps import PROMPTS, texts
 from tests.engine.tiny_models import write_llama
 from twd.agent.detect import MachineDetector
@@ -15,7 +14,7 @@ from twd.coordinator.core.machines.devices import find_devices
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.library import EngineDevice, devices
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
@@ -45,13 +44,6 @@ def model(
         yield loaded
 
 
-def loaded(path: Path, *, insist: bool) -> NativeModel:
-    plan = LoadPlan(
-        ModelId("card"), path, ctx_size=640, parallel=2, threads=1, insist=insist, gpu_layers=ALL_LAYERS, drafts_max=8
-    )
-    return load_native(plan, lambda *_: None)
-
-
 async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None:
     node = NodeId("here")
     detector = MachineDetector(Settings(home=str(tmp_path)), node, InstanceId("1"), 1)
@@ -61,14 +53,16 @@ async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None
     assert any(device.name != CPU and device.free > 0 for device in found.devices), found
 
 
-def test_with_insistence_drafts_change_nothing(card: EngineDevice, q4_path: Path, loop: None) -> None:
+def test_with_insistence_drafts_change_nothing(card: EngineDevice, tmp_path: Path, loop: None) -> None:
     """The self-test tells whether windows are exact; texts with wrong, right and no drafts tell if that is so."""
-    native = loaded(q4_path, insist=True)
+    path = write_llama(tmp_path / "lively.gguf", lively=3.0)
+    plan = LoadPlan(ModelId("card"), path, ctx_size=128, parallel=2, threads=1, insist=True, gpu_layers=ALL_LAYERS)
+    native = load_native(plan, lambda *_: None)
     try:
         assert native.exactness.exact, native.exactness
         assert native.exactness.compared > 0
         assert "logits" in native.facts.note
-        prompt = prompt_tokens(native.model, QUESTIONS[0])
+        prompt = list(PROMPTS[0])
         plain = generate(native.target, prompt, 12)
         wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
         right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
