@@ -203,6 +203,21 @@ def test_logits_that_are_no_numbers_are_told_as_before(tmp_path_factory: pytest.
         target.shutdown()
 
 
+def test_a_pass_whose_logits_are_gone_fails_and_later_ones_bring_theirs_home(
+    model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when llama.cpp computes a batch in several parts, each with a graph of its own."""
+    with context_of(model) as context:
+        rows = batch([(3, 0)])
+        home = computed(context, rows)
+        assert context.leave_logits(LogitsPlace.ANYWHERE)
+        monkeypatch.setattr(context.device_rows, "_begin", lambda *_: 0)
+        with pytest.raises(TwdError, match="were not on the device; others come home now"):
+            computed(context, rows)
+        assert context.device_rows is None
+        assert all(np.array_equal(home[row], again) for row, again in computed(context, rows).items())
+
+
 def test_the_trial_leaves_them_there_where_picks_are_the_same(model: LoadedGguf, loop: None) -> None:
     with context_of(model) as context:
         trial = try_device_rows(context, LogitsPlace.ANYWHERE)
