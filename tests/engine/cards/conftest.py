@@ -19,10 +19,11 @@ DRIVERS = ("/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d")
 @pytest.fixture(scope="session")
 def llvmpipe() -> dict[str, str]:
     """The environment of processes that compute on it; skips where it is not installed."""
-    backend = CACHE / version() / "build-vulkan/bin/libggml-vulkan.so"
+    built = CACHE / version() / "build-vulkan"
+    backend, ready = built / "bin/libggml-vulkan.so", built / "kernels-compiled"
     drivers = [driver for folder in DRIVERS for driver in Path(folder).glob("lvp_icd*.json")]
-    if sys.platform != "linux" or not drivers or not backend.exists():
-        missing = "llama.cpp's Vulkan backend" if drivers else "Mesa's llvmpipe"
+    if sys.platform != "linux" or not drivers or not backend.exists() or not ready.exists():
+        missing = "llama.cpp's Vulkan backend for it" if drivers else "Mesa's llvmpipe"
         pytest.skip(f"{missing} is not here; {SCRIPT.relative_to(ROOT)} installs it")
     cards = {"VK_DRIVER_FILES": str(drivers[0]), "VK_ICD_FILENAMES": str(drivers[0]), "GGML_VK_VISIBLE_DEVICES": "0"}
     return {**os.environ, **cards, "GGML_BACKEND_PATH": str(backend)}

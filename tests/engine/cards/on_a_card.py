@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
-from tests.engine.driving import PROMPTS as QUESTIONS
-from tests.engine.driving import Greedy, generate, prompt_tokens
+from tests.engine.driving import Greedy, generate
 from tests.engine.steps.test_steps import PROMPTS, texts
 from tests.engine.tiny_models import write_llama
 from twd.agent.detect import MachineDetector
 from twd.coordinator.core.machines.devices import find_devices
+from twd.engine import loading
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.library import EngineDevice, devices
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.loading import LoadPlan, load_native
+from twd.engine.measuring import cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.target import LocalTarget
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.job import Sampling
@@ -24,6 +26,8 @@ from twd.wire.node import CPU
 
 pytestmark = [pytest.mark.model, pytest.mark.card]
 ALL_LAYERS = 99
+ROWS = 8
+"""Each further width of passes would cost llvmpipe a minute the first time: it compiles kernels for each."""
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,6 @@ def model(
         yield loaded
 
 
-def loaded(path: Path, *, insist: bool) -> NativeModel:
-    plan = LoadPlan(
-        ModelId("card"), path, ctx_size=640, parallel=2, threads=1, insist=insist, gpu_layers=ALL_LAYERS, drafts_max=8
-    )
-    return load_native(plan, lambda *_: None)
-
-
 async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None:
     node = NodeId("here")
     detector = MachineDetector(Settings(home=str(tmp_path)), node, InstanceId("1"), 1)
@@ -61,14 +58,21 @@ async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None
     assert any(device.name != CPU and device.free > 0 for device in found.devices), found
 
 
-def test_with_insistence_drafts_change_nothing(card: EngineDevice, q4_path: Path, loop: None) -> None:
+def test_with_insistence_drafts_change_nothing(
+    card: EngineDevice, tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The self-test tells whether windows are exact; texts with wrong, right and no drafts tell if that is so."""
-    native = loaded(q4_path, insist=True)
+    monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
+    monkeypatch.setattr(cost, "_DEPTH", ROWS)
+    monkeypatch.setattr(loading, "SHARED_WIDTHS", ())
+    path = write_llama(tmp_path / "lively.gguf", lively=3.0)
+    plan = LoadPlan(ModelId("card"), path, ctx_size=128, parallel=2, threads=1, insist=True, gpu_layers=ALL_LAYERS)
+    native = load_native(plan, lambda *_: None)
     try:
         assert native.exactness.exact, native.exactness
         assert native.exactness.compared > 0
         assert "logits" in native.facts.note
-        prompt = prompt_tokens(native.model, QUESTIONS[0])
+        prompt = list(PROMPTS[0])
         plain = generate(native.target, prompt, 12)
         wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
         right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
@@ -77,9 +81,15 @@ def test_with_insistence_drafts_change_nothing(card: EngineDevice, q4_path: Path
         native.close()
 
 
+def on_the_card(model: LoadedGguf, *, stays: bool) -> LocalTarget:
+    target = target_of(model, stays=stays, place=LogitsPlace.CARD)
+    target.fix_rows(ROWS)
+    return target
+
+
 def test_rows_and_picks_are_those_that_come_home(model: LoadedGguf, loop: None) -> None:
     with context_of(model) as context:
-        for shape in ([(5, 0)], [(3, 2)], [(2, 0), (2, 1), (2, 0)]):
+        for shape in ([(1, 0)], [(ROWS, 0)], [(ROWS, ROWS - 1)], [(2, 0)] * 4):
             rows = batch(shape)
             context.fetch_logits()
             home = computed(context, rows)
@@ -94,7 +104,7 @@ def test_rows_and_picks_are_those_that_come_home(model: LoadedGguf, loop: None) 
 def test_texts_are_the_same_where_logits_stay(model: LoadedGguf, loop: None, sampling: Sampling) -> None:
     found = []
     for stays in (False, True):
-        target = target_of(model, stays=stays, place=LogitsPlace.CARD)
+        target = on_the_card(model, stays=stays)
         assert stays == (target.context.device_rows is not None)
         steps = [[out for out, _ in texts(target, sampling, steps, PROMPTS[:2])] for steps in (1, 6)]
         found.append((steps, [drafted(target, sampling, wrong) for wrong in range(2)]))
@@ -103,7 +113,7 @@ def test_texts_are_the_same_where_logits_stay(model: LoadedGguf, loop: None, sam
 
 
 def test_steps_in_one_call_give_what_single_ones_give(model: LoadedGguf, loop: None) -> None:
-    target = target_of(model, stays=True, place=LogitsPlace.CARD)
+    target = on_the_card(model, stays=True)
     single, together = (texts(target, Sampling(), steps, PROMPTS[:1]) for steps in (1, 8))
     target.shutdown()
     assert [out for out, _ in together] == [out for out, _ in single]
@@ -117,7 +127,7 @@ def test_the_trial_finds_the_same_logits_and_picks(model: LoadedGguf, loop: None
 
 
 def test_a_text_goes_on_after_rollback_as_if_nothing_had_been(model: LoadedGguf) -> None:
-    target = target_of(model, stays=False)
+    target = on_the_card(model, stays=False)
     prompt = list(PROMPTS[0])
     plain = generate(target, prompt, 20, sampler=Greedy())
     assert generate(target, prompt, 20, lambda out: [9, 8, 7, 6], Greedy()) == plain

@@ -1,6 +1,7 @@
 """Logits that stay on a device give the picks that they give at home. Here the processor is the device."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from tests.engine.steps.test_steps import COUNT, PROMPTS, texts
 from tests.engine.tiny_models import VOCABULARY, write_llama
 from twd.decoding.sampler import SamplerFactory, TokenSampler
 from twd.decoding.window import Logits, Window
+from twd.engine import loading
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.trial import try_device_rows
+from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.target import LocalTarget
+from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
 
@@ -199,6 +203,21 @@ def test_logits_that_are_no_numbers_are_told_as_before(tmp_path_factory: pytest.
         target.shutdown()
 
 
+def test_a_pass_whose_logits_are_gone_fails_and_later_ones_bring_theirs_home(
+    model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when llama.cpp computes a batch in several parts, each with a graph of its own."""
+    with context_of(model) as context:
+        rows = batch([(3, 0)])
+        home = computed(context, rows)
+        assert context.leave_logits(LogitsPlace.ANYWHERE)
+        monkeypatch.setattr(context.device_rows, "_begin", lambda *_: 0)
+        with pytest.raises(TwdError, match="were not on the device; others come home now"):
+            computed(context, rows)
+        assert context.device_rows is None
+        assert all(np.array_equal(home[row], again) for row, again in computed(context, rows).items())
+
+
 def test_the_trial_leaves_them_there_where_picks_are_the_same(model: LoadedGguf, loop: None) -> None:
     with context_of(model) as context:
         trial = try_device_rows(context, LogitsPlace.ANYWHERE)
@@ -223,3 +242,20 @@ def test_where_there_is_nothing_to_try_nothing_is_told(model: LoadedGguf, loop: 
     with context_of(model) as context:
         trial = try_device_rows(context)
     assert (trial.stays, trial.describe()) == (False, "")
+
+
+def test_a_model_that_is_loaded_again_remembers_where_its_logits_stay(
+    tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "logits_place", lambda pool, *, offloads: LogitsPlace.ANYWHERE)
+    path = write_llama(tmp_path / "lively.gguf", lively=3.0)
+    plan = LoadPlan(ModelId("m"), path, ctx_size=128, threads=1, exact=False, test=False, timed=True, memory=tmp_path)
+    notes = []
+    for _ in range(2):
+        native = load_native(plan, lambda *_: None)
+        assert native.target.context.device_rows is not None
+        assert native.target.open([1, 2], SamplerFactory(native.model.vocab).sampler(Sampling(), 0, prompt_len=2))
+        notes.append(native.facts.note)
+        native.close()
+    assert "logits stay on the card" in notes[0]
+    assert notes[1] == notes[0], "its times are those of the first load"

@@ -68,11 +68,10 @@ class DeviceRows:
         handle = start(context, sequences, place)
         return cls(handle, size) if handle else None
 
-    def begin(self, outputs: Sequence[bool]) -> None:
-        """A pass was computed. Raises TwdError if its logits are not where they should be."""
+    def begin(self, outputs: Sequence[bool]) -> bool:
+        """A pass was computed. Returns false if its logits are not where they should be."""
         self._outputs = list(accumulate(outputs, initial=0))
-        if not self._begin(self.handle, self._outputs[-1]):
-            raise TwdError(FailureCode.INTERNAL, "the logits of a pass did not stay on the device")
+        return bool(self._begin(self.handle, self._outputs[-1]))
 
     def pick(self, row: int, judges: int = 0) -> binding.NativePick:
         """The token with the largest logit at index `row` of the batch, the first of them. -1: see the logits.

@@ -129,6 +129,8 @@ class Stepper:
         if self._context.on_pass is not None:
             self._context.on_pass(len(plan.first))
         self._native.run(run)
+        if run.code < 0:  # perhaps since logits were not on the device
+            self._context.fetch_logits()
         for number, text in enumerate(texts):
             self._read(number, text, natives[number], chances[number], run.done)
         return int(run.code)
