@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.chat.hostile_templates import KEYS, SHARED, TUPLES
+from twd.chat import template_process
 from twd.chat.template import CHATML
-from twd.chat.template_process import AT_ONCE, ConfinedTemplate
+from twd.chat.template_process import AT_ONCE, ConfinedTemplate, begin_worker
 from twd.chat.template_sandbox import SandboxedTemplate
 from twd.wire.failures import FailureCode, TwdError
 
@@ -93,3 +94,14 @@ def test_no_process_outlives_its_template() -> None:
     assert Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
     template.close()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_process_that_was_begun_before_is_used_and_no_second_one_waits() -> None:
+    begin_worker()
+    begin_worker()
+    (begun,) = template_process._begun
+    template = ConfinedTemplate("{{ messages[0].content }}")
+    assert template._idle[0]._process is begun
+    assert not template_process._begun
+    assert template.render({"messages": [{"content": "hi"}]}, NOW) == "hi"
+    template.close()

@@ -24,7 +24,7 @@ from twd.chat.messages import (
     one_call_a_turn,
     shorten_ids,
 )
-from twd.chat.template_process import ConfinedTemplate
+from twd.chat.template_process import ConfinedTemplate, begin_worker
 from twd.chat.template_sandbox import SandboxedTemplate
 from twd.chat.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
 from twd.chat.tool_calls.formats import ToolFormat, detect_format
@@ -43,6 +43,8 @@ PLAIN = (
 )
 _PLAIN_STOPS = ("\nuser:", "\nsystem:")
 _OWN_VARIABLES = frozenset(["messages", "tools", "bos_token", "eos_token", "strftime_now", "raise_exception"])
+_APART = sys.platform != "win32"
+"""Whether templates of models run in processes with limits; Windows has no such limits."""
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _REPAIRS = (shorten_ids, merge_neighbours, fold_system)
 
@@ -112,14 +114,19 @@ class ChatTemplate:
         self._template = compiled(self.source)
         self._harmless = self._controls.harmless(self._template.words)
 
+    @staticmethod
+    def begin(source: str) -> None:
+        """Begin what will render this template, long before `of` needs it; does nothing where that runs here."""
+        if source and _APART:
+            begin_worker()
+
     @classmethod
     def of(cls, source: str, vocab: ChatVocabulary) -> Self:
         """The template for a loaded vocabulary. One that came with a model file may be hostile: it runs apart."""
         special, ends = vocab.special_tokens.items(), vocab.end_tokens
         control = [text for text, token in special if token in ends or not vocab.piece(token)]
         bos, eos = ("" if token is None else vocab.special_text(token) for token in (vocab.bos, vocab.eos))
-        apart = bool(source) and sys.platform != "win32"  # Windows has no such limits for a process
-        made = cls(source, bos, eos, control, ConfinedTemplate if apart else SandboxedTemplate)
+        made = cls(source, bos, eos, control, ConfinedTemplate if source and _APART else SandboxedTemplate)
         made.abilities  # noqa: B018 - found out here, on the thread that loads: it may take seconds
         return made
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -36,16 +37,41 @@ HOPELESS: Final = 2
 """A template that was killed this often and never made a text is not tried again."""
 
 
+class _Process:
+    """A worker process that has got no template yet."""
+
+    def __init__(self) -> None:
+        self.line, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                ARGV, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        self.pid = process.pid
+        self.end = weakref.finalize(self, _end, process, self.line)
+
+
+_begun: Final[deque[_Process]] = deque(maxlen=1)
+"""A process that was begun before its template was there."""
+
+
+def begin_worker() -> None:
+    """Begin the process of the next template now: Python starts while the rest of the model is set up."""
+    if not _begun:
+        _begun.append(_Process())
+
+
+def _next_process() -> _Process:
+    with suppress(IndexError):
+        return _begun.pop()
+    return _Process()
+
+
 class _Worker:
     """One worker process."""
 
     def __init__(self, source: str) -> None:
-        self.line, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                ARGV, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        self._end = weakref.finalize(self, _end, self._process, self.line)
+        self._process = _next_process()
+        self.line = self._process.line
         self.line.settimeout(START_S)
         try:
             self.facts = self.ask(source.encode("utf-8", "surrogatepass"))
@@ -61,7 +87,7 @@ class _Worker:
 
     def end(self) -> None:
         """Kill the process and wait for it."""
-        self._end()
+        self._process.end()
 
 
 def _end(process: "subprocess.Popen[bytes]", line: socket.socket) -> None:

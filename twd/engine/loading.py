@@ -209,6 +209,7 @@ class _Ready:
 
 
 def _set_up(plan: LoadPlan, model: LoadedGguf, progress: Progress, began: float) -> NativeModel:
+    ChatTemplate.begin(plan.template or model.chat_template)
     ready = _prepare(plan, model, progress)
     if ready.plan.ours and plan.test and not ready.exactness.exact:
         ready.target.shutdown()

@@ -18,7 +18,7 @@ from twd.speculator.admission.job_ownership import JobOwnership
 from twd.speculator.admission.tokenize_queue import TokenizeQueue
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
-from twd.speculator.drafters.calibration import DrafterTrials
+from twd.speculator.drafters.calibration import JUDGING_S, DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.registry import DrafterRegistry, refusal, taken_for
 from twd.speculator.events import READS, READS_LATER, WORK, WRITES
@@ -175,6 +175,7 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._runner.start()
         self._embeddings = EmbeddingQueue(loaded)
         self._preparation = TokenizeQueue(loaded, self.clock.now)
+        self._trials.wait(self.clock.now())
         self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
         self.emit(
             ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())
@@ -242,6 +243,8 @@ class SpeculatorService(ModelService[LoadedModel]):
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
         if new:
+            if event.judge is not None:
+                self._trials.wait(self.clock.now(), JUDGING_S)
             for trial in self._trials.interrupt():
                 self._cancel(trial, "a user's job arrived")
             session = self.ctx.ids.session()

@@ -11,10 +11,10 @@ from house import ALWAYS_JUDGED, House, house
 SUBJECTS = ("the sea", "an old clock", "a long bridge", "how bread is made", "the night train", "a garden in spring")
 
 
-def first_s(one: House, tokens: int) -> list[float]:
+def first_s(one: House, tokens: int, answers: int) -> list[float]:
     """The seconds to the first token of each answer."""
     found = []
-    for subject in SUBJECTS:
+    for subject in SUBJECTS[:answers]:
         messages = [{"role": "user", "content": f"Write a long story about {subject}."}]
         answer = one.ask("big+gate", messages, stream=True, max_tokens=tokens, ignore_eos=True)
         found.append(answer.first_s)
@@ -25,6 +25,7 @@ def first_s(one: House, tokens: int) -> list[float]:
 def main() -> None:
     """Print both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, default=len(SUBJECTS))
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--judge", default="f32", help="kind of weights")
     parser.add_argument("--member", default="q8_0", help="kind of weights")
@@ -34,7 +35,7 @@ def main() -> None:
         print(f"hold {hold}")
         gate = ALWAYS_JUDGED | {"fleet": ["quick"], "hold": hold}
         with house({"big": options.judge, "quick": options.member}, gate=gate) as one:
-            medians[hold] = statistics.median(first_s(one, options.tokens))
+            medians[hold] = statistics.median(first_s(one, options.tokens, options.answers))
     ratio = medians[48] / medians["answer"]
     print(f"first token: {medians[48]:.2f} s with hold 48, {medians['answer']:.2f} s with hold answer: {ratio:.2f}")
 

@@ -18,7 +18,7 @@ from tests.kit.jobs.owned_jobs import (
     submitted,
     tokens,
 )
-from twd.kit.jobs.owner import Deliver, Finish, JobOwner, OwnerAction, Release, Submit
+from twd.kit.jobs.owner import UNANSWERED_S, Deliver, Finish, JobOwner, OwnerAction, Release, Submit
 from twd.wire.base import JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
@@ -171,13 +171,24 @@ def test_only_a_worker_that_takes_the_job_over_counts() -> None:
 
 def test_a_worker_that_comes_ends_the_wait_for_the_next_try() -> None:
     one = owner()
-    assert one.somebody_home(0.5) == []
     one.unanswered(1, Failure(code=FailureCode.NOBODY_HOME, message="nobody"), 1.0)
     assert one.due > 1.1
     assert submission(one.somebody_home(1.1)).attempt == 2
     assert one.somebody_home(1.2) == []
     one.cancel("the client left", 1.3)
     assert one.somebody_home(1.4) == []
+
+
+def test_a_worker_that_comes_is_asked_in_place_of_one_that_does_not_answer() -> None:
+    one = owner()
+    assert one.somebody_home(UNANSWERED_S / 2) == [], "it may have been asked just now"
+    release, submit = one.somebody_home(UNANSWERED_S)
+    assert isinstance(release, Release)
+    assert release.event.attempts == 1
+    assert submission([submit]).attempt == 2
+    one.handle(queued(2, TWO), 0.3)
+    assert one.worker == TWO
+    assert one.somebody_home(5.0) == [], "it has a worker"
 
 
 def test_an_unanswered_request_counts_as_a_refusal() -> None:

@@ -3,7 +3,7 @@
 from tests.speculator.fakes import Driver, FakeTarget, job, make_core
 from tests.speculator.test_watching import NAME, always_drafting, drafter
 from twd.drafting.calibration import Calibration
-from twd.speculator.drafters.calibration import TRIAL_AFTER_S, DrafterTrials
+from twd.speculator.drafters.calibration import JUDGING_S, TRIAL_AFTER_S, DrafterTrials
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import ENOUGH_TO_TELL
 from twd.wire.base import InstanceId, JobId, ModelId, NodeId
@@ -48,6 +48,15 @@ def test_a_trial_waits_until_no_user_has_worked_for_a_while() -> None:
     trials.end(trials.begin(JobId("1")).job, 11.0)
     trials.want(B)
     assert trials.due(11.0), "a trial is no user's job"
+
+
+def test_a_trial_waits_as_long_as_it_was_told_to() -> None:
+    trials = DrafterTrials(ModelId("m"), InstanceId("s"))
+    trials.want(A)
+    trials.wait(10.0, JUDGING_S)
+    trials.end(JobId("a part of an answer that is judged"), 11.0)
+    assert not trials.due(10.0 + JUDGING_S - 0.1), "the next part is still to come"
+    assert trials.due(10.0 + JUDGING_S)
 
 
 def test_real_work_tells_once_whether_a_drafter_pays() -> None:

@@ -31,6 +31,8 @@ from twd.wire.job import (
 )
 
 EARLY_MAX: Final = 256
+UNANSWERED_S: Final = 0.2
+"""A submission that nobody answered for so many seconds when a worker appears went to one that is gone or stopped."""
 _HEARD: Final = (TokensAccepted, JobQueued, JobStarted, JobFinished, JobFailed)
 LOSSES: Final = frozenset({FailureCode.WORKER_LOST, FailureCode.BACKEND_DOWN, FailureCode.CANCELLED})
 """Failures after which another worker continues.
@@ -199,11 +201,16 @@ class JobOwner:
         return self._lost("its worker is gone", now)
 
     def somebody_home(self, now: float) -> list[OwnerAction]:
-        """A worker for this job's model has appeared: submit now if the job waits for its next try."""
-        if self.ended or self._retry_at is None:
+        """A worker for this job's model has appeared: submit now if the job waits for its next try or an answer."""
+        if self.ended:
             return []
-        self._retry_at = min(self._retry_at, now)
-        return self.tick(now)
+        if self._retry_at is not None:
+            self._retry_at = min(self._retry_at, now)
+            return self.tick(now)
+        if self._alive or now - self._heard < UNANSWERED_S:
+            return []
+        self._retry_at = now
+        return [self._release_attempts(), *self._submit(now)]
 
     def cancel(self, reason: str, now: float) -> list[OwnerAction]:
         """Cancel the job for the client. This is its end; later events are ignored."""
@@ -304,12 +311,15 @@ class JobOwner:
         self._trouble_since = now if self._trouble_since is None else self._trouble_since
         self._early.clear()
         self._finished = self._hole_since = None
-        release = Release(JobCancelled(job=self.job.job, attempts=self.attempt, reason="another worker goes on"))
+        release = self._release_attempts()
         self._retry_at = now + self._backoff()
         self._tries += 1
         if self._retry_at > now:
             return [release]
         return [release, *self._submit(now)]
+
+    def _release_attempts(self) -> Release:
+        return Release(JobCancelled(job=self.job.job, attempts=self.attempt, reason="another worker goes on"))
 
     def _backoff(self) -> float:
         """Return the seconds before the next try: 0 after the first loss of a job that ran, then more each time."""

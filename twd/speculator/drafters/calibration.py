@@ -16,7 +16,9 @@ CALIBRATION_TEXT = (
 CALIBRATION_TOKENS = 64
 CALIBRATION_WINDOW = 4
 TRIAL_AFTER_S = 0.5
-"""Seconds after a user's job before a trial: the next request of a conversation should not meet one."""
+"""Seconds after a user's job, or a start, before a trial: the next request of a conversation should not meet one."""
+JUDGING_S = 5.0
+"""Seconds after a part of an answer was judged: the rest of it comes soon, and is being written on the same cores."""
 
 
 class DrafterTrials:
@@ -27,8 +29,8 @@ class DrafterTrials:
         self._owner = owner
         self._waiting: dict[InstanceId, None] = {}
         self._running: dict[JobId, InstanceId] = {}
-        self._worked_at = -math.inf
-        """When the last user's job ended."""
+        self._free_at = -math.inf
+        """No trial begins before this time."""
 
     def __len__(self) -> int:
         """How many drafters wait for a trial."""
@@ -36,7 +38,11 @@ class DrafterTrials:
 
     def due(self, now: float) -> bool:
         """Whether a trial may begin, if no job runs."""
-        return bool(self._waiting) and now - self._worked_at >= TRIAL_AFTER_S
+        return bool(self._waiting) and now >= self._free_at
+
+    def wait(self, now: float, seconds: float = TRIAL_AFTER_S) -> None:
+        """Begin no trial for some seconds, as jobs of users may come."""
+        self._free_at = max(self._free_at, now + seconds)
 
     def want(self, drafter: InstanceId) -> None:
         """Put a new drafter on the list, unless its trial runs."""
@@ -75,5 +81,5 @@ class DrafterTrials:
         """Returns the drafter whose trial ended; None: this job was no trial."""
         drafter = self._running.pop(job, None)
         if drafter is None:
-            self._worked_at = now
+            self.wait(now)
         return drafter
