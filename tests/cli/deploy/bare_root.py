@@ -41,16 +41,17 @@ PermitRootLogin yes
 """
 
 
-def bare_root(cache: Path) -> Path:
-    """Return a root made by debootstrap; it is made once. Skips the test where that is not possible."""
+def bare_root(cache: Path, *packages: str) -> Path:
+    """Return a root made by debootstrap, once, with these packages. Skips the test where that is not possible."""
     missing = [name for name in TOOLS if not shutil.which(name, path=PATH)]
     if sys.platform != "linux" or os.getuid() != 0 or missing:
         pytest.skip(f"needs Linux, root, and {', '.join(missing or TOOLS)}")
-    made = cache / f"bare-{SUITE}"
+    made = cache / "-".join(("bare", SUITE, *packages))
     if not made.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
-        draft = cache / f"bare-{SUITE}.{os.getpid()}"
-        command = ["debootstrap", "--variant=minbase", "--include=openssh-server", SUITE, str(draft), MIRROR]
+        draft = made.with_name(f"{made.name}.{os.getpid()}")
+        include = ",".join(("openssh-server", *packages))
+        command = ["debootstrap", "--variant=minbase", f"--include={include}", SUITE, str(draft), MIRROR]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=MAKE_S, env={**os.environ, "PATH": PATH}
         )
@@ -63,6 +64,11 @@ def bare_root(cache: Path) -> Path:
 
 class BareMachine(SshServer):
     """One such machine; only this host can be reached from it."""
+
+    first = "sshd"
+    """The name of its first process."""
+    script = ENTER
+    namespaces: tuple[str, ...] = ("--net", "--mount", "--pid")
 
     def __init__(self, name: str, folder: Path, root: Path, disk: str = "") -> None:
         """`disk`: the size of root's home, as for tmpfs; else that of the disk."""
@@ -81,23 +87,26 @@ class BareMachine(SshServer):
         """Start it, and lay the one cable."""
         shutil.copy(authorized, self.folder / "authorized")
         (self.folder / "sshd_config").write_text(CONFIG + "".join(f"{key} {value}\n" for key, value in more.items()))
-        apart = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
-        script = ["sh", "-c", ENTER, "enter", str(self._lower), str(self.folder), self.disk]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*apart, *script], stdout=log, stderr=log, env={**os.environ, "PATH": PATH})
-        wait_until(lambda: self.inside() is not None, f"sshd of {self.name} runs")
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, env={**os.environ, "PATH": PATH})
+        wait_until(lambda: self.inside() is not None, f"{self.first} of {self.name} runs")
         _ip("link", "add", self.link, "type", "veth", "peer", "name", "eth0", "netns", str(self.inside()))
         _ip("addr", "add", f"{self.here}/30", "dev", self.link)
         _ip("link", "set", self.link, "up")
         self.enter("ip", "addr", "add", f"{self.there}/30", "dev", "eth0")
         self.enter("ip", "link", "set", "eth0", "up")
 
+    def command(self) -> list[str]:
+        """What is started here: its first process, in namespaces of its own."""
+        apart = ["unshare", *self.namespaces, "--fork", "--kill-child"]
+        return [*apart, "sh", "-c", self.script, "enter", str(self._lower), str(self.folder), self.disk]
+
     def inside(self) -> int | None:
-        """Return the process id of its sshd, as seen from here."""
+        """Return the id of its first process, as seen from here."""
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "log").read_text()
         children = psutil.Process(self.process.pid).children()
-        return next((one.pid for one in children if one.name() == "sshd"), None)
+        return next((one.pid for one in children if one.name() == self.first), None)
 
     def enter(self, *command: str) -> None:
         """Run a program of this host in its network."""

@@ -8,6 +8,7 @@ import base64
 import csv
 import glob
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -21,6 +22,9 @@ COMPLETE = "twd-complete"
 """A file in each version folder that is whole."""
 LIBRARIES = "libraries/"
 """The folder of the stream with libraries of the system that the engine needs; they come after the wheels."""
+BYTECODE = "bytecode.zip"
+"""What was compiled elsewhere of the wheels' sources; it comes after the wheels, too."""
+UNCHECKED = b"\x01\x00\x00\x00"
 SYSTEM_LIBRARIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/*-linux-gnu*", "/usr/lib/*-linux-gnu*")
 START = """#!/bin/sh
 here=$(dirname "$(readlink -f "$0")")
@@ -76,6 +80,9 @@ def fill(folder: Path) -> None:
             if data is not None and member.name.startswith(LIBRARIES):
                 lend(member.name.removeprefix(LIBRARIES), data.read(), site)
                 continue
+            if data is not None and member.name == BYTECODE:
+                keep_compiled(io.BytesIO(data.read()), site)
+                continue
             if data is None or not member.name.endswith(".whl"):
                 raise SystemExit(f"{member.name} is no wheel")
             install(io.BytesIO(data.read()), member.name, site, folder / "bin")
@@ -93,6 +100,22 @@ def lend(name: str, data: bytes, site: Path) -> None:
     there = any(glob.glob(f"{place}/{name}") for place in SYSTEM_LIBRARIES)
     if "/" not in name and engine.is_dir() and not there:
         (engine / name).write_bytes(data)
+
+
+def keep_compiled(packed: io.BytesIO, site: Path) -> None:
+    """Keep what was compiled of sources that lie here. Python believes it unseen, so the rest is left out."""
+    with zipfile.ZipFile(packed) as archive:
+        for name in archive.namelist():
+            if ".." in PurePosixPath(name).parts or name.startswith("/"):
+                raise SystemExit(f"{name} leads out of its folder")
+            data, source = archive.read(name), site / importlib.util.source_from_cache(name)
+            if source.is_file() and data[:16] == header_of(source):
+                write(Path(importlib.util.cache_from_source(str(source))), data)
+
+
+def header_of(source: Path) -> bytes:
+    """How a file begins that this Python compiled of a source, and that is bound to the source's hash."""
+    return importlib.util.MAGIC_NUMBER + UNCHECKED + importlib.util.source_hash(source.read_bytes())
 
 
 def install(wheel: io.BytesIO, name: str, site: Path, scripts: Path) -> None:
@@ -131,10 +154,18 @@ def put(path: str, data: bytes, site: Path, scripts: Path) -> None:
     if ".." in parts or path.startswith("/"):
         raise SystemExit(f"{path} leads out of its folder")
     target = folder.joinpath(*parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
+    write(target, data)
     if folder == scripts or ".so" in target.name:
         target.chmod(0o755)
+
+
+def write(target: Path, data: bytes) -> None:
+    """Write a file, with its folder where that is missing."""
+    try:
+        target.write_bytes(data)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,15 @@ import zipfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import cache as cached
 from pathlib import Path
 from typing import Final
 
 import twd
+from twd.cli.deploy.bytecode import pack_bytecode
 from twd.cli.deploy.interpreter import libraries_of
 from twd.cli.deploy.looking import BundleNeeds
-from twd.cli.deploy.unpack import LIBRARIES, contents, digest
+from twd.cli.deploy.unpack import BYTECODE, LIBRARIES, contents, digest
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -46,6 +48,8 @@ class WheelBundle:
     needs: BundleNeeds
     with_libraries: bool = False
     """Libraries of the system here that the engine needs go along; a machine that has them keeps its own."""
+    bytecode: Path | None = None
+    """What is compiled of the wheels here; it does not count for the name."""
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield a tar with all wheels."""
@@ -53,8 +57,8 @@ class WheelBundle:
             yield part
 
     def parts(self) -> Iterator[bytes]:
-        """Yield a tar with all wheels, and then with the libraries."""
-        for name, file in [*((one.name, one) for one in self.files), *(_libraries() if self.with_libraries else ())]:
+        """Yield a tar with all wheels, and then with what is compiled of them, and the libraries."""
+        for name, file in self._contents():
             info = tarfile.TarInfo(name)
             info.size = file.stat().st_size
             yield info.tobuf(tarfile.USTAR_FORMAT if len(name) < 100 else tarfile.PAX_FORMAT)
@@ -64,12 +68,19 @@ class WheelBundle:
             yield bytes(-info.size % tarfile.BLOCKSIZE)
         yield bytes(2 * tarfile.BLOCKSIZE)
 
+    def _contents(self) -> Iterator[tuple[str, Path]]:
+        yield from ((one.name, one) for one in self.files)
+        if self.bytecode is not None:
+            yield BYTECODE, self.bytecode
+        if self.with_libraries:
+            yield from _libraries()
+
 
 def bundle_here(cache: Path) -> WheelBundle:
     """Return wheels of what is installed here, made anew where a file has changed."""
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = [_wheel_of(metadata.distribution(name), cache) for name in sorted(_needed("twd")) if name != "twd"]
-    return _bundle([*files, _own_wheel(cache)])
+    return _bundle([*files, _own_wheel(cache)], cache)
 
 
 def bundle_of(folder: Path, cache: Path) -> WheelBundle:
@@ -78,14 +89,14 @@ def bundle_of(folder: Path, cache: Path) -> WheelBundle:
     if not files:
         raise CommandError(ExitCode.NOT_FOUND, f"there are no wheels in {folder}")
     names = {_normal(file.name.partition("-")[0]) for file in files}
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if "twd" not in names:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         files.append(_own_wheel(cache))
     if missing := sorted(_needed("twd") - names - {"twd"}):
         raise CommandError(ExitCode.NOT_FOUND, f"{folder} has no wheel of {', '.join(missing)}, which twd needs")
     for file in files:
         _check(file)
-    return _bundle(files)
+    return _bundle(files, cache)
 
 
 def _check(wheel: Path) -> None:
@@ -222,7 +233,7 @@ def _write_wheel(target: Path, info: str, files: list[tuple[str, str]], about: d
 # -- what they need ----------------------------------------------------------------------------------
 
 
-def _bundle(files: list[Path]) -> WheelBundle:
+def _bundle(files: list[Path], cache: Path) -> WheelBundle:
     stamp = hashlib.sha256()
     for file in sorted(files, key=lambda one: one.name):
         stamp.update(f"{file.name}:{_sum(file)}\n".encode())
@@ -230,9 +241,32 @@ def _bundle(files: list[Path]) -> WheelBundle:
     size = sum(file.stat().st_size for file in files)
     needs = needs_of([file.name for file in files], size)
     here = (platform.system(), platform.machine()) == (needs.system, needs.machine)
-    return WheelBundle(tuple(files), f"{version}-{stamp.hexdigest()[:12]}", needs, with_libraries=here)
+    name = f"{version}-{stamp.hexdigest()[:12]}"
+    return WheelBundle(tuple(files), name, needs, here, _bytecode(name, needs, cache))
 
 
+def _bytecode(name: str, needs: BundleNeeds, cache: Path) -> Path | None:
+    """Return what is compiled here, packed once for each bundle; None where another Python is needed."""
+    if needs.python != sys.version_info[:2]:
+        return None
+    target = cache / f"bytecode-{name}.zip"
+    if not target.exists():
+        pack_bytecode(_sources(), target)
+    return target
+
+
+def _sources() -> Iterator[tuple[str, Path]]:
+    """Yield the sources of twd and of all that it needs, as they are installed here, by their places."""
+    package = Path(twd.__file__).parent
+    yield from ((f"twd/{one.relative_to(package).as_posix()}", one) for one in sorted(package.rglob("*.py")))
+    for name in sorted(_needed("twd") - {"twd"}):
+        installed = metadata.distribution(name)
+        base = str(installed.locate_file(""))
+        names = (str(one) for one in installed.files or [])
+        yield from ((one, Path(base, one)) for one in names if one.endswith(".py") and not one.startswith(".."))
+
+
+@cached
 def _libraries() -> tuple[tuple[str, Path], ...]:
     """Return the libraries that the engine here needs of its system."""
     spec = importlib.util.find_spec("llama_cpp")
