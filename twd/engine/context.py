@@ -228,9 +228,7 @@ class Context:
             raise decode_error(code, len(rows))
         if self.device_rows is not None and not self.device_rows.begin(rows.outputs):
             self.fetch_logits()
-            raise TwdError(
-                FailureCode.INTERNAL, "the logits of a pass were not on the device; others come home now"
-            )
+            raise TwdError(FailureCode.INTERNAL, "the logits of a pass were not on the device; others come home now")
 
     def leave_logits(self, place: LogitsPlace = LogitsPlace.CARD) -> bool:
         """Leave logits where they are computed from the next pass on. Returns false if that is another place, or if
