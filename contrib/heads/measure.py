@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+import psutil
 
 from contrib.benchmarks.product.llama_server import SERVER, Launch, llama_server
 from contrib.benchmarks.product.prompts import OWN, read_prompts, some
@@ -49,10 +50,24 @@ class Measured(msgspec.Struct):
     tokens: int
     decode_ms: float
     """Milliseconds from its first part to the last."""
+    cpu_ms: float
+    """Milliseconds that all its processes computed, for the prompt, too."""
     checked: int
     held: int
     text: str
     """Its hash."""
+
+
+class Place(NamedTuple):
+    """A server, and the processes it consists of."""
+
+    server: Server
+    processes: Sequence[psutil.Process]
+
+    def cpu_ms(self) -> float:
+        """What they have computed so far."""
+        times = [one.cpu_times() for one in self.processes]
+        return 1000 * sum(one.user + one.system for one in times)
 
 
 Serve = Callable[[], Any]
@@ -61,27 +76,27 @@ Serve = Callable[[], Any]
 def ways(args: argparse.Namespace, target: Path) -> dict[str, Serve]:
     """Everybody who is measured: a context in which a server answers."""
     found: dict[str, Serve] = {
-        _PLAIN: partial(_twd, target, None, ngram=False),
-        _NGRAM: partial(_twd, target, None, ngram=True),
-        _HEAD: partial(_twd, target, args.head, ngram=False),
-        _BOTH: partial(_twd, target, args.head, ngram=True),
+        _PLAIN: partial(_twd, target, None, args.threads, ngram=False),
+        _NGRAM: partial(_twd, target, None, args.threads, ngram=True),
+        _HEAD: partial(_twd, target, args.head, args.threads, ngram=False),
+        _BOTH: partial(_twd, target, args.head, args.threads, ngram=True),
     }
     programs = next(iter(sorted(Path("~/.cache/twd/peers").expanduser().glob("*/build/bin"), reverse=True)), None)
     if programs is None or not (programs / SERVER).exists():
         print(f"there is no {SERVER}; contrib/benchmarks/build_peers.sh builds it")
         return found
-    found["llama-server, plain"] = partial(_peer, programs, target, ())
+    found["llama-server, plain"] = partial(_peer, programs, target, (), args.threads)
     for count in args.windows:
         extra = ("--spec-type", "draft-eagle3", "--model-draft", str(args.head), "--spec-draft-n-max", str(count))
-        found[f"llama-server, head, {count} drafts"] = partial(_peer, programs, target, extra)
+        found[f"llama-server, head, {count} drafts"] = partial(_peer, programs, target, extra, args.threads)
     return found
 
 
 @contextmanager
-def _twd(target: Path, head: Path | None, *, ngram: bool) -> Iterator[Server]:
+def _twd(target: Path, head: Path | None, threads: int, *, ngram: bool) -> Iterator[Place]:
     home = Path(tempfile.mkdtemp(prefix="twd-heads-"))
     settings = {
-        "models": {_MODEL: {"path": str(target), "ctx_size": _CTX_SIZE, "parallel": 1}},
+        "models": {_MODEL: {"path": str(target), "ctx_size": _CTX_SIZE, "parallel": 1, "threads": threads}},
         "drafters": [{"head": str(head)}] if head else [],
         "speculation": {"ngram": {"enabled": ngram, "recall_tokens": 0}},
     }
@@ -89,14 +104,18 @@ def _twd(target: Path, head: Path | None, *, ngram: bool) -> Iterator[Server]:
     try:
         system.start()
         server = Server(system.url, _MODEL)
-        yield server if head or ngram else with_headers(server, _OFF)
+        processes = [psutil.Process(pid) for pid in system.processes().values()]
+        yield Place(server if head or ngram else with_headers(server, _OFF), processes)
     finally:
         system.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _peer(programs: Path, target: Path, extra: tuple[str, ...]) -> Any:
-    return llama_server(Launch(programs, target, ("--metrics", *extra), 1, _CTX_SIZE, usable_cores()))
+@contextmanager
+def _peer(programs: Path, target: Path, extra: tuple[str, ...], threads: int) -> Iterator[Place]:
+    others = set(psutil.Process().children())
+    with llama_server(Launch(programs, target, ("--metrics", *extra), 1, _CTX_SIZE, threads)) as server:
+        yield Place(server, [one for one in psutil.Process().children() if one not in others])
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -121,16 +140,17 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def _asked(
-    kind: str, servers: dict[str, Server], question: Question, max_tokens: int, number: int
+    kind: str, servers: dict[str, Place], question: Question, max_tokens: int, number: int
 ) -> Iterator[Measured]:
     """One question to all, who take turns at being the first."""
     order = list(servers.items())
     turn = number % len(order)
-    for way, server in (*order[turn:], *order[:turn]):
-        before = _counted(server)
+    for way, place in (*order[turn:], *order[:turn]):
+        server, before, spent = place.server, _counted(place.server), place.cpu_ms()
         (reply,), _ = asyncio.run(ask_all(server, [question], max_tokens))
+        spent = place.cpu_ms() - spent
         checked, held = (after - was for after, was in zip(_counted(server), before, strict=True))
-        yield Measured(kind, way, question.name, reply.tokens, reply.decode_ms, checked, held, reply.text_hash)
+        yield Measured(kind, way, question.name, reply.tokens, reply.decode_ms, spent, checked, held, reply.text_hash)
 
 
 def _counted(server: Server) -> tuple[int, int]:
@@ -149,8 +169,8 @@ def _count(told: str, names: Sequence[str]) -> int:
 def table(kept: Sequence[Measured]) -> str:
     """Everything that was measured, as Markdown."""
     lines = [
-        "| target | | tok/s | against twd plain | tokens a pass | guesses that held | texts as plain |",
-        "|---|---|---|---|---|---|---|",
+        "| target | | tok/s | against twd plain | by CPU time | tokens a pass | guesses that held | texts as plain |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(one.target for one in kept):
         order = dict.fromkeys(one.way for one in kept if one.target == kind)
@@ -167,13 +187,19 @@ def _line(kept: Sequence[Measured], kind: str, way: str) -> str:
     right = f"{held} of {checked}, {held / checked:.0%}" if checked else ""
     equal = sum(one.text == plain[name].text for name, one in own.items() if name in plain)
     gain = f"{rate / usual:.2f}" if usual else ""
-    return f"| {kind} | {way} | {rate:.1f} | {gain} | {a_pass} | {right} | {equal} of {len(own)} |"
+    cheap = f"{_per_cpu(own.values()) / _per_cpu(plain.values()):.2f}" if plain else ""
+    return f"| {kind} | {way} | {rate:.1f} | {gain} | {cheap} | {a_pass} | {right} | {equal} of {len(own)} |"
 
 
 def _rate(answers: Iterable[Measured]) -> float:
     """Tokens per second after the first part of each answer."""
     known = [one for one in answers if one.decode_ms]
     return 1000 * sum(one.tokens - 1 for one in known) / sum(one.decode_ms for one in known) if known else 0.0
+
+
+def _per_cpu(answers: Collection[Measured]) -> float:
+    """Tokens per second of computing, with the time for prompts."""
+    return 1000 * sum(one.tokens for one in answers) / sum(one.cpu_ms for one in answers)
 
 
 def add_options(found: argparse.ArgumentParser) -> None:
@@ -183,6 +209,7 @@ def add_options(found: argparse.ArgumentParser) -> None:
     found.add_argument("--out", type=Path, default=Path("measured.json"))
     found.add_argument("--limit", type=int, default=20, help="so many of the prompts; 0: all")
     found.add_argument("--max-tokens", type=int, default=64)
+    found.add_argument("--threads", type=int, default=usable_cores())
     found.add_argument("--windows", type=int, nargs="+", default=[1, 2, 3], help="llama-server's draft lengths")
     found.add_argument("--only", nargs="+", default=[], help="measure these ways alone")
     found.add_argument("--seconds", type=float, default=1e9, help="no further prompt after so long")
