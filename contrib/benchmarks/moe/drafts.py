@@ -17,7 +17,7 @@ from twd.bench.client import BenchClient, BenchRequest, MeasuredAnswer
 from twd.bench.prompts import PROMPTS
 from twd.bus.memory.bus import MemoryBroker
 from twd.drafter.told_experts import Chosen, told_choices
-from twd.engine.experts.facts import StreamsExperts, expert_facts
+from twd.engine.experts.facts import StreamsExperts
 from twd.engine.experts.layout import expert_layout
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
@@ -155,7 +155,7 @@ async def measure(args: argparse.Namespace, share: float, way: str, home: str) -
                 spent[drafts].append(said.stats.decode_ms / max(1, len(said.tokens) - 1))
                 passes += said.stats.passes if drafts else 0
                 checked += said.stats.checked
-    told = expert_facts(speculator.loaded)
+    told = speculator.facts().experts
     assert told is not None
     for service in reversed(services):
         await service.stop("measured")
