@@ -33,9 +33,10 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
         """The result in words, for status; empty where there was nothing to try."""
         if not self.there_ms:
             return ""
-        took = f"{self.there_ms:.2f} ms instead of {self.home_ms:.2f}"
         where = "with the worker" if self.place is LogitsPlace.FAR else "on the card"
-        return f"logits stay {where} ({took})" if self.stays else f"logits come home ({self.problem or took})"
+        if self.stays:
+            return f"logits stay {where} ({self.there_ms:.2f} ms, {self.home_ms:.2f} at home)"
+        return f"logits come home ({self.problem or f'{self.home_ms:.2f} ms, {self.there_ms:.2f} {where}'})"
 
 
 @dataclass(slots=True)
