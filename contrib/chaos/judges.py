@@ -88,7 +88,8 @@ class Outcome:
     phase: str
     gap_s: float
     trouble: str = ""
-    approximate: bool = False
+    calm_gap_s: float = 0.0
+    """The longest gap of the same answer undisturbed."""
 
 
 @contextmanager
@@ -134,13 +135,13 @@ async def replaced(home: StateFolder, name: str, old: int) -> None:
     await asyncio.sleep(REST_S)
 
 
-async def calm(client: ChatClient, body: dict[str, Any]) -> tuple[StreamedAnswer, float]:
-    """An undisturbed answer and its time, as soon as somebody gives one."""
+async def calm(client: ChatClient, body: dict[str, Any]) -> tuple[StreamedAnswer, Watch, float]:
+    """An undisturbed answer, when its pieces came and its time, as soon as somebody gives one."""
     async with asyncio.timeout(BACK_S):
         while True:
-            began = time.monotonic()
+            watch = Watch()
             try:
-                return await ask(client, body, lambda text: None), time.monotonic() - began
+                return await ask(client, body, watch.piece), watch, time.monotonic() - watch.began
             except CommandError as error:
                 print(f"     not yet: {error}", flush=True)
                 await asyncio.sleep(1.0)
@@ -164,7 +165,7 @@ class Strikes:
         if chosen not in self.own:
             self.own[chosen] = (await calm(self.client, asked))[0]
         judged = asked | {"model": "big+consensus" if victim == "racer" else "big+gate"}
-        _, took_s = await calm(self.client, judged)
+        _, undisturbed, took_s = await calm(self.client, judged)
         pid, watch = pid_of(self.home, victim), Watch()
         after_s = self.dice.random() * took_s
         answer, trouble = StreamedAnswer(), ""
@@ -174,9 +175,9 @@ class Strikes:
                 answer = await ask(self.client, judged, watch.piece)
             except (CommandError, TimeoutError) as error:
                 trouble = f"{error or 'silence'}"
-        outcome = Outcome(
-            victim, blow, self._phase(watch, answer), watch.gap_s, trouble or self._wrong(answer, self.own[chosen])
-        )
+        trouble = trouble or self._wrong(answer, self.own[chosen])
+        phase = self._phase(watch, answer)
+        outcome = Outcome(victim, blow, phase, watch.gap_s, trouble, undisturbed.gap_s)
         await replaced(self.home, victim, pid)
         return outcome
 
@@ -201,13 +202,14 @@ def report(outcomes: Sequence[Outcome], within_s: float) -> bool:
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for one in outcomes:
         groups.setdefault((one.victim, one.blow.name, one.phase), []).append(one)
-    print("| struck | by | when | times | whole | gap: median | longest |\n|---|---|---|---|---|---|---|")
+    print("| struck | by | when | times | whole | gap: median | longest | undisturbed |")
+    print("|---|---|---|---|---|---|---|---|")
     for (victim, blow, phase), members in sorted(groups.items()):
         gaps = [one.gap_s for one in members]
         whole = sum(not one.trouble for one in members)
         print(
             f"| {victim} | {blow} | {phase} | {len(members)} | {whole} | {statistics.median(gaps):.2f} s "
-            f"| {max(gaps):.2f} s |"
+            f"| {max(gaps):.2f} s | {statistics.median(one.calm_gap_s for one in members):.2f} s |"
         )
     longest = max(one.gap_s for one in outcomes)
     whole = sum(not one.trouble for one in outcomes)
@@ -230,7 +232,9 @@ async def run(options: argparse.Namespace) -> int:
                 outcomes.append(one)
                 told = "whole" if not one.trouble else f"NOT WHOLE {one.trouble}"
                 print(
-                    f"{number:4} {one.victim} {one.blow.name} {one.phase}: gap {one.gap_s:5.2f} s, {told}", flush=True
+                    f"{number:4} {one.victim} {one.blow.name} {one.phase}: gap {one.gap_s:5.2f} s, "
+                    f"undisturbed {one.calm_gap_s:5.2f} s, {told}",
+                    flush=True,
                 )
         finally:
             await client.close()

@@ -186,3 +186,16 @@ async def test_a_file_has_one_reader_and_files_do_not_wait_for_each_other() -> N
     leases = await one.leases(LEASE_BUCKET, LEASE_TTL_S)
     assert len(await leases.entries()) == len(HUB_READERS)
     assert set(order_of(name)) == set(HUB_READERS)
+
+
+async def test_a_holder_is_lost_when_it_is_silent_at_two_looks_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.swarm.hub.claim.SILENT_S", -1.0)  # every claim looks old
+    broker = MemoryBroker()
+    one, other = broker.connect("one"), broker.connect("other")
+    first, second = (HubClaim(bus, InstanceId(name), "0" * 64) for bus, name in ((one, "one"), (other, "other")))
+    assert await first.turn()
+    assert not await second.turn()
+    assert await first.turn(), "it was only late"
+    assert not await second.turn()
+    assert await second.turn()
+    assert not await first.turn()

@@ -175,7 +175,6 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._runner.start()
         self._embeddings = EmbeddingQueue(loaded)
         self._preparation = TokenizeQueue(loaded, self.clock.now)
-        self._trials.wait(self.clock.now())
         self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
         self.emit(
             ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())

@@ -24,6 +24,7 @@ from peers import MIB, model, pull_command, seeder
 from twd.bus.address import BusAddress
 from twd.bus.nats.bus import NatsBus
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
+from twd.net.ports import free_port
 from twd.pieces.partial import look
 from twd.swarm.hub.claim import reader_of
 
@@ -128,11 +129,23 @@ class Machines:
             "TWD_SWARM_PORT": "0",
             "TWD_SWARM_ACCEPT": "true",
         }
-        self.broker = {**self._common, "HOME": str(folder), "TWD_HOME": str(folder / "broker"), "TWD_NODE": "desk"}
+        ports = {f"TWD_{name}_PORT": str(free_port()) for name in ("BUS", "EDGE", "AGENT")}
+        own = {"HOME": str(folder), "TWD_HOME": str(folder / "broker"), "TWD_NODE": "desk"}
+        self.broker = {**self._common, **ports, **own}
         subprocess.run([program, "up", "-d", "--no-models"], env=self.broker, check=True, capture_output=True)
         told = json.loads((folder / "broker/run/instance.json").read_text())
         self.bus, self.token = told["bus_url"], told["bus_token"]
         self.processes = {name: self.start(name) for name in ("one", "two", "three")}
+
+    def wait(self) -> None:
+        """Until all are there and have met."""
+        for _ in range(60):
+            told = subprocess.run([self._program, "status", "--json"], env=self.broker, capture_output=True, text=True)
+            services = json.loads(told.stdout)["services"] if told.returncode == 0 else []
+            if sum(one["service"] == "swarm" for one in services) > len(self.processes):
+                break
+            time.sleep(0.5)
+        time.sleep(3.0)
 
     def home(self, name: str) -> Path:
         """The home of one machine."""
@@ -209,7 +222,7 @@ def reader_kills(program: str, folder: Path, times: int) -> dict[str, object]:
     with hub(size, 1.0) as (url, sent):
         machines = Machines(program, folder, url)
         try:
-            time.sleep(3.0)
+            machines.wait()
             asked = [machines.pull(name) for name in machines.processes]
             killed, began = 0, time.monotonic()
             while killed < times and not any(copy.exists() for copy in machines.copies()):
@@ -241,7 +254,7 @@ def reader_stops(program: str, folder: Path, times: int) -> dict[str, object]:
     with hub(32 * (times + 1), 4.0) as (url, _):
         machines = Machines(program, folder, url)
         try:
-            time.sleep(3.0)
+            machines.wait()
             asked = [machines.pull(name) for name in machines.processes]
             while len(waits) < times and not machines.done():
                 most = max(units(copy) for copy in machines.copies())

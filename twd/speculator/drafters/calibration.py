@@ -16,7 +16,7 @@ CALIBRATION_TEXT = (
 CALIBRATION_TOKENS = 64
 CALIBRATION_WINDOW = 4
 TRIAL_AFTER_S = 0.5
-"""Seconds after a user's job, or a start, before a trial: the next request of a conversation should not meet one."""
+"""Seconds after a user's job before a trial: the next request of a conversation should not meet one."""
 JUDGING_S = 5.0
 """Seconds after a part of an answer was judged: the rest of it comes soon, and is being written on the same cores."""
 

@@ -1,6 +1,8 @@
 """Of several machines that want one file from a hub, one holds a claim and reads it there."""
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -14,16 +16,20 @@ from twd.wire.swarm import HUB_READERS, HubReader
 
 TURN_S: Final = 0.5
 """Holders renew this often (seconds)."""
-SILENT_S: Final = 2.0
-"""After so many seconds without a renewal, another machine reads. Where the holder was only late, it notices at its
-next renewal, and what both had asked for comes twice."""
+SILENT_S: Final = 1.75
+"""After so many seconds without a renewal, seen at two looks in a row, another machine reads: one that looks late
+itself must not take the holder for lost. A holder that was only late notices at its next renewal."""
 log = logging.getLogger("twd.swarm")
 
 
 def reader_of(entry: LeaseEntry) -> HubReader | None:
     """Return what a claim says; None for other keys, and for one that is not renewed any more."""
-    held = entry.key.removesuffix(".claim") in HUB_READERS and entry.age_s <= SILENT_S
-    return read_as(HubReader, entry.value) if held else None
+    return reader_in(entry) if entry.age_s <= SILENT_S else None
+
+
+def reader_in(entry: LeaseEntry) -> HubReader | None:
+    """Return what a claim says, however old it is; None for other keys."""
+    return read_as(HubReader, entry.value) if entry.key.removesuffix(".claim") in HUB_READERS else None
 
 
 def order_of(sha256: str) -> list[str]:
@@ -39,6 +45,8 @@ class HubClaim:
         self._bus, self._me = bus, HubReader(instance=instance, sha256=sha256)
         self._value = msgspec.json.encode(self._me)
         self._lock: LeaseLock | None = None
+        self._silent: dict[str, int] = {}
+        """The claims that were not renewed lately at the last look, and their revisions."""
 
     @property
     def held(self) -> bool:
@@ -55,18 +63,25 @@ class HubClaim:
         return self.held
 
     async def _take(self, leases: Leases) -> LeaseLock | None:
-        readers = [reader for entry in await leases.entries() if (reader := reader_of(entry)) is not None]
+        entries = await leases.entries()
+        held = partial(self._held_by, self._silent)
+        self._silent = {entry.key: entry.revision for entry in entries if entry.age_s > SILENT_S}
+        readers = [reader for entry in entries if (reader := held(entry)) is not None]
         if any(reader.sha256 == self._me.sha256 and reader != self._me for reader in readers):
             return None
         for key in order_of(self._me.sha256):
             lock = LeaseLock(leases, key, lambda value: value == self._value)
-            holder = await lock.take(self._value, lambda entry: reader_of(entry) in (None, self._me))
+            holder = await lock.take(self._value, lambda entry: held(entry) in (None, self._me))
             if holder is None:
                 return lock
-            other = reader_of(holder)
+            other = held(holder)
             if other is not None and other.sha256 == self._me.sha256:
                 return None
         return None
+
+    def _held_by(self, silent: Mapping[str, int], entry: LeaseEntry) -> HubReader | None:
+        """Return who holds a claim; None if it was not renewed since the last look, at which it was silent already."""
+        return None if silent.get(entry.key) == entry.revision else reader_in(entry)
 
     async def release(self) -> None:
         """Let another machine read."""
