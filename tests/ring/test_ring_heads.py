@@ -131,8 +131,16 @@ def test_a_head_that_knows_saves_trips(tmp_path: Path) -> None:
         assert end.stats.taken >= COUNT // 2
 
 
+QUICK = {"qwen35 with a head", "mimo2 with three heads"}
+"""Tried each time; the others where there is more time."""
+
+
 @pytest.mark.parametrize(
-    "name", [*(f"{one} with a head" for one in sorted(OWN_HEADS - FLAT)), "mimo2 with three heads"]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.thorough)
+        for name in (*(f"{one} with a head" for one in sorted(OWN_HEADS - FLAT)), "mimo2 with three heads")
+    ],
 )
 def test_each_guesses_as_in_one_process(name: str, tmp_path: Path) -> None:
     """So a slice has all that its head needs; the last one may have no other layers."""

@@ -126,6 +126,7 @@ def readers(desk: Installed, some: list[Machine]) -> list[Machine]:
 
 @pytest.mark.e2e
 @pytest.mark.nats
+@pytest.mark.thorough
 def test_a_machine_that_reads_a_hub_is_killed_and_begun_again(tmp_path: Path) -> None:
     data = b"GGUF" + os.urandom(24 * UNIT)
     hub = Hub({"org/model": Repository({FILE: data})}, bytes_s=0.4e6)

@@ -206,7 +206,7 @@ def kill_all(server: SshServer) -> None:
             os.kill(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kills", [False, True])
+@pytest.mark.parametrize("kills", [False, pytest.param(True, marks=pytest.mark.thorough)])
 async def test_a_cut_at_any_byte_leaves_nothing_half_done(target: Target, tmp_path: Path, kills: bool) -> None:
     assert await cut_often(target, tmp_path, 4, seed=1, kills=kills)
 

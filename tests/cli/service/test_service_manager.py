@@ -71,6 +71,7 @@ def test_ready_reload_and_end_are_told(installed: Installed, tmp_path: Path) -> 
     all_gone(pids)
 
 
+@pytest.mark.thorough
 def test_no_sign_of_life_once_a_service_is_stopped(installed: Installed, tmp_path: Path) -> None:
     installed.env["TWD_HANG_S"] = "0"  # otherwise it would be replaced within two seconds
     with listening(tmp_path / "notify") as manager:

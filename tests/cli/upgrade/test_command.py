@@ -68,6 +68,7 @@ def first(tmp_path: Path) -> Iterator[Installed]:
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_machine_that_is_unknown_or_not_reached(first: Installed, tmp_path: Path) -> None:
     unknown = first.twd("upgrade", "attic")
     assert unknown.returncode == ExitCode.NOT_FOUND
