@@ -55,9 +55,10 @@ class Listener(Service):
         """It was cancelled, or failed."""
         return self._end(event.job)
 
-    def _end(self, job: JobId) -> None:
+    def _end(self, job: JobId) -> Effects:
         self.open.discard(job)
         self.ended_at = time.monotonic()
+        return None
 
     async def idle(self) -> None:
         """Until no job runs."""
