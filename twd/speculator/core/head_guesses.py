@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from twd.drafting.window_value import Cost
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.session import HEAD, OWN, Session
-from twd.speculator.core.window_size import expected_tokens, useful_credit
+from twd.speculator.core.window_size import draft_price, useful_credit
 
 _TRY_AGAIN: Final = 256
 """After so many passes, a head that does not pay guesses one token again."""
@@ -39,13 +39,7 @@ def guesses_wanted(session: Session, nodes: Sequence[DraftNode], cost: Cost, hea
     if not paying:
         return HeadOrder(int(session.spec_stats.passes % _TRY_AGAIN == _TRY_AGAIN - 1))
     most = useful_credit(cost, max(chance, _AT_BEST), head_ms, 0.0, beside=True, window=room)
-    return HeadOrder(max(paying, most), _CAREFUL * _price(cost, chance, head_ms, paying))
-
-
-def _price(cost: Cost, chance: float, head_ms: float, count: int) -> float:
-    """The tokens that would be made in the time that one guess more and its row take."""
-    rate = (1.0 + expected_tokens(chance, count)) / (count * head_ms + cost(count + 1))
-    return rate * (head_ms + max(0.0, cost(count + 2) - cost(count + 1)))
+    return HeadOrder(max(paying, most), _CAREFUL * draft_price(cost, chance, head_ms, room))
 
 
 def _free(session: Session, node: DraftNode) -> float:

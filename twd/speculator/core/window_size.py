@@ -119,14 +119,17 @@ def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[i
     return best, best_rate
 
 
-def least_chance(cost: Cost, chance: float, token_ms: float, window: int) -> float:
-    """Returns the chance of holding under which a drafter beside the target rests.
-
-    Its next draft takes time in which the best turns yield tokens. A draft that is less sure than that is not made.
-    """
+def draft_price(cost: Cost, chance: float, token_ms: float, window: int) -> float:
+    """Returns the tokens that the best turns yield in the time that one draft more and its row take, where drafts are
+    made on the target's cores."""
     cut, rate = _best_turn(held_in_a_row(chance, window), cost, token_ms)
-    row_ms = max(0.0, cost(cut + 2) - cost(cut + 1))
-    return min(FLOOR_MOST, max(FLOOR_LEAST, rate * (token_ms + row_ms)))
+    return rate * (token_ms + max(0.0, cost(cut + 2) - cost(cut + 1)))
+
+
+def least_chance(cost: Cost, chance: float, token_ms: float, window: int) -> float:
+    """Returns the chance of holding under which a drafter beside the target rests: a draft that is less sure than its
+    price is not made."""
+    return min(FLOOR_MOST, max(FLOOR_LEAST, draft_price(cost, chance, token_ms, window)))
 
 
 def predicted_rate(
