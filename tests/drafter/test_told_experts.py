@@ -11,8 +11,9 @@ from tests.properties import examples
 from tests.speculator.fakes import TruePicker
 from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftRules, Guess
-from twd.drafter.told_experts import NUMBERS_MAX, TOKENS_MAX, told_choices
+from twd.drafter.told_experts import told_choices
 from twd.wire.codec import decode, encode
+from twd.wire.draft import EXPERT_NUMBERS_MAX, EXPERT_TOKENS_MAX
 
 PROMPT = [5, 6, 7]
 
@@ -69,7 +70,7 @@ def test_a_message_is_bounded_and_its_choices_stand_at_their_tokens(read: list[i
         return range(token) if token <= most else ()
 
     told = told_choices(choice, read)
-    assert len(told) <= TOKENS_MAX
-    assert sum(map(len, told)) <= NUMBERS_MAX
+    assert len(told) <= EXPERT_TOKENS_MAX
+    assert sum(map(len, told)) <= EXPERT_NUMBERS_MAX
     assert not told or told[-1]
     assert all(one in ([], list(choice(token))) for one, token in zip(told, read, strict=False))

@@ -1,13 +1,12 @@
 """What a drafter tells of the experts that it chose. Pure."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
+
+from twd.wire.draft import EXPERT_NUMBERS_MAX, EXPERT_TOKENS_MAX
 
 Chosen = Callable[[int], Sequence[int]]
 """A token -> the experts that it chose when it was computed last, layer after layer; empty: not known."""
-TOKENS_MAX: Final = 32
-NUMBERS_MAX: Final = 8192
-"""What one message tells at most: its bytes travel over the network."""
 
 
 @runtime_checkable
@@ -23,8 +22,8 @@ class RemembersChoices(Protocol):
 def told_choices(chosen: Chosen, tokens: Sequence[int]) -> list[list[int]]:
     """Returns the choices of these tokens, up to the bounds; those of tokens behind the last known one are left out."""
     told: list[list[int]] = []
-    left = NUMBERS_MAX
-    for token in tokens[:TOKENS_MAX]:
+    left = EXPERT_NUMBERS_MAX
+    for token in tokens[:EXPERT_TOKENS_MAX]:
         choice = list(chosen(token))
         left -= len(choice)
         told.append(choice if left >= 0 else [])

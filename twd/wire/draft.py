@@ -1,7 +1,7 @@
 """Guessing ahead: sessions told to drafters, guesses told to the speculator."""
 
 import enum
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
@@ -24,6 +24,10 @@ from twd.wire.job import Grammar, Sampling, Seed
 from twd.wire.model import VocabFingerprint
 
 Credit = Annotated[int, Meta(ge=0, le=256)]
+EXPERT_TOKENS_MAX: Final = 32
+"""Of so many tokens at most a message tells the experts."""
+EXPERT_NUMBERS_MAX: Final = 8192
+"""Of so many numbers at most: drafters tell no more, and speculators look at no more."""
 ExpertChoice = Annotated[list[Annotated[int, Meta(ge=0, lt=2**15)]], Meta(max_length=2048)]
 """The experts that a mixture chose for one token, layer after layer, as many in each; empty: not known."""
 
@@ -102,7 +106,7 @@ class DraftProposed(Event, frozen=True, tag="twd.v1.draft.proposed"):
     draft_ms: Annotated[float, Meta(ge=0)] = 0.0
     model: ModelId = ModelId("")
     """Of the session."""
-    experts: Annotated[list[ExpertChoice], Meta(max_length=32)] = []
+    experts: Annotated[list[ExpertChoice], Meta(max_length=EXPERT_TOKENS_MAX)] = []
     """For each of the first guesses, what the drafter chose for the token before it, which it read to guess."""
 
 

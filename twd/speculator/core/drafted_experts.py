@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from twd.wire.draft import DraftProposed
+from twd.wire.draft import EXPERT_NUMBERS_MAX, DraftProposed
 from twd.wire.prefix import extend
 
 Choice = list[int]
@@ -20,8 +20,6 @@ _RIGHT: Final = 0.5
 _DECAY: Final = 0.98
 _KEPT: Final = 1024
 _NAMES: Final = 256
-_NUMBERS_MAX: Final = 8192
-"""More numbers of one message are not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class DraftedExperts:
 
     def hear(self, event: DraftProposed, tokens: Sequence[int]) -> None:
         """Keep what came along with a draft. `tokens`: the guesses."""
-        text, left = event.prefix, _NUMBERS_MAX
+        text, left = event.prefix, EXPERT_NUMBERS_MAX
         for index, told in enumerate(event.experts[: len(tokens)]):
             if index:
                 text = extend(text, (tokens[index - 1],))
