@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engine.experts.unlike import VOCABULARY, write_unlike
+from tests.engine.experts.unlike import write_unlike
+from tests.engine.experts.windows import TEXT, run
 from tests.engine.tiny_models import write_llama
 from tests.properties import examples
-from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
+from twd.engine.context import BatchTokens, Context, ContextSettings
 from twd.engine.experts.choices import remembers_choices
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import Foresight, can_tell_choices
@@ -19,8 +20,7 @@ from twd.engine.experts.stream import by_layer
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 
 LAYERS, USED = 4, 2
-TEXT = [(7 * index + 3) % VOCABULARY for index in range(40)]
-"""No token stands there twice."""
+WIDTHS = (5, *[1] * 30)
 able = pytest.mark.skipif(not can_tell_choices(), reason="this build of llama.cpp does not tell what tokens choose")
 
 
@@ -35,18 +35,6 @@ def test_experts_are_asked_for_once_and_those_of_early_layers_first(choices: lis
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_unlike(tmp_path_factory.mktemp("unlike") / "unlike.gguf", layers=LAYERS, experts=16)
-
-
-def run(model: LoadedGguf, widths: tuple[int, ...] = (5, *[1] * 30)) -> Logits:
-    found, at = [], 0
-    with Context(model, ContextSettings(ctx_size=128, type_k="f16")) as context:
-        for width in widths:
-            rows = BatchTokens()
-            rows.add(0, at, TEXT[at : at + width])
-            context.decode(rows)
-            found += [context.logits(row).copy() for row in range(width)]
-            at += width
-    return np.array(found)
 
 
 @able
@@ -68,7 +56,7 @@ def test_two_models_of_one_file_choose_the_same(path: Path) -> None:
         LoadedGguf.load(ModelLoadOptions(path, remember=True)) as whole,
         LoadedGguf.load(ModelLoadOptions(path, expert_bytes=half)) as streamed,
     ):
-        assert np.array_equal(run(whole), run(streamed))
+        assert np.array_equal(run(whole, WIDTHS), run(streamed, WIDTHS))
         assert whole.choices is not None
         assert streamed.experts is not None
         for token in TEXT[:35]:
@@ -98,7 +86,7 @@ def test_rows_that_give_no_logits_choose_in_all_layers_but_the_last(path: Path) 
 @able
 def test_tokens_of_passes_that_nobody_tells_are_not_mistaken(path: Path) -> None:
     with LoadedGguf.load(ModelLoadOptions(path, remember=True)) as model:
-        run(model)
+        run(model, WIDTHS)
         choices = model.choices
         assert choices is not None
         known = [choices.chosen(token) for token in TEXT[:35]]
@@ -114,7 +102,7 @@ def test_told_choices_are_read_before_they_are_wanted(path: Path, how: Foresight
     layout = expert_layout(path)
     assert layout is not None
     with LoadedGguf.load(ModelLoadOptions(path, remember=True)) as whole:
-        expected = run(whole)
+        expected = run(whole, WIDTHS)
         assert whole.choices is not None
         told = [whole.choices.chosen(token) for token in TEXT[:3]]
     with LoadedGguf.load(ModelLoadOptions(path, expert_bytes=layout.padded_bytes(mmap.PAGESIZE))) as streamed:

@@ -1,16 +1,16 @@
 """Experts that are read before they are wanted: the same bits, whatever is foreseen."""
 
 import mmap
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.engine.experts.unlike import VOCABULARY, write_unlike
+from tests.engine.experts.unlike import write_unlike
+from tests.engine.experts.windows import TEXT, run
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
-from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
+from twd.engine.context import Context, ContextSettings, Logits
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.native import Foresight, NativeExperts, can_foresee
 from twd.engine.model import LoadedGguf, ModelLoadOptions
@@ -18,8 +18,6 @@ from twd.engine.target import LocalTarget
 from twd.wire.job import Sampling
 
 pytestmark = pytest.mark.skipif(not can_foresee(), reason="this build of llama.cpp cannot foresee experts")
-TEXT = [(7 * index + 3) % VOCABULARY for index in range(60)]
-"""No token stands there twice."""
 WIDTHS = (5, *[1] * 20, 8, 3, *[1] * 20)
 LAYERS = 4
 
@@ -32,20 +30,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(path: Path) -> Logits:
     with LoadedGguf.load(ModelLoadOptions(path, use_extra_bufts=False)) as model:
-        return run(model)
-
-
-def run(model: LoadedGguf, widths: Sequence[int] = WIDTHS) -> Logits:
-    """Logits of windows of several widths, one after the other."""
-    found, at = [], 0
-    with Context(model, ContextSettings(ctx_size=128, type_k="f16")) as context:
-        for width in widths:
-            rows = BatchTokens()
-            rows.add(0, at, TEXT[at : at + width])
-            context.decode(rows)
-            found += [context.logits(row).copy() for row in range(width)]
-            at += width
-    return np.array(found)
+        return run(model, WIDTHS)
 
 
 def loaded(path: Path, part: float) -> LoadedGguf:
@@ -66,7 +51,7 @@ def test_logits_are_the_same_to_the_bit(path: Path, expected: Logits, how: Fores
     with loaded(path, part) as model:
         native_of(model).set_foresight(how)
         for _ in range(3):
-            assert np.array_equal(run(model), expected)
+            assert np.array_equal(run(model, WIDTHS), expected)
         told = native_of(model).numbers()
         assert told.held_bytes <= told.budget
         if how is Foresight.OFF:
@@ -80,15 +65,15 @@ def test_what_tokens_choose_is_learned_and_read_ahead(path: Path, expected: Logi
     with loaded(path, 0.5) as model:
         native = native_of(model)
         native.set_foresight(Foresight.ON)
-        run(model)
+        run(model, WIDTHS)
         first = native.numbers()
         assert (first.table_asked, first.table_right) == (0, 0)
-        assert np.array_equal(run(model), expected)
+        assert np.array_equal(run(model, WIDTHS), expected)
         again = native.numbers()
         assert again.table_asked > 2 * LAYERS * 40
         assert again.table_right == again.table_asked, "the same text chooses the same experts"
         assert native.foresee_tokens(TEXT[:4]) > 0
-        assert np.array_equal(run(model), expected)
+        assert np.array_equal(run(model, WIDTHS), expected)
 
 
 def test_tokens_of_one_call_are_learned_like_others(path: Path) -> None:
@@ -113,15 +98,15 @@ def test_tokens_of_one_call_are_learned_like_others(path: Path) -> None:
 
 def test_what_windows_will_read_grows_with_their_tokens(path: Path) -> None:
     with loaded(path, 0.5) as model:
-        run(model)
-        run(model)
+        run(model, WIDTHS)
+        run(model, WIDTHS)
         native = native_of(model)
         sizes = native.missing(TEXT[:16])
         assert sizes == sorted(sizes)
         assert 0 < sizes[-1] <= 16 * 2 * LAYERS * 3 * 18 * 4096
         assert len(model.experts.missing_ms(TEXT[:3])) == 3 if model.experts else False
     with loaded(path, 1.0) as model:
-        run(model)
+        run(model, WIDTHS)
         run(model, [1] * len(TEXT))
         assert native_of(model).missing(TEXT[:16])[-1] == 0, "all that it knows is in memory"
 
@@ -130,7 +115,7 @@ def test_tokens_of_a_hostile_drafter_are_dropped(path: Path, expected: Logits) -
     with loaded(path, 0.5) as model:
         native = native_of(model)
         native.set_foresight(Foresight.ON)
-        run(model)
+        run(model, WIDTHS)
         assert native.foresee_tokens([-1, -(1 << 40), 1 << 40, (1 << 31) - 1, 4096 * 7 + 5]) == 0
         assert native.missing([1 << 40])[0] >= 0
-        assert np.array_equal(run(model), expected)
+        assert np.array_equal(run(model, WIDTHS), expected)
