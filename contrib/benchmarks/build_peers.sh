@@ -18,17 +18,8 @@ if [[ -n ${KERNELS:-} ]]; then
 fi
 
 command -v cmake >/dev/null || { echo "cmake is needed; install it (or: pip install cmake)" >&2; exit 1; }
-version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
-home=$cache/$version
-source=$home/llama_cpp_python-$version/vendor/llama.cpp
-build=$home/build${KERNELS:+-with-kernels}
-
-if [[ ! -d $source ]]; then
-    mkdir -p "$home"
-    echo "fetching the source of llama-cpp-python $version" >&2
-    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
-    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
-fi
+source=$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache")
+build=${source%/llama_cpp_python-*}/build${KERNELS:+-with-kernels}
 
 generator=()
 command -v ninja >/dev/null && generator=(-G Ninja)

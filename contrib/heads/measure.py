@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import psutil
 
-from contrib.benchmarks.product.llama_server import SERVER, Launch, llama_server
+from contrib.benchmarks.product.llama_server import SERVER, Launch, llama_server, programs_folder
 from contrib.benchmarks.product.prompts import OWN, read_prompts, some
 from twd.bench.product.http_client import Question, Server, ask_all, with_headers
 from twd.bench.product.whole_system import WholeSystem
@@ -81,8 +81,8 @@ def ways(args: argparse.Namespace, target: Path) -> dict[str, Serve]:
         _HEAD: partial(_twd, target, args.head, args.threads, ngram=False),
         _BOTH: partial(_twd, target, args.head, args.threads, ngram=True),
     }
-    programs = next(iter(sorted(Path("~/.cache/twd/peers").expanduser().glob("*/build/bin"), reverse=True)), None)
-    if programs is None or not (programs / SERVER).exists():
+    programs = programs_folder(None)
+    if programs is None:
         print(f"there is no {SERVER}; contrib/benchmarks/build_peers.sh builds it")
         return found
     found["llama-server, plain"] = partial(_peer, programs, target, (), args.threads)

@@ -13,7 +13,6 @@ python=${PYTHON:-$root/.venv/bin/python}
 jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 home=$cache/$version
-source=$home/llama_cpp_python-$version/vendor/llama.cpp
 build=$home/build-vulkan
 backend=$build/bin/libggml-vulkan.so
 headers=$home/vulkan-headers
@@ -57,12 +56,7 @@ newer_headers() {
 
 dpkg -s "${needed[@]}" >/dev/null 2>&1 || install
 newer_headers
-if [[ ! -d $source ]]; then
-    mkdir -p "$home"
-    echo "fetching the source of llama-cpp-python $version" >&2
-    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
-    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
-fi
+source=$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache")
 
 options=()
 [[ -d $headers/usr ]] && options=(-DVulkan_INCLUDE_DIR="$headers/usr/include" -DCMAKE_PREFIX_PATH="$headers/usr")

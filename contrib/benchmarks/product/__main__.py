@@ -9,7 +9,6 @@ each of them; a run that was ended goes on there. `--report` prints the tables o
 
 import argparse
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 from cases import Case, all_cases, named
 from contestants import Contestant, Options, contestants
-from llama_server import SERVER
+from llama_server import programs_folder
 from prompts import OWN, read_prompts, some
 
 import twd
@@ -37,19 +36,6 @@ def rounds(cases: Sequence[Case], options: Options, starts: int) -> Iterator[tup
             turn = start % len(found)
             for contestant in (*found[turn:], *found[:turn]):
                 yield start, case, contestant
-
-
-def programs_folder(given: Path | None) -> Path | None:
-    """Where llama-server is: as told, where build_peers.sh puts it, or on the path."""
-    built = sorted(Path("~/.cache/twd/peers").expanduser().glob("*/build/bin"))
-    found = shutil.which(SERVER)
-    on_path = [Path(found).parent] if found else []
-    places = [
-        folder for folder in (*([given] if given else []), *reversed(built), *on_path) if (folder / SERVER).exists()
-    ]
-    if given and given not in places:
-        raise SystemExit(f"there is no {SERVER} in {given}; build it with contrib/benchmarks/build_peers.sh")
-    return places[0] if places else None
 
 
 def measure(results: Results, args: argparse.Namespace, options: Options) -> None:

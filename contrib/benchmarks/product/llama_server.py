@@ -1,5 +1,6 @@
 """llama-server and its RPC workers, as their users start them, ready to be asked."""
 
+import shutil
 import socket
 import subprocess
 import time
@@ -32,6 +33,19 @@ class Launch:
     threads: int
     workers: int = 0
     rtt_ms: float = 0.0
+
+
+def programs_folder(given: Path | None) -> Path | None:
+    """Where llama-server is: as told, where build_peers.sh puts it, or on the path."""
+    built = sorted(Path("~/.cache/twd/peers").expanduser().glob("*/build/bin"))
+    found = shutil.which(SERVER)
+    on_path = [Path(found).parent] if found else []
+    places = [
+        folder for folder in (*([given] if given else []), *reversed(built), *on_path) if (folder / SERVER).exists()
+    ]
+    if given and given not in places:
+        raise SystemExit(f"there is no {SERVER} in {given}; build it with contrib/benchmarks/build_peers.sh")
+    return places[0] if places else None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 #
 # usage: contrib/fuzz/kernels/run_program.sh fuzz_kernels|fuzz_rpc COUNT SEED
 #
-# LLAMA names llama.cpp's source; else it is that of contrib/benchmarks/build_peers.sh, fetched if need be.
+# LLAMA names llama.cpp's source; else it is that of contrib/benchmarks/llama_source.sh.
 set -euo pipefail
 
 program=$1 count=$2 seed=$3 piece=20000
@@ -11,15 +11,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/twd
 python=${PYTHON:-$root/.venv/bin/python}
-version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
-home=$cache/peers/$version
-source=${LLAMA:-$home/llama_cpp_python-$version/vendor/llama.cpp}
+source=${LLAMA:-$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache/peers")}
 
-if [[ ! -d $source ]]; then
-    mkdir -p "$home"
-    "$python" -m pip download -q --no-deps --no-binary llama-cpp-python -d "$home" "llama-cpp-python==$version" >&2
-    tar -xzf "$home/llama_cpp_python-$version.tar.gz" -C "$home"
-fi
 plain=()
 grep -qw amx_int8 /proc/cpuinfo && plain=(-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8) # as contrib/set_up.py
 cmake -S "$here" -B "$cache/fuzz-kernels" "${plain[@]}" -DLLAMA="$source" -DCMAKE_BUILD_TYPE=RelWithDebInfo >&2
