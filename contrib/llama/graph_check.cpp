@@ -50,7 +50,7 @@ void check_tensor(const ggml_tensor * of) {
 
 bool overlap(const ggml_tensor * a, const ggml_tensor * b) {
     const char *first = (const char *) a->data, *second = (const char *) b->data;
-    return first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
+    return !ggml_is_empty(a) && !ggml_is_empty(b) && first < second + ggml_nbytes(b) && second < first + ggml_nbytes(a);
 }
 
 // Kernels check numbers that choose rows while they read them, sort by an order that stays, and copy what does not move. So

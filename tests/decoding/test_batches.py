@@ -12,28 +12,41 @@ shapes = st.dictionaries(st.integers(0, 15), st.integers(1, 32), min_size=1, max
 rules = st.builds(
     BatchRules, capacity=st.integers(32, 128), streams=st.booleans(), can_pad=st.booleans(), rows_min=st.integers(1, 2)
 )
+paddings = st.builds(
+    lambda costs, widest: WidthPadding(tuple(CostPoint(width=width, ms=costs[width]) for width in sorted(costs)), widest),
+    st.dictionaries(st.integers(1, 32), st.floats(0.1, 50.0)),
+    st.sampled_from([0, 32]),
+)
 
 
-@given(shapes, rules)
-def test_every_window_lies_whole_in_one_pass(shape: Shape, rule: BatchRules) -> None:
-    passes = BatchPlanner(rule).plan(shape)
+def planner_of(rule: BatchRules, padding: WidthPadding) -> BatchPlanner:
+    planner = BatchPlanner(rule)
+    planner.use_cost(planner.cost, padding)
+    return planner
+
+
+@given(shapes, rules, paddings)
+def test_every_window_lies_whole_in_one_pass(shape: Shape, rule: BatchRules, padding: WidthPadding) -> None:
+    passes = planner_of(rule, padding).plan(shape)
     placed = [(part.slot, part.rows) for one in passes for part in one.parts if part.rows]
     assert sorted(placed) == list(shape)
     assert all(one.rows <= rule.capacity for one in passes)
 
 
-@given(shapes, rules)
-def test_streams_get_neighbours_of_equal_width(shape: Shape, rule: BatchRules) -> None:
-    for one in BatchPlanner(rule).plan(shape):
+@given(shapes, rules, paddings)
+def test_streams_get_neighbours_of_equal_width(shape: Shape, rule: BatchRules, padding: WidthPadding) -> None:
+    for one in planner_of(rule, padding).plan(shape):
         if rule.streams:
             slots = [part.slot for part in one.parts]
             assert slots == list(range(slots[0], slots[0] + len(slots)))
             assert len({part.rows + part.padding for part in one.parts}) == 1
 
 
-@given(shapes, rules)
-def test_nothing_is_padded_where_nothing_can_be_taken_back(shape: Shape, rule: BatchRules) -> None:
-    passes = BatchPlanner(rule).plan(shape)
+@given(shapes, rules, paddings)
+def test_nothing_is_padded_where_nothing_can_be_taken_back(
+    shape: Shape, rule: BatchRules, padding: WidthPadding
+) -> None:
+    passes = planner_of(rule, padding).plan(shape)
     if not rule.can_pad:
         assert all(part.padding == 0 for one in passes for part in one.parts)
     else:

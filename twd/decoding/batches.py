@@ -196,8 +196,8 @@ class BatchPlanner:
         return self._at_least(tuple(BatchPart(slot, rows) for slot, rows in group))
 
     def _at_least(self, parts: tuple[BatchPart, ...]) -> ForwardBatch:
-        missing = self.missing(ForwardBatch(parts).rows)
-        head = parts[0]
+        head, are_even = parts[0], self.rules.streams and len(parts) > 1  # and then stay so
+        missing = 0 if are_even else self.missing(ForwardBatch(parts).rows)
         return (
             ForwardBatch((BatchPart(head.slot, head.rows, head.padding + missing), *parts[1:]))
             if missing

@@ -15,7 +15,7 @@ from twd.decoding.sampler import SamplerFactory, TokenSampler
 from twd.decoding.window import Logits, Window
 from twd.engine import loading
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
-from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
@@ -259,3 +259,16 @@ def test_a_model_that_is_loaded_again_remembers_where_its_logits_stay(
         native.close()
     assert "logits stay on the card" in notes[0]
     assert notes[1] == notes[0], "its times are those of the first load"
+
+
+def test_the_trial_brings_them_home_where_a_graph_gives_them_to_more_tokens(
+    model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some architectures do, whatever is asked."""
+    with context_of(model) as context:
+        begin = DeviceRows.begin
+        monkeypatch.setattr(DeviceRows, "begin", lambda rows, outputs: begin(rows, [True] * len(outputs)))
+        trial = try_device_rows(context, LogitsPlace.ANYWHERE)
+        assert not trial.stays
+        assert context.device_rows is None
+        assert trial.describe().startswith("logits come home (the logits of a pass were not on the device")

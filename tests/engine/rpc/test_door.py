@@ -102,6 +102,16 @@ def test_what_a_model_asks_is_computed(worker: tuple[Client, subprocess.Popen[by
     assert struct.unpack("<4f", client.read(total, 16)) == (11, 22, 33, 44)
 
 
+def test_an_empty_result_lies_over_nothing(worker: tuple[Client, subprocess.Popen[bytes], Path]) -> None:
+    """llama.cpp puts it anywhere, as in models with recurrent states of which none is to be moved."""
+    client, _, _ = worker
+    a, numbers = client.memory(1, 8, 8), client.memory(2, 4, type_=I32)
+    client.write(a, bytes(256))
+    none = Tensor(3, a.buffer, a.data + 32, (8, 0, 1, 1), op=GET_ROWS, src=(1, 4))
+    client.compute(none, a, replace(numbers, ident=4, ne=(0, 1, 1, 1)))
+    assert client.read(a, 256) == bytes(256)
+
+
 @pytest.mark.parametrize(
     ("lie", "why"),
     [

@@ -17,10 +17,13 @@ from twd.engine.loading import LoadPlan, load_native
 from twd.engine.rpc.pool import LayerShare, PoolPlan
 from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId
+from types import SimpleNamespace
 from tests.engine.slices.recipes import VOCABULARY, recipe
+from twd.engine.device_rows import trial
 from twd.decoding.window import Window
 from twd.wire.job import Sampling
 
+trial.time = SimpleNamespace(perf_counter=lambda: 0.0)  # so that logits stay there wherever they can
 endpoint, folder, *asked = sys.argv[1:]
 for name in asked:
     print(name, flush=True)

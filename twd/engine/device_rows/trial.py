@@ -9,18 +9,19 @@ import msgspec
 import numpy as np
 
 from twd.decoding.window import Logits
-from twd.engine.context import BatchTokens, Context
+from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.rpc.pool import PoolPlan
+from twd.wire.failures import TwdError
 
-_WIDTHS: Final = (1, 8)
+_WIDE: Final = 8
 _BUDGET_S: Final = 0.5
 _TURNS_MAX: Final = 7
 _CLOSE: Final = 1e-4
 
 
 class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. The times are of passes of one and of eight tokens, with a pick behind each token."""
+    """What came of it. The times are of the passes of `_shapes`, with a pick behind each token that has logits."""
 
     stays: bool = False
     place: LogitsPlace = LogitsPlace.CARD
@@ -31,7 +32,7 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """The result in words, for status; empty where there was nothing to try."""
-        if not self.there_ms:
+        if not self.there_ms and not self.problem:
             return ""
         where = "with the worker" if self.place is LogitsPlace.FAR else "on the card"
         if self.stays:
@@ -61,13 +62,17 @@ def logits_place(pool: PoolPlan | None, *, offloads: bool) -> LogitsPlace | None
 
 
 def try_device_rows(context: Context, place: LogitsPlace = LogitsPlace.CARD) -> RowsTrial:
-    """Try it with the first sequence, which must be empty. It is emptied afterwards, and logits stay where they are
-    computed from now on if that proved right and no slower."""
+    """Try it; all sequences must be empty, and are so afterwards. Logits stay where they are computed from now on if
+    that proved right and no slower."""
     home = _seen(context)
     if not context.leave_logits(place):
         return RowsTrial()
-    there = _seen(context)
-    problem = _difference(home, there) or _misjudged(context, home)
+    try:
+        there = _seen(context)
+        problem = _difference(home, there) or _misjudged(context, home)
+    except TwdError as error:  # of a graph that gives logits to more tokens, or passes in several parts
+        there, problem = _Seen(), str(error)
+        _clear(context)
     stays = not problem and (there.ms <= home.ms or place is LogitsPlace.ANYWHERE)
     if not stays:
         context.fetch_logits()
@@ -84,8 +89,8 @@ def _misjudged(context: Context, home: _Seen) -> str:
     """Whether chances of picks, and second choices, are others than those of the logits."""
     rows, numbers = context.device_rows, iter(home.rows)
     assert rows is not None
-    for width in _passes(context):
-        for row, logits in zip(range(width), numbers, strict=False):
+    for outputs in _passes(context):
+        for row, logits in zip(outputs, numbers, strict=False):
             found, other = rows.pick(row, judges=2), logits.copy()
             other[found.token] = -np.inf
             chance = 1.0 / float(np.exp(logits - logits.max(), dtype=np.float64).sum())
@@ -98,28 +103,45 @@ def _misjudged(context: Context, home: _Seen) -> str:
 
 
 def _seen(context: Context) -> _Seen:
-    """Passes of all widths: once for the logits, then for the time, of which the least counts."""
+    """All passes: once for the logits, then for the time, of which the least counts."""
     seen = _Seen()
-    for width in _passes(context):
-        seen.rows += [context.logits(row).copy() for row in range(width)]
+    for outputs in _passes(context):
+        seen.rows += [context.logits(row).copy() for row in outputs]
     end, taken = time.perf_counter() + _BUDGET_S, list[float]()
     while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
         began = time.perf_counter()
-        seen.picks = [_pick(context, row) for width in _passes(context) for row in range(width)]
+        seen.picks = [_pick(context, row) for outputs in _passes(context) for row in outputs]
         taken.append((time.perf_counter() - began) * 1000)
     seen.ms = min(taken)
     return seen
 
 
-def _passes(context: Context) -> Iterator[int]:
-    """Compute passes of fixed texts; gives the width of each."""
+def _shapes(context: Context) -> Iterator[tuple[int, ...]]:
+    """For each pass the tokens of each sequence: negative where only the last of them has logits."""
+    wide = min(_WIDE, context.settings.ubatch)
+    yield (1,)
+    yield (wide,)
+    yield (-wide,)
+    if context.settings.sequences > 1 and context.settings.layout is not CacheLayout.STREAMS and wide > 1:
+        yield 1, wide - 1
+
+
+def _passes(context: Context) -> Iterator[list[int]]:
+    """Compute passes of fixed texts; gives the indexes of the tokens that have logits."""
     vocabulary = context.model.vocab.size
-    for width in _WIDTHS:
+    for shape in _shapes(context):
         rows = BatchTokens()
-        rows.add(0, 0, [(width + index) * 7919 % vocabulary for index in range(min(width, context.settings.ubatch))])
+        for sequence, count in enumerate(shape):
+            tokens = [(count + index) * 7919 % vocabulary for index in range(abs(count))]
+            rows.add(sequence, 0, tokens, output_from=len(tokens) - 1 if count < 0 else 0)
         context.decode(rows)
-        yield len(rows)
-        context.clear(0)
+        yield [row for row, wanted in enumerate(rows.outputs) if wanted]
+        _clear(context)
+
+
+def _clear(context: Context) -> None:
+    for sequence in range(context.settings.sequences):
+        context.clear(sequence)
 
 
 def _pick(context: Context, row: int) -> int:
