@@ -13,7 +13,9 @@ rules = st.builds(
     BatchRules, capacity=st.integers(32, 128), streams=st.booleans(), can_pad=st.booleans(), rows_min=st.integers(1, 2)
 )
 paddings = st.builds(
-    lambda costs, widest: WidthPadding(tuple(CostPoint(width=width, ms=costs[width]) for width in sorted(costs)), widest),
+    lambda costs, widest: WidthPadding(
+        tuple(CostPoint(width=width, ms=costs[width]) for width in sorted(costs)), widest
+    ),
     st.dictionaries(st.integers(1, 32), st.floats(0.1, 50.0)),
     st.sampled_from([0, 32]),
 )
