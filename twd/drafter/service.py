@@ -214,8 +214,13 @@ class DrafterService(ModelService[DraftModel]):
                 for_model=ModelId(self.for_model),
                 plan=self._plan,
                 size_bytes=self._loaded.size_bytes,
+                yields=self._yields(),
             )
         )
+
+    def _yields(self) -> bool:
+        share = self._cores.share if self._cores is not None else None
+        return share is not None and share.yields
 
     def _propose(self, proposals: list[DraftProposed]) -> None:
         for proposal in proposals:
@@ -317,8 +322,7 @@ class DrafterService(ModelService[DraftModel]):
         assert self._loaded is not None
         self._look_at_cores()
         beside = share_device(self.ctx.node, self._loaded.device, event)
-        share = self._cores.share if self._cores is not None else None
-        now, yields = self.clock.now(), share is not None and share.yields
+        now, yields = self.clock.now(), self._yields()
 
         def opened(core: DrafterCore) -> None:
             core.open(event, following, beside, yields)

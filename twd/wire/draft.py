@@ -139,6 +139,8 @@ class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):
     """How often its share of the cores has changed: what was measured before tells nothing of now."""
     size_bytes: Count = 0
     """Bytes of its weights; 0: not known."""
+    yields: bool = False
+    """Whether it shares cores with stages or workers, and gives way to them."""
 
 
 def share_device(node: NodeId, device: DeviceKind, other: SessionOpened | DrafterAttached) -> bool:

@@ -17,7 +17,9 @@ from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import InFlightWindow, Session
+from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
+from twd.wire.base import InstanceId
 
 WORTH = 0.02
 """A following window must be expected to win this many tokens for each row that it computes."""
@@ -29,6 +31,10 @@ _BESIDE_MS = 25.0
 _PATIENCE_STEPS = 0.5
 _SURE = 0.999
 _BETTER, _MUCH_BETTER = 0.98, 0.93
+_GATHERED_MAX = 8
+_SHARED = 0.5
+"""While stages compute for so many milliseconds, a drafter that shares their cores loses this part of them."""
+_ALIKE = 1.1
 
 
 def sessions_together(slots: Sequence[int], pipe: PipelineState, held: int = 0) -> int:
@@ -124,6 +130,24 @@ def best_width(
         if spent < best_ms:
             best, best_ms = WindowWidth(width, spent * (1.0 - on ** (1.0 / width))), spent
     return best
+
+
+def drafts_together(chance: float, token_ms: float, pipe: PipelineState, most: int) -> int:
+    """Returns how many drafts a following window should bring where the drafter shares cores with the stages: the
+    fewest with which a run up to the first wrong draft takes about the least time.
+
+    Stages take nearly as long for one row as for several, and meanwhile the drafter rests. So few windows leave it more
+    time than many. But drafts wait for the last of their window, in vain where one of them is wrong.
+    """
+    kept = min(_SURE, chance)
+
+    def run_ms(width: int) -> float:
+        on = kept**width
+        between = width * token_ms + _SHARED * pipe.whole_ms(width)
+        return pipe.trip_ms(width) + (width - 1) / 2 * token_ms + between * on / (1.0 - on)
+
+    times = [run_ms(width) for width in range(1, max(1, min(most, _GATHERED_MAX)) + 1)]
+    return 1 + next(i for i, spent in enumerate(times) if spent <= _ALIKE * min(times))
 
 
 def _held(held: Sequence[float], count: int) -> float:
@@ -277,9 +301,33 @@ class PipelinePlanner(StepPlanner):
                 gain, nodes = self._following(session, len(running), now)
                 if gain >= WORTH and (best is None or gain > best[0]):
                     best = gain, session, nodes
-        if best is not None:
-            self._launch(plan, best[1], best[2], None)
-            self._due(plan, [best[1]], now)
+        if best is None:
+            return
+        wake_at = self._gathers(best[1], len(best[2]), now) if len(running) == 1 else None
+        if wake_at is not None:
+            plan.wait(wake_at)
+            return
+        self._launch(plan, best[1], best[2], None)
+        self._due(plan, [best[1]], now)
+
+    def _gathers(self, session: Session, known: int, now: float) -> float | None:
+        """Returns until when a window with `known` drafts should wait for more; None: it should leave."""
+        for name, drafter in self._sharing(session):
+            wanted = self._together_of(session, drafter)
+            coming = session.links[name].expected(drafter, session.tree.depth(name), 0.0, now)
+            latest = self._pipe.due() + wanted * drafter.token_ms / 1000
+            if known < wanted and coming is not None and now < latest:
+                return latest
+        return None
+
+    def _together_of(self, session: Session, drafter: AttachedDrafter) -> int:
+        fixed, most = self._fixed(session), min(self._limits.max_window, self._rows_max)
+        return fixed or drafts_together(session.beliefs.typical(drafter.name), drafter.token_ms, self._pipe, most)
+
+    def _sharing(self, session: Session) -> list[tuple[InstanceId, AttachedDrafter]]:
+        """Returns the drafters at work for a session that share cores with the stages."""
+        here = [(name, self._drafter_pool.drafters.get(name)) for name in session.links]
+        return [(name, drafter) for name, drafter in here if drafter is not None and drafter.yields]
 
     def _room(self, under_way: int, reached: float) -> float:
         """Returns how many drafts may be in flight for a session. Their chance `reached` tells how soon one will be
@@ -306,7 +354,8 @@ class PipelinePlanner(StepPlanner):
         if not first:
             return 0.0, []
         width = best_width([chance / first for _, chance in path[1:]], self._pipe, passes=passes)
-        nodes = [node for node, _ in path[: fixed or width.rows]]
+        wanted = max((self._together_of(session, drafter) for _, drafter in self._sharing(session)), default=1)
+        nodes = [node for node, _ in path[: fixed or max(width.rows, wanted)]]
         step_ms = self._pipe.step_ms(len(nodes))
         verdict = next(inflight.due for inflight in session.inflight_windows if inflight.picks)
         waiting_ms = max(step_ms, (verdict - now) * 1000)  # a late result is still not here

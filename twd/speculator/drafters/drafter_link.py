@@ -29,6 +29,8 @@ class AttachedDrafter:
     node: NodeId
     beside: bool
     """True: it computes on the target's device, so its time is the target's time."""
+    yields: bool = False
+    """True: it shares cores with stages, and drafts while they do not compute."""
     model: str = ""
     architecture: str = ""
     by_text: bool = False
@@ -55,7 +57,8 @@ class AttachedDrafter:
 
     def begins_anew(self, told: "AttachedDrafter") -> None:
         """Forget the measured pace, because other processes now share its cores."""
-        self.plan, self.token_ms, self.observed, self.silent = told.plan, told.token_ms, False, False
+        self.plan, self.yields = told.plan, told.yields
+        self.token_ms, self.observed, self.silent = told.token_ms, False, False
 
     def observe_pace(self, tokens: int, draft_ms: float) -> None:
         """Learn the pace from the time that it reports for these tokens. The first report counts alone."""

@@ -67,6 +67,7 @@ def taken_for(event: DrafterAttached, facts: ModelFacts, *, beside: bool, step_m
         name=event.drafter,
         node=event.node,
         beside=beside,
+        yields=event.yields,
         model=event.model,
         architecture=event.vocab.architecture,
         by_text=event.vocab.hash != facts.vocab.hash,
