@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakePipeline, drafts, job, make_core, text_of
 from twd.decoding.pipeline import PipelineState
-from twd.speculator.core.pipelining import best_width, chunk_rows, groups, sessions_together, span
+from twd.speculator.core import pipelining
+from twd.speculator.core.pipelining import best_width, chunk_rows, drafts_together, groups, sessions_together, span
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId
 from twd.wire.draft import DraftProposed
@@ -32,14 +33,15 @@ def lose(driver: Driver, target: FakePipeline) -> None:
     window=st.sampled_from([0, 0, 1, 5]),
     losses=st.sampled_from([0.0, 0.0, 0.05, 0.3]),
     stream_ms=st.sampled_from([0.0, 50.0, 400.0]),
+    yields=st.booleans(),
 )
 def test_drafts_and_losses_change_speed_never_text(
-    seed: int, quality: float, in_flight: int, jobs: int, window: int, losses: float, stream_ms: float
+    seed: int, quality: float, in_flight: int, jobs: int, window: int, losses: float, stream_ms: float, yields: bool
 ) -> None:
     rng = random.Random(seed)
     target = FakePipeline(n_slots=3, in_flight=in_flight)
     core = make_core(target, stream_ms=stream_ms)
-    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False, yields=yields), 0.0)
 
     def meddle(driver: Driver) -> None:
         driver.now += rng.random() * 0.004
@@ -116,6 +118,40 @@ def test_sessions_with_good_guesses_send_no_more_than_a_stage_takes(sessions: in
     assert 8 < target.most_rows <= 16
 
 
+@pytest.mark.parametrize(("yields", "windows"), [(False, [1, 1, 1]), (True, [0, 0, 3])])
+def test_a_window_waits_for_a_few_drafts_where_the_drafter_shares_cores_with_the_stages(
+    yields: bool, windows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelining, "drafts_together", lambda *_: 3)
+    target = FakePipeline(n_slots=1)
+    core = make_core(target, ngram=False)
+    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False, token_ms=4.0, yields=yields), 0.0)
+    driver = Driver(core, target)
+    driver.submit(job(max_tokens=60, ignore_eos=True), [5, 6, 7])
+    while not any(isinstance(event, TokensAccepted) for event in driver.told):
+        driver.turn()
+    target.passes.clear()
+    while not (plan := core.plan(driver.now)).windows:
+        driver.now += 0.001
+    target.submit(plan.windows)
+    (session,) = core.by_id.values()
+    tokens, node, rows = text_of(session.tokens, 3), session.tree.root, list[int]()
+    for place, token in enumerate(tokens):
+        driver.now += 0.004
+        node = [session.tree.root, *(one for one, _ in session.tree.chain(session.believe, place))][-1]
+        guess = [token]
+        event = DraftProposed(
+            session=session.id, drafter=InstanceId("d"), at=node.at + 1, prefix=node.hash, tokens=guess
+        )
+        core.draft(event, guess, driver.now)
+        plan = core.plan(driver.now)
+        assert plan.windows or plan.wake_at is not None
+        if plan.windows:
+            target.submit(plan.windows)
+        rows.append(sum(len(window.tokens) for window in plan.windows))
+    assert rows == windows
+
+
 def test_a_cancel_while_windows_fly_leaves_the_slot_to_others() -> None:
     target = FakePipeline(n_slots=1)
     driver = Driver(make_core(target, ngram=False), target, between=perfect)
@@ -145,6 +181,19 @@ def test_the_surer_the_guesses_the_wider_the_windows(links: float) -> None:
     assert widths == sorted(widths)
     assert widths[0] <= 3
     assert widths[-1] >= 16
+
+
+def test_the_surer_the_guesses_the_more_of_them_leave_together() -> None:
+    together = [drafts_together(chance, 8.0, pipe(9.5, 40.0), 16) for chance in (0.0, 0.3, 0.8, 0.96, 1.0)]
+    assert together == sorted(together)
+    assert together[:2] == [1, 1]
+    assert 3 <= together[3] <= 5
+
+
+def test_a_slow_drafter_is_not_waited_for_and_no_window_is_wider_than_it_may_be() -> None:
+    assert drafts_together(0.96, 100.0, pipe(5.0, 40.0), 16) == 1
+    assert drafts_together(0.96, 1.0, pipe(20.0, 40.0), 2) == 2
+    assert drafts_together(0.96, 1.0, pipe(20.0, 40.0), 0) == 1
 
 
 def test_windows_that_none_may_follow_are_wider() -> None:

@@ -313,10 +313,10 @@ class PipelinePlanner(StepPlanner):
     def _gathers(self, session: Session, known: int, now: float) -> float | None:
         """Returns until when a window with `known` drafts should wait for more; None: it should leave."""
         for name, drafter in self._sharing(session):
-            wanted = self._together_of(session, drafter)
-            coming = session.links[name].expected(drafter, session.tree.depth(name), 0.0, now)
-            latest = self._pipe.due() + wanted * drafter.token_ms / 1000
-            if known < wanted and coming is not None and now < latest:
+            link, depth = session.links[name], session.tree.depth(name)
+            missing = self._together_of(session, drafter) - known
+            latest = link.due(drafter, depth) + missing * drafter.token_ms / 1000
+            if missing > 0 and now < latest and link.expected(drafter, depth, 0.0, now) is not None:
                 return latest
         return None
 
