@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 
 using picking::ASK;
 using picking::Peak;
@@ -71,6 +72,12 @@ Parts parts_of(ggml_context * in, ggml_tensor * logits, int length) {
     return {{places, peaks, sums, numbers, block, parts, shares}, found, int(rows), int(few)};
 }
 
+// Whether a device takes further questions before it has answered the first, into memory of any kind.
+bool reads_ahead(ggml_backend_dev_t device) {
+    const std::string name = ggml_backend_reg_name(ggml_backend_dev_backend_reg(device));
+    return name == "CUDA" || name == "ROCm" || name == "MUSA" || name == "Vulkan";
+}
+
 Rows & rows_of(llama_sampler * sampler) { return *(Rows *) sampler->ctx; }
 
 const char * name_of(const llama_sampler *) { return "twd-rows"; }
@@ -125,6 +132,9 @@ Rows::~Rows() {
     }
     for (const Home & one : homes_) {
         ggml_backend_buffer_free(one.buffer);
+    }
+    if (reader_ != nullptr) {
+        ggml_backend_free(reader_);
     }
 }
 
@@ -202,6 +212,7 @@ bool Rows::fetch_found() {
 void Rows::fetch_part(int row, int block) {
     const size_t start = size_t(row) * size_ + size_t(block) * length_;
     ggml_backend_tensor_get(logits_, part_.data(), start * sizeof(float), length_ * sizeof(float));
+    fetched_ += size_t(length_);
 }
 
 Peak Rows::peak(int row) {
@@ -222,6 +233,7 @@ Peak Rows::peak(int row) {
     } else {
         fetch_part(row, block.place);
     }
+    near_ = block.place;
     const Peak found = largest(part_.data(), length_);
     return found.value == block.value ? Peak{found.value, block.place * length_ + found.place} : Peak{};
 }
@@ -274,6 +286,94 @@ bool Rows::sure_of(int row, const Peak & peak, bool with_other, Sure & sure) {
     return next.place != ASK;
 }
 
+struct Rows::Row : picking::Blocks {
+    Row(Rows & rows, int number, float * memory) : rows(rows), number(number) {
+        length = rows.length_;
+        count = rows.blocks_;
+        row = memory;
+        peaks = rows.here_.data() + size_t(number) * count;
+        const float * weights_of_all = rows.here_.data() + size_t(rows.peaked_) * (count * 2 + length);
+        weights = number < rows.weighed_ ? weights_of_all + size_t(number) * count : nullptr;
+    }
+
+    bool read(const int * blocks, int many) override { return rows.read_blocks(number, blocks, many, row); }
+
+    Rows & rows;
+    int number;
+};
+
+int Rows::choose(
+    int row, const twd_rule & rule, const int32_t * recent, int count, int position, int judges, Sure & sure) {
+    fetched_ = 0;
+    const bool is_plain = picking::takes_largest(rule);
+    const Peak top = is_plain || uses_blocks_ ? peak(row) : Peak{};
+    if (top.place == ASK) {
+        return ASK;
+    }
+    int token = top.place;
+    double less = 0.0;
+    if (!is_plain) {
+        picker_ = picker_ ? std::move(picker_) : std::make_unique<picking::BlockPicker>(size_);
+        Row elsewhere(*this, row, memory_of(row));
+        token = picker_->pick(elsewhere, rule, recent, count, position);
+        less = token == ASK ? 0.0 : double(elsewhere.row[token]) - double(top.value);
+    }
+    if (token == ASK || judges == 0) {
+        return token;
+    }
+    if (!sure_of(row, top, judges > 1 && token == top.place, sure)) {
+        return ASK;
+    }
+    if (token != top.place) {
+        sure.other = judges > 1 ? top.place : ASK;
+        sure.other_share = judges > 1 ? sure.share : 0.0;
+        sure.share *= std::exp(less);
+    }
+    return token;
+}
+
+// All are asked for before the first of them is there, so that a far device costs one way, and a near one one wait.
+bool Rows::read_blocks(int row, const int * blocks, int count, float * memory) {
+    int waits = 0;
+    for (int i = 0; i < count;) {
+        const int first = blocks[i];
+        int end = i + 1;
+        if (first == near_) {
+            std::copy(part_.begin(), part_.end(), memory + size_t(first) * length_);
+            i = end;
+            continue;
+        }
+        while (end < count && blocks[end] == blocks[end - 1] + 1 && blocks[end] != near_) {
+            ++end;
+        }
+        const size_t start = size_t(first) * length_, many = size_t(end - i) * length_;
+        const size_t offset = (size_t(row) * size_ + start) * sizeof(float);
+        if (ggml_backend_t through = reader()) {
+            ggml_backend_tensor_get_async(through, logits_, memory + start, offset, many * sizeof(float));
+            ++waits;
+        } else {
+            ggml_backend_tensor_get(logits_, memory + start, offset, many * sizeof(float));
+        }
+        fetched_ += many;
+        i = end;
+    }
+    if (waits > 0) {
+        ggml_backend_synchronize(reader());
+    }
+    return true;
+}
+
+// llama.cpp's own queue is not to be had; another one of the same device is. The pass is complete by then.
+ggml_backend_t Rows::reader() {
+    if (!has_reader_) {
+        has_reader_ = true;
+        ggml_backend_dev_t device = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(logits_->buffer));
+        const bool is_able = device != nullptr && (place_ == Place::FAR || reads_ahead(device));
+        reader_ = is_able ? ggml_backend_dev_init(device, nullptr) : nullptr;
+    }
+    return reader_;
+}
+
 // From memory of its own kind a device copies faster.
 float * Rows::memory_of(int row) {
     if (row >= int(homes_.size())) {
@@ -319,7 +419,10 @@ extern "C" {
 
 TWD_OPEN void * twd_rows_open(llama_context * context, int32_t sequences, int32_t place);
 TWD_OPEN int32_t twd_rows_begin(void * rows, int32_t outputs);
-TWD_OPEN void twd_rows_pick(void * rows, int32_t row, int32_t judges, twd_pick * pick);
+TWD_OPEN void twd_rows_choose(void * rows, int32_t row, const twd_rule * rule, const int32_t * tokens, int32_t count,
+                              int32_t position, int32_t judges, twd_pick * pick);
+TWD_OPEN void twd_rows_use_blocks(void * rows, int32_t wanted);
+TWD_OPEN int64_t twd_rows_fetched(const void * rows);
 TWD_OPEN const float * twd_rows_logits(void * rows, int32_t row);
 TWD_OPEN void twd_rows_close(void * rows);
 
@@ -332,15 +435,20 @@ void * twd_rows_open(llama_context * context, int32_t sequences, int32_t place) 
 // To be called behind each pass; 0: its logits are not to be had.
 int32_t twd_rows_begin(void * rows, int32_t outputs) { return ((device_rows::Rows *) rows)->begin(outputs); }
 
-// The token with the largest logit of an output of the last pass, the first of them; -1: look at the row. `judges`: 1
-// asks for its chance, 2 for the second choice, too.
-void twd_rows_pick(void * rows, int32_t row, int32_t judges, twd_pick * pick) {
-    auto & of = *(device_rows::Rows *) rows;
-    const Peak peak = of.peak(row);
+// The next token of a text by a rule, from an output of the last pass; -1: look at the row. `tokens` are the last `count`
+// of the text's `position` tokens. `judges`: 1 asks for its chance, 2 for the second choice, too.
+void twd_rows_choose(void * rows, int32_t row, const twd_rule * rule, const int32_t * tokens, int32_t count,
+                     int32_t position, int32_t judges, twd_pick * pick) {
     Sure sure;
-    const bool is_told = judges == 0 || (peak.place != ASK && of.sure_of(row, peak, judges > 1, sure));
-    *pick = {is_told ? peak.place : ASK, sure.other, sure.share, sure.other_share};
+    const int token = ((device_rows::Rows *) rows)->choose(row, *rule, tokens, count, position, judges, sure);
+    *pick = {token, sure.other, sure.share, sure.other_share};
 }
+
+// Whether other choices than the largest look at blocks first; else the whole row is asked for.
+void twd_rows_use_blocks(void * rows, int32_t wanted) { ((device_rows::Rows *) rows)->use_blocks(wanted != 0); }
+
+// How many numbers came home for the last choice, besides what comes home with each pass.
+int64_t twd_rows_fetched(const void * rows) { return int64_t(((const device_rows::Rows *) rows)->fetched()); }
 
 const float * twd_rows_logits(void * rows, int32_t row) { return ((device_rows::Rows *) rows)->logits(row); }
 

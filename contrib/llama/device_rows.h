@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "block_picks.h"
 #include "picking.h"
 
 #include "ggml-backend.h"
@@ -32,6 +33,17 @@ class Rows {
     // How sure a pick of the largest logit is; false: look at the whole row.
     bool sure_of(int row, const picking::Peak & peak, bool with_other, picking::Sure & sure);
 
+    // The next token of a text, of which `recent` are the last `count` of `position` tokens, and how sure it is where
+    // `judges` asks for that (see twd_rows_choose). ASK: look at the whole row.
+    int choose(int row, const twd_rule & rule, const int32_t * recent, int count, int position, int judges,
+               picking::Sure & sure);
+
+    // Whether other choices than the largest look at blocks first, and not at the whole row.
+    void use_blocks(bool wanted) { uses_blocks_ = wanted; }
+
+    // How many numbers came home for the last choice, besides what comes home with each pass.
+    size_t fetched() const { return fetched_; }
+
     // A whole row, which comes home now; it stays valid until the next pass. nullptr: there is no such row.
     const float * logits(int row);
 
@@ -41,6 +53,7 @@ class Rows {
     void add_to(ggml_context * context, ggml_cgraph * graph, ggml_tensor * logits);
 
   private:
+    struct Row; // for a choice from some of its blocks
     struct Home {
         ggml_backend_buffer_t buffer = nullptr;
         std::vector<float> plain; // where there is no such buffer
@@ -50,6 +63,8 @@ class Rows {
     Rows(llama_context * context, int sequences, Place place);
     bool fetch_found();
     void fetch_part(int row, int block);
+    bool read_blocks(int row, const int * blocks, int count, float * memory);
+    ggml_backend_t reader();
     float * memory_of(int row);
     const float * all_logits();
     picking::Peak next_best(int row, const picking::Peak & peak);
@@ -71,6 +86,12 @@ class Rows {
     std::vector<float> part_; // the block that was looked at last
     std::vector<float> all_;
     std::vector<Home> homes_;
+    std::unique_ptr<picking::BlockPicker> picker_;
+    size_t fetched_ = 0;
+    bool uses_blocks_ = true;
+    int near_ = -1; // the block of a row that peak() has left in part_
+    bool has_reader_ = false;
+    ggml_backend_t reader_ = nullptr; // it asks for several blocks before the first of them is there
     std::vector<llama_sampler *> chains_;
 };
 

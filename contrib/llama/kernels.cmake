@@ -47,7 +47,7 @@ endfunction()
 # become one operation, since Python's picks have two.
 function(twd_add_steps)
     if(TARGET llama)
-        set(NAMES steps.cpp picking.cpp device_rows.cpp)
+        set(NAMES steps.cpp picking.cpp block_picks.cpp device_rows.cpp)
         list(TRANSFORM NAMES PREPEND "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/" OUTPUT_VARIABLE FILES)
         target_sources(llama PRIVATE ${FILES})
         if(NOT MSVC)

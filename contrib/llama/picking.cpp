@@ -3,6 +3,7 @@
 
 #include "picking.h"
 
+#include "noise.h"
 #include "wide.h"
 
 #include <algorithm>
@@ -21,32 +22,7 @@ constexpr double NEAR_MASS = 1e-6; // and sums of chances
 constexpr size_t RANKED = 4096;    // so many tokens are sorted here
 constexpr int GROUP = 64;
 
-uint64_t mixed(uint64_t word) {
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9u;
-    word = (word ^ word >> 27) * 0x94D049BB133111EBu;
-    return word ^ word >> 31;
-}
-
 } // namespace
-
-struct Picker::Keys {
-    Keys(uint64_t seed, int position) {
-        const uint64_t root = mixed(mixed(seed) + uint64_t(position) * 0x9E3779B97F4A7C15u);
-        first = uint32_t(root);
-        second = uint32_t(root >> 32);
-        fine = mixed(root);
-    }
-
-    double gumbel(uint32_t id) const {
-        uint64_t low = uint64_t(id) * 0x9E3779B97F4A7C15u ^ fine;
-        low = (low ^ low >> 32) * 0xD6E8FEB86659FD93u;
-        const uint64_t bits = uint64_t(wide::coarse(id, first, second)) << 20 | low >> 44;
-        return -std::log(-std::log1p(-(double(bits) + 0.5) * 0x1p-52));
-    }
-
-    uint32_t first, second;
-    uint64_t fine;
-};
 
 struct Picker::Scored {
     int place = ASK;
@@ -262,13 +238,13 @@ void Picker::keep_above(const float * logits, float least) {
 // The token with the largest logit + temperature * noise. Exact scores are computed only where a cheap upper bound is
 // above the exact score of the token with the best bound.
 int Picker::strongest(const float * logits, const int32_t * ids, int count, const twd_rule & rule, int position) {
-    const Keys keys(rule.seed, position);
+    const Noise noise(rule.seed, position);
     const double temperature = rule.temperature;
     const auto score = [&](int i) {
-        return double(logits[i]) + temperature * keys.gumbel(uint32_t(ids == nullptr ? i : ids[i]));
+        return double(logits[i]) + temperature * noise.of(uint32_t(ids == nullptr ? i : ids[i]));
     };
     bounds_.resize(count);
-    wide::bounds(logits, ids, count, float(-temperature * LN2 / 0x1p23), keys.first, keys.second, bounds_.data());
+    wide::bounds(logits, ids, count, float(-temperature * LN2 / 0x1p23), noise.first, noise.second, bounds_.data());
     float most = -std::numeric_limits<float>::infinity();
     for (int start = 0; start < count; start += wide::BLOCK) {
         const float one = wide::largest(bounds_.data() + start, std::min(wide::BLOCK, count - start));

@@ -80,8 +80,10 @@ class Picker {
     // How sure the last pick was of its token.
     Sure sure_of(const float * logits, int token, bool with_other) const;
 
+    // The token with the most of logit and noise, if all others are out. `ids` may be null: then they are numbered from 0.
+    int strongest(const float * logits, const int32_t * ids, int count, const twd_rule & rule, int position);
+
   private:
-    struct Keys;
     struct Scored;
 
     Peak peak(const float * logits, std::vector<float> & blocks) const;
@@ -92,7 +94,6 @@ class Picker {
     void keep_top_k(const float * logits, int k);
     bool keep_top_p(const float * logits, double share, float highest);
     void keep_above(const float * logits, float least);
-    int strongest(const float * logits, const int32_t * ids, int count, const twd_rule & rule, int position);
 
     int size_;
     Peak top_; // of the logits as the model gave them

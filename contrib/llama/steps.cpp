@@ -218,7 +218,7 @@ class Steps {
     int choose(const twd_run & run, int number, picking::Sure & sure) {
         const twd_text & text = run.texts[number];
         const int row = row_of(run, number);
-        const int there = choose_there(text, row, sure);
+        const int there = choose_there(run, text, row, sure);
         if (there != picking::ASK) {
             return there;
         }
@@ -234,14 +234,12 @@ class Steps {
     }
 
     // From what was found on the device; ASK: that does not suffice.
-    int choose_there(const twd_text & text, int row, picking::Sure & sure) {
-        if (rows_ == nullptr || !picking::takes_largest(*text.rule)) {
+    int choose_there(const twd_run & run, const twd_text & text, int row, picking::Sure & sure) {
+        if (rows_ == nullptr) {
             return picking::ASK;
         }
-        const int output = output_of(row);
-        const picking::Peak peak = rows_->peak(output);
-        const bool is_told = peak.place == picking::ASK || !text.judges || rows_->sure_of(output, peak, text.judges > 1, sure);
-        return is_told ? peak.place : picking::ASK;
+        const int count = text.count + run.done, length = text.position + run.done;
+        return rows_->choose(output_of(row), *text.rule, text.tokens, count, length, text.judges, sure);
     }
 
     int output_of(int row) const { return int(std::count_if(outputs_.begin(), outputs_.begin() + row, wanted)); }

@@ -8,7 +8,9 @@
 #include <limits>
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define TWD_WIDE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define TWD_WIDE __attribute__((unused, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#elif defined(__GNUC__)
+#define TWD_WIDE __attribute__((unused))
 #else
 #define TWD_WIDE
 #endif
@@ -114,6 +116,16 @@ TWD_WIDE static void bounds(const float * x, const int32_t * ids, int count, flo
         std::memcpy(&bits, &word, sizeof bits);
         out[i] = float(bits) * scale + x[i];
     }
+}
+
+// The smallest of the hashes of `count` tokens.
+TWD_WIDE static uint32_t least_coarse(uint32_t start, int count, uint32_t first, uint32_t second) {
+    uint32_t least = ~uint32_t(0);
+    for (int i = 0; i < count; ++i) {
+        const uint32_t one = coarse(start + uint32_t(i), first, second);
+        least = one < least ? one : least;
+    }
+    return least;
 }
 
 // Calls `each` with the places of all numbers of at least `least`, in order. Most of them are below.

@@ -57,16 +57,19 @@ def test_a_tree_follows_the_branch_that_is_right() -> None:
     assert verdict.path == [0, 2, 3]
 
 
-def test_logits_are_looked_at_only_where_the_largest_is_not_known() -> None:
+def test_logits_are_looked_at_only_where_the_choice_is_not_known() -> None:
     seen, verdict = list[int](), VerifyResult(0, 0, 0)
 
     def logits_of(node: int) -> Logits:
         seen.append(node)
         return np.zeros(VOCABULARY, np.float32)
 
-    known = {0: 1, 2: 3}
+    def choice_of(node: int, history: Sequence[int]) -> int | None:
+        assert len(history) == node + 1
+        return {0: 1, 2: 3}.get(node)
+
     window = Window(0, 0, 0, (0, 1, 2, 3))
-    verify_window(window, verdict, logits_of, [0], Counting(), None, frozenset({END}), known.get)
+    verify_window(window, verdict, logits_of, [0], Counting(), None, frozenset({END}), choice_of)
     assert verdict.tokens == [1, 2, 3, 4]
     assert seen == [1, 3]
 

@@ -176,18 +176,18 @@ def verify_window(
     sampler: Sampler,
     report: Report | None,
     end_tokens: frozenset[int],
-    peak_of: Callable[[int], int | None] | None = None,
+    choice_of: Callable[[int, Sequence[int]], int | None] | None = None,
 ) -> None:
     """Sample after the last committed token, and go on while a draft equals the sampled token. Fills in `verdict`.
 
-    `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token. `peak_of`
-    gives the token with the largest logit, where that is what the sampler picks and is known without the logits.
+    `history` ends with the committed tokens; accepted drafts are appended to it. It stops after an end token.
+    `choice_of` gives what the sampler would pick behind a history, where that is known without the logits.
     """
     child_of = _children(window)
     node: int | None = window.committed - 1
     verdict.path = list(range(window.committed))
     while node is not None:
-        token = None if peak_of is None else peak_of(node)
+        token = None if choice_of is None else choice_of(node, history)
         if token is None:
             logits = logits_of(node)
             token = sampler.pick(logits, history)

@@ -15,6 +15,7 @@ from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
 from twd.engine.model import LoadedGguf, load_error
+from twd.engine.steps.binding import RuleHolder
 from twd.gguf_tools.constants import GGMLQuantizationType
 from twd.process.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
@@ -247,6 +248,12 @@ class Context:
     def peak(self, row: int) -> int | None:
         """The token with the largest logit at index `row` of the last batch, if that is known without the logits."""
         token: int = -1 if self.device_rows is None else self.device_rows.pick(row).token
+        return token if token >= 0 else None
+
+    def choice(self, row: int, rule: RuleHolder, history: Sequence[int]) -> int | None:
+        """The token that a rule chooses behind `history` at index `row` of the last batch, if that is known without all
+        of the logits."""
+        token: int = -1 if self.device_rows is None else self.device_rows.choose(row, rule, history).token
         return token if token >= 0 else None
 
     def logits(self, row: int) -> Logits:

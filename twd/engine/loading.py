@@ -345,8 +345,8 @@ def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: P
     kept = plan.memory / about.name
     known = recall(kept, Measurement)
     if known is not None:
-        if known.rows is not None and known.rows.stays:
-            target.context.leave_logits(known.rows.place)
+        if known.rows is not None:
+            known.rows.leave(target.context)
         return farther(known, way_ms)
     found = _measure_now(plan, exact, target, progress)
     remember(kept, farther(found, -way_ms))

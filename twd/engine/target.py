@@ -1,12 +1,12 @@
 """The target in this process: it takes the windows of all sessions, computes them and returns the verify results."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
 from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import (
+    Logits,
     Report,
     Sampler,
     VerifyResult,
@@ -25,8 +25,6 @@ from twd.engine.steps.seat import StepSeat
 from twd.engine.window_job import PADDING_TOKEN, SlotSession, WindowJob, batch_of, failed, want_rows
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
-
-Found = TypeVar("Found")
 
 
 class LocalTarget:
@@ -281,15 +279,18 @@ class LocalTarget:
         """`row_of`: the batch index of a token of the window."""
         tokens, session = self._slots[window.slot].tokens, self._sessions[window.slot]
         verdict = VerifyResult(window.slot, window.epoch, window.at)
-        logits_of = _of_rows(self.context.logits, row_of)
-        peak_of = _of_rows(self.context.peak, row_of) if session.takes_largest else None
+
+        def logits_of(node: int) -> Logits:
+            return self.context.logits(row_of(node))
+
+        choice_of = self._choice_of(session, row_of)
         tokens += window.tokens[: window.committed] if window.picks else window.tokens
         try:
             if window.scores:
                 score(window, verdict, logits_of, tokens, session.sampler, self._end_tokens)
             elif window.picks:
                 report, ends = session.report, self._end_tokens
-                verify_window(window, verdict, logits_of, tokens, session.sampler, report, ends, peak_of)
+                verify_window(window, verdict, logits_of, tokens, session.sampler, report, ends, choice_of)
             else:
                 verdict.path = list(range(len(window.tokens)))
         except TwdError as error:
@@ -297,6 +298,15 @@ class LocalTarget:
             verdict = failed(window, error)
         self._fed[window.slot] = len(tokens)
         return verdict
+
+    def _choice_of(
+        self, session: SlotSession, row_of: Callable[[int], int]
+    ) -> Callable[[int, Sequence[int]], int | None] | None:
+        """What tells a session's pick behind a token of its window without the logits; None: nothing does."""
+        rule, choice = session.rule, self.context.choice
+        if rule is None or session.report is not None or self.context.device_rows is None:
+            return None
+        return lambda node, history: choice(row_of(node), rule, history)
 
     def _run_tree(self, job: WindowJob) -> VerifyResult:
         """Compute and verify a draft tree in one pass.
@@ -347,8 +357,3 @@ class LocalTarget:
     def _settle(self, slot: int) -> None:
         """Remove rejected tokens from the KV cache. If more is removed, it is computed again later."""
         self._fed[slot] = self._undo.back(slot, self._fed[slot])
-
-
-def _of_rows(read: Callable[[int], Found], row_of: Callable[[int], int]) -> Callable[[int], Found]:
-    """What `read` gives of a row of the batch, asked by the token of the window."""
-    return lambda node: read(row_of(node))

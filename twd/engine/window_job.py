@@ -30,11 +30,6 @@ class SlotSession:
         rule = sampler.rule if able and isinstance(sampler, RuledSampler) else None
         return cls(sampler, report, None if rule is None else RuleHolder(rule))
 
-    @property
-    def takes_largest(self) -> bool:
-        """Whether the places of the largest logits are all that it needs of a pass."""
-        return self.report is None and self.rule is not None and self.rule.takes_largest
-
 
 @dataclass(frozen=True, slots=True)
 class WindowJob:

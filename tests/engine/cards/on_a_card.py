@@ -11,13 +11,16 @@ from tests.engine.steps.test_steps import PROMPTS, texts
 from tests.engine.tiny_models import write_llama
 from twd.agent.detect import MachineDetector
 from twd.coordinator.core.machines.devices import find_devices
+from twd.decoding.sampler import SamplerFactory
 from twd.engine import loading
 from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.device_rows.choices import USUAL
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.library import EngineDevice, devices
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.measuring import cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.steps.binding import RuleHolder
 from twd.engine.target import LocalTarget
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
@@ -98,6 +101,22 @@ def test_rows_and_picks_are_those_that_come_home(model: LoadedGguf, loop: None) 
                 row: one.tobytes() for row, one in home.items()
             }
             assert {row: context.peak(row) for row in home} == {row: one.argmax() for row, one in home.items()}
+
+
+def test_sampled_picks_come_from_blocks(model: LoadedGguf, loop: None) -> None:
+    """Of one row several blocks come home in one go; each pick is the sampler's."""
+    with context_of(model) as context:
+        assert context.leave_logits()
+        computed(context, batch([(ROWS, 0)]))
+        known, history = 0, list(range(20))
+        for seed, sampling in enumerate(USUAL * 4):
+            sampler = SamplerFactory(model.vocab).sampler(sampling, seed, prompt_len=0)
+            assert sampler.rule is not None
+            for row in range(ROWS):
+                token = context.choice(row, RuleHolder(sampler.rule), history)
+                assert token in (None, sampler.pick(context.logits(row), history))
+                known += token is not None
+        assert known > len(USUAL) * ROWS
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_k=20), Sampling(repeat_penalty=1.3)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from tests.engine.steps.test_picking import samplings
 from tests.engine.steps.test_steps import COUNT, PROMPTS, texts
 from tests.engine.tiny_models import VOCABULARY, write_llama
 from twd.decoding.sampler import SamplerFactory, TokenSampler
+from twd.decoding.steps import PickRule
 from twd.decoding.window import Logits, Window
 from twd.engine import loading
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
 from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
-from twd.engine.device_rows.trial import try_device_rows
+from twd.engine.device_rows.trial import RowsTrial, try_device_rows
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.steps.binding import NativePick, RuleHolder
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
@@ -175,15 +178,20 @@ def test_windows_of_drafts_are_verified_alike(
     assert found[0] == found[1]
 
 
-def test_greedy_windows_need_no_logits(model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=0.5, min_p=0.2), Sampling(repeat_penalty=1.3, logit_bias={7: 1.0})]
+)
+def test_windows_need_no_whole_rows(
+    model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch, sampling: Sampling
+) -> None:
     target = target_of(model, stays=True)
-    expected = drafted(target, Sampling(), 1)
+    expected = drafted(target, sampling, 1)
 
     def refuse(self: TokenSampler, logits: Logits, history: Sequence[int]) -> int:
         raise AssertionError("the logits came home")
 
     monkeypatch.setattr(TokenSampler, "pick", refuse)
-    assert drafted(target, Sampling(), 1) == expected
+    assert drafted(target, sampling, 1) == expected
     target.shutdown()
 
 
@@ -236,6 +244,33 @@ def test_the_trial_brings_them_home_where_a_pick_is_another(
         assert not trial.stays
         assert context.device_rows is None
         assert trial.describe() == "logits come home (picks were others on the device)"
+
+
+def test_the_trial_compares_sampled_picks(model: LoadedGguf, loop: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with context_of(model) as context:
+        choose = DeviceRows.choose
+
+        def wrong(rows: DeviceRows, row: int, rule: RuleHolder, *about: Any) -> NativePick:
+            found = choose(rows, row, rule, *about)
+            found.token = 5 if rule.struct.temperature > 0.0 else found.token
+            return found
+
+        monkeypatch.setattr(DeviceRows, "choose", wrong)
+        trial = try_device_rows(context, LogitsPlace.ANYWHERE)
+        assert trial.problem == "picks were others on the device"
+        assert context.device_rows is None
+
+
+@pytest.mark.parametrize("rows_ms", [0.5, 2.0])
+def test_sampled_rows_come_home_where_that_is_quicker(model: LoadedGguf, loop: None, rows_ms: float) -> None:
+    trial = RowsTrial(stays=True, place=LogitsPlace.ANYWHERE, there_ms=1.0, blocks_ms=1.0, rows_ms=rows_ms)
+    assert ("sampled rows come home" in trial.describe()) == (rows_ms < 1.0)
+    with context_of(model) as context:
+        trial.leave(context)
+        context.decode(batch([(2, 0)]))
+        sampled = context.choice(1, RuleHolder(PickRule(Sampling(temperature=0.8, min_p=0.5), 1)), (1, 2))
+        assert (sampled is None) == (rows_ms < 1.0)
+        assert context.peak(1) == context.logits(1).argmax()
 
 
 def test_where_there_is_nothing_to_try_nothing_is_told(model: LoadedGguf, loop: None) -> None:

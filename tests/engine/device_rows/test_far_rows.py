@@ -20,9 +20,12 @@ from pathlib import Path
 from twd.engine.steps import binding
 binding.library = lambda library=ctypes.CDLL(sys.argv[1]): library
 from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
+from twd.decoding.sampler import SamplerFactory
 from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.device_rows.choices import USUAL
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.steps.binding import RuleHolder
 from twd.engine.rpc.pool import LayerShare, PoolPlan, gpu_layers, open_devices, tensor_split
 from twd.wire.job import Sampling
 plan = PoolPlan((LayerShare(2, sys.argv[3]),), head_here=False)
@@ -37,6 +40,11 @@ with LoadedGguf.load(options) as model:
         there = computed(context, rows)
         assert {row: one.tobytes() for row, one in home.items()} == {row: one.tobytes() for row, one in there.items()}
         assert {row: context.peak(row) for row in home} == {row: one.argmax() for row, one in home.items()}
+        for seed, sampling in enumerate(USUAL * 4):
+            sampler = SamplerFactory(model.vocab).sampler(sampling, seed, prompt_len=0)
+            picks = {row: context.choice(row, RuleHolder(sampler.rule), [1, 2, 3]) for row in home}
+            assert any(one is not None for one in picks.values())
+            assert all(one in (None, sampler.pick(home[row], [1, 2, 3])) for row, one in picks.items())
     with context_of(model) as context:
         trial = try_device_rows(context, LogitsPlace.FAR)
         assert trial.there_ms and not trial.problem, trial

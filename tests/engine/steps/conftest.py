@@ -16,8 +16,9 @@ from twd.engine.device_rows.binding import rows_available
 from twd.engine.library import LIBRARIES
 from twd.engine.steps import binding
 
-COMPILED = ("steps.cpp", "picking.cpp", "device_rows.cpp")
-SOURCES = [ROOT / "contrib/llama" / name for name in (*COMPILED, "picking.h", "wide.h", "device_rows.h")]
+COMPILED = ("steps.cpp", "picking.cpp", "block_picks.cpp", "device_rows.cpp")
+HEADERS_READ = ("picking.h", "wide.h", "noise.h", "block_picks.h", "device_rows.h")
+SOURCES = [ROOT / "contrib/llama" / name for name in (*COMPILED, *HEADERS_READ)]
 HEADERS = Path(sysconfig.get_paths()["purelib"]) / "include"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from twd.decoding.window import Logits
 from twd.engine.context import BatchTokens, CacheLayout, Context
 from twd.engine.device_rows.binding import LogitsPlace
+from twd.engine.device_rows.choices import Choosers
 from twd.engine.rpc.pool import PoolPlan
 from twd.wire.failures import TwdError
 
@@ -27,8 +28,22 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
     place: LogitsPlace = LogitsPlace.CARD
     home_ms: float = 0.0
     there_ms: float = 0.0
+    blocks_ms: float = 0.0
+    """Sampled picks of one pass, from blocks of the rows."""
+    rows_ms: float = 0.0
+    """The same from whole rows, which then come home."""
     problem: str = ""
     """Why logits come home, if it is not the time."""
+
+    @property
+    def by_blocks(self) -> bool:
+        """Whether sampled picks look at blocks of a row first."""
+        return self.blocks_ms <= self.rows_ms
+
+    def leave(self, context: Context) -> None:
+        """Leave logits where the trial found that they may stay."""
+        if self.stays and context.leave_logits(self.place) and context.device_rows is not None:
+            context.device_rows.use_blocks(self.by_blocks)
 
     def describe(self) -> str:
         """The result in words, for status; empty where there was nothing to try."""
@@ -36,7 +51,8 @@ class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         where = "with the worker" if self.place is LogitsPlace.FAR else "on the card"
         if self.stays:
-            return f"logits stay {where} ({self.there_ms:.2f} ms, {self.home_ms:.2f} at home)"
+            sampled = "" if self.by_blocks else "; sampled rows come home"
+            return f"logits stay {where} ({self.there_ms:.2f} ms, {self.home_ms:.2f} at home{sampled})"
         return f"logits come home ({self.problem or f'{self.home_ms:.2f} ms, {self.there_ms:.2f} {where}'})"
 
 
@@ -46,6 +62,7 @@ class _Seen:
 
     rows: list[Logits] = field(default_factory=list)
     picks: list[int] = field(default_factory=list)
+    sampled: list[list[int]] = field(default_factory=list)
     ms: float = 0.0
 
 
@@ -67,22 +84,35 @@ def try_device_rows(context: Context, place: LogitsPlace = LogitsPlace.CARD) -> 
     home = _seen(context)
     if not context.leave_logits(place):
         return RowsTrial()
+    blocks_ms = rows_ms = 0.0
     try:
         there = _seen(context)
         problem = _difference(home, there) or _misjudged(context, home)
+        blocks_ms, rows_ms = (_sampled_ms(context, by_blocks=by_blocks) for by_blocks in (True, False))
     except TwdError as error:  # of a graph that gives logits to more tokens, or passes in several parts
         there, problem = _Seen(), str(error)
         _clear(context)
     stays = not problem and (there.ms <= home.ms or place is LogitsPlace.ANYWHERE)
+    found = RowsTrial(
+        stays=stays,
+        place=place,
+        home_ms=round(home.ms, 4),
+        there_ms=round(there.ms, 4),
+        blocks_ms=round(blocks_ms, 4),
+        rows_ms=round(rows_ms, 4),
+        problem=problem,
+    )
+    found.leave(context)
     if not stays:
         context.fetch_logits()
-    return RowsTrial(stays=stays, place=place, home_ms=round(home.ms, 4), there_ms=round(there.ms, 4), problem=problem)
+    return found
 
 
 def _difference(home: _Seen, there: _Seen) -> str:
     if any(not np.array_equal(one, other) for one, other in zip(home.rows, there.rows, strict=True)):
         return "they were others on the device"
-    return "picks were others on the device" if home.picks != there.picks else ""
+    same = home.picks == there.picks and home.sampled == there.sampled
+    return "" if same else "picks were others on the device"
 
 
 def _misjudged(context: Context, home: _Seen) -> str:
@@ -104,8 +134,9 @@ def _misjudged(context: Context, home: _Seen) -> str:
 
 def _seen(context: Context) -> _Seen:
     """All passes: once for the logits, then for the time, of which the least counts."""
-    seen = _Seen()
+    seen, choosers = _Seen(), Choosers(context)
     for outputs in _passes(context):
+        seen.sampled += [choosers.picks(row) for row in outputs]
         seen.rows += [context.logits(row).copy() for row in outputs]
     end, taken = time.perf_counter() + _BUDGET_S, list[float]()
     while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
@@ -114,6 +145,17 @@ def _seen(context: Context) -> _Seen:
         taken.append((time.perf_counter() - began) * 1000)
     seen.ms = min(taken)
     return seen
+
+
+def _sampled_ms(context: Context, *, by_blocks: bool) -> float:
+    """The time of sampled picks after the widest pass, the least of some turns."""
+    assert context.device_rows is not None
+    context.device_rows.use_blocks(by_blocks)
+    choosers, taken = Choosers(context), list[float]()
+    end = time.perf_counter() + _BUDGET_S / 2
+    while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
+        taken.append(max(choosers.first_ms(outputs) for outputs in _passes(context)))
+    return min(taken)
 
 
 def _shapes(context: Context) -> Iterator[tuple[int, ...]]:

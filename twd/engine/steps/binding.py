@@ -198,13 +198,6 @@ class RuleHolder:
         """The address of the rule. It is valid as long as this object lives."""
         return ctypes.addressof(self.struct)
 
-    @property
-    def takes_largest(self) -> bool:
-        """Whether the token with the largest logit is chosen, whatever the text says."""
-        rule = self.struct
-        changed = rule.n_bias or rule.n_banned or rule.repeat_last_n
-        return rule.temperature <= 0.0 and not changed
-
 
 def _penalises(sampling: Sampling) -> bool:
     return (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty) != (1.0, 0.0, 0.0)
