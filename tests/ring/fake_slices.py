@@ -93,6 +93,9 @@ class FakeSlice:
         sums.append(after)
         return state
 
+    def choice(self, row: int, sampler: Sampler, history: Sequence[int]) -> int | None:
+        return None
+
     def logits(self, row: int) -> Logits:
         """Of a row of the last pass."""
         return self._logits[row]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from twd.decoding.window import Logits, Report, Sampler, VerifyResult, Window, score, verify_window
 from twd.ring.frames import ItemOutcome, TokenFit, WindowItem
@@ -235,8 +236,15 @@ class OutputStage:
             return item.epoch > line.epoch
         return item.at == line.next_at and (line.pick is None or item.tokens[0] == line.pick)
 
-    def judge(self, item: WindowItem, logits_of: Callable[[int], Logits], epochs: SlotEpochs) -> ItemOutcome:
-        """Decide how much of a computed window is kept; unless all of it is, its epoch is over."""
+    def judge(
+        self,
+        item: WindowItem,
+        logits_of: Callable[[int], Logits],
+        epochs: SlotEpochs,
+        choice_of: Callable[[int, Sampler, Sequence[int]], int | None] | None = None,
+    ) -> ItemOutcome:
+        """Decide how much of a computed window is kept; unless all of it is, its epoch is over. `choice_of` gives what
+        a sampler picks, where that is known without the logits."""
         line = self._lines[item.slot]
         window = _window(item)
         del line.history[item.at :]
@@ -247,7 +255,7 @@ class OutputStage:
         try:
             if item.scores:
                 return self._scored(line, window, logits_of, epochs)
-            verdict = self._walk(line, window, logits_of)
+            verdict = self._walk(line, window, logits_of, choice_of)
         except TwdError as error:
             del line.history[item.at :]
             epochs.invalidate(item.slot, item.epoch + 1)
@@ -274,16 +282,29 @@ class OutputStage:
                 epochs.invalidate(window.slot, window.epoch + 1)
         return ItemOutcome(window.slot, window.epoch, window.at, verdict.tokens, standing, scores=fits)
 
-    def _walk(self, line: _Line, window: Window, logits_of: Callable[[int], Logits]) -> VerifyResult:
-        verdict = VerifyResult(window.slot, window.epoch, window.at)
-        if line.sampler is None:
+    def _walk(
+        self,
+        line: _Line,
+        window: Window,
+        logits_of: Callable[[int], Logits],
+        choice_of: Callable[[int, Sampler, Sequence[int]], int | None] | None,
+    ) -> VerifyResult:
+        verdict, sampler, report = VerifyResult(window.slot, window.epoch, window.at), line.sampler, line.report
+        if sampler is None:
             raise TwdError(FailureCode.INTERNAL, f"no session has slot {window.slot}")
         line.history += window.tokens[: window.committed]
-        verify_window(window, verdict, logits_of, line.history, line.sampler, line.report, self._ends(line))
+        known = None if choice_of is None or report is not None else partial(_choice, choice_of, sampler)
+        verify_window(window, verdict, logits_of, line.history, sampler, report, self._ends(line), known)
         return verdict
 
     def _ends(self, line: _Line) -> frozenset[int]:
         return self._end_tokens if line.ends else frozenset()
+
+
+def _choice(
+    choice_of: Callable[[int, Sampler, Sequence[int]], int | None], sampler: Sampler, node: int, history: Sequence[int]
+) -> int | None:
+    return choice_of(node, sampler, history)
 
 
 def _window(item: WindowItem) -> Window:

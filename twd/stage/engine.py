@@ -49,6 +49,10 @@ class SliceEngine(Protocol):
         """Return the logits of a row of the last pass."""
         ...
 
+    def choice(self, row: int, sampler: Sampler, history: Sequence[int]) -> int | None:
+        """Return what a sampler picks behind a history at a row of the last pass; None: see the logits."""
+        ...
+
     def session(self, spec: SessionSpec) -> tuple[Sampler, Report | None]:
         """Return the sampler of a session, and what reports on its tokens; with the head only."""
         ...

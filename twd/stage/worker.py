@@ -279,7 +279,12 @@ class StageWorker:
         if core.epochs.is_dead(item.slot, item.epoch):
             self.counters.dropped += 1
             return None
-        outcome = core.head.judge(item, lambda node: self._engine.logits(start + node), core.epochs)
+        outcome = core.head.judge(
+            item,
+            lambda node: self._engine.logits(start + node),
+            core.epochs,
+            lambda node, sampler, history: self._engine.choice(start + node, sampler, history),
+        )
         self.counters.kept += outcome.standing
         return outcome
 

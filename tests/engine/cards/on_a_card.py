@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
@@ -20,8 +21,10 @@ from twd.engine.library import EngineDevice, devices
 from twd.engine.loading import LoadPlan, load_native
 from twd.engine.measuring import cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
+from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.steps.binding import RuleHolder
 from twd.engine.target import LocalTarget
+from twd.gguf_tools.slice import write_slice
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.job import Sampling
@@ -129,6 +132,25 @@ def test_texts_are_the_same_where_logits_stay(model: LoadedGguf, loop: None, sam
         found.append((steps, [drafted(target, sampling, wrong) for wrong in range(2)]))
         target.shutdown()
     assert found[0] == found[1]
+
+
+def test_the_last_stage_of_a_ring_leaves_its_logits_there(card: EngineDevice, tmp_path: Path, loop: None) -> None:
+    whole, cut = write_llama(tmp_path / "lively.gguf", lively=3.0), tmp_path / "head.gguf"
+    write_slice(whole, 1, 2, cut, head=True)
+    with StageEngine.load(StagePlan(cut, 1, 2, 2, True, 128, 2, gpu_layers=ALL_LAYERS, threads=1)) as stage:
+        rows, history = batch([(ROWS, 0)]), list(range(20))
+        states = np.random.default_rng(3).standard_normal((ROWS, stage.n_embd), np.float32)
+        stage.context.fetch_logits()
+        stage.decode(rows, states)
+        home = [stage.logits(row).copy() for row in range(ROWS)]
+        stage.clear(0)
+        assert stage.context.leave_logits()
+        stage.decode(rows, states)
+        assert [stage.logits(row).tobytes() for row in range(ROWS)] == [one.tobytes() for one in home]
+        for sampling in (Sampling(), *USUAL):
+            sampler = SamplerFactory(stage.model.vocab).sampler(sampling, 5, prompt_len=0)
+            for row, logits in enumerate(home):
+                assert stage.choice(row, sampler, history) in (None, sampler.pick(logits, history))
 
 
 def test_steps_in_one_call_give_what_single_ones_give(model: LoadedGguf, loop: None) -> None:

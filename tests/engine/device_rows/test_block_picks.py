@@ -42,8 +42,9 @@ def weights_of(logits: Logits, length: int) -> Logits:
     """As a device computes them."""
     blocks = logits.reshape(-1, length)
     with np.errstate(invalid="ignore"):
-        shares: Logits = np.exp(blocks - blocks.max(axis=1, keepdims=True))
-    return shares.sum(axis=1, dtype=np.float32)
+        shares = np.exp(blocks - blocks.max(axis=1, keepdims=True))
+    sums: Logits = shares.sum(axis=1, dtype=np.float32)
+    return sums
 
 
 def rule_of(sampler: TokenSampler) -> RuleHolder:

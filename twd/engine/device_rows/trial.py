@@ -1,8 +1,9 @@
 """Finds out at load whether logits may stay on the device: if picks are the same to the bit, and take no longer."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -19,6 +20,8 @@ _WIDE: Final = 8
 _BUDGET_S: Final = 0.5
 _TURNS_MAX: Final = 7
 _CLOSE: Final = 1e-4
+_Passes = Callable[[], Iterator[list[int]]]
+"""Computes passes of fixed texts; gives the indexes of the tokens that have logits."""
 
 
 class RowsTrial(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,17 +81,20 @@ def logits_place(pool: PoolPlan | None, *, offloads: bool) -> LogitsPlace | None
     return LogitsPlace.FAR if pool.on_cpus else None
 
 
-def try_device_rows(context: Context, place: LogitsPlace = LogitsPlace.CARD) -> RowsTrial:
+def try_device_rows(
+    context: Context, place: LogitsPlace = LogitsPlace.CARD, compute: Callable[[BatchTokens], object] | None = None
+) -> RowsTrial:
     """Try it; all sequences must be empty, and are so afterwards. Logits stay where they are computed from now on if
-    that proved right and no slower."""
-    home = _seen(context)
+    that proved right and no slower. `compute`: computes a pass, where a batch alone does not suffice."""
+    passes = partial(_passes, context, compute or context.decode)
+    home = _seen(context, passes)
     if not context.leave_logits(place):
         return RowsTrial()
     blocks_ms = rows_ms = 0.0
     try:
-        there = _seen(context)
-        problem = _difference(home, there) or _misjudged(context, home)
-        blocks_ms, rows_ms = (_sampled_ms(context, by_blocks=by_blocks) for by_blocks in (True, False))
+        there = _seen(context, passes)
+        problem = _difference(home, there) or _misjudged(context, passes, home)
+        blocks_ms, rows_ms = (_sampled_ms(context, passes, by_blocks=by_blocks) for by_blocks in (True, False))
     except TwdError as error:  # of a graph that gives logits to more tokens, or passes in several parts
         there, problem = _Seen(), str(error)
         _clear(context)
@@ -115,11 +121,11 @@ def _difference(home: _Seen, there: _Seen) -> str:
     return "" if same else "picks were others on the device"
 
 
-def _misjudged(context: Context, home: _Seen) -> str:
+def _misjudged(context: Context, passes: _Passes, home: _Seen) -> str:
     """Whether chances of picks, and second choices, are others than those of the logits."""
     rows, numbers = context.device_rows, iter(home.rows)
     assert rows is not None
-    for outputs in _passes(context):
+    for outputs in passes():
         for row, logits in zip(outputs, numbers, strict=False):
             found, other = rows.pick(row, judges=2), logits.copy()
             other[found.token] = -np.inf
@@ -132,29 +138,29 @@ def _misjudged(context: Context, home: _Seen) -> str:
     return ""
 
 
-def _seen(context: Context) -> _Seen:
+def _seen(context: Context, passes: _Passes) -> _Seen:
     """All passes: once for the logits, then for the time, of which the least counts."""
     seen, choosers = _Seen(), Choosers(context)
-    for outputs in _passes(context):
+    for outputs in passes():
         seen.sampled += [choosers.picks(row) for row in outputs]
         seen.rows += [context.logits(row).copy() for row in outputs]
     end, taken = time.perf_counter() + _BUDGET_S, list[float]()
     while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
         began = time.perf_counter()
-        seen.picks = [_pick(context, row) for outputs in _passes(context) for row in outputs]
+        seen.picks = [_pick(context, row) for outputs in passes() for row in outputs]
         taken.append((time.perf_counter() - began) * 1000)
     seen.ms = min(taken)
     return seen
 
 
-def _sampled_ms(context: Context, *, by_blocks: bool) -> float:
+def _sampled_ms(context: Context, passes: _Passes, *, by_blocks: bool) -> float:
     """The time of sampled picks after the widest pass, the least of some turns."""
     assert context.device_rows is not None
     context.device_rows.use_blocks(by_blocks)
     choosers, taken = Choosers(context), list[float]()
     end = time.perf_counter() + _BUDGET_S / 2
     while not taken or (len(taken) < _TURNS_MAX and time.perf_counter() < end):
-        taken.append(max(choosers.first_ms(outputs) for outputs in _passes(context)))
+        taken.append(max(choosers.first_ms(outputs) for outputs in passes()))
     return min(taken)
 
 
@@ -168,15 +174,14 @@ def _shapes(context: Context) -> Iterator[tuple[int, ...]]:
         yield 1, wide - 1
 
 
-def _passes(context: Context) -> Iterator[list[int]]:
-    """Compute passes of fixed texts; gives the indexes of the tokens that have logits."""
+def _passes(context: Context, compute: Callable[[BatchTokens], object]) -> Iterator[list[int]]:
     vocabulary = context.model.vocab.size
     for shape in _shapes(context):
         rows = BatchTokens()
         for sequence, count in enumerate(shape):
             tokens = [(count + index) * 7919 % vocabulary for index in range(abs(count))]
             rows.add(sequence, 0, tokens, output_from=len(tokens) - 1 if count < 0 else 0)
-        context.decode(rows)
+        compute(rows)
         yield [row for row, wanted in enumerate(rows.outputs) if wanted]
         _clear(context)
 

@@ -1,15 +1,20 @@
 """Computes one slice of a model: tokens or hidden states in, hidden states or logits out. For one thread only."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from twd.decoding.sampler import SamplerFactory
+from twd.decoding.steps import RuledSampler
+from twd.decoding.window import Sampler
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, BatchTokens, ContextSettings, Logits
+from twd.engine.device_rows.trial import RowsTrial, logits_place, try_device_rows
 from twd.engine.exactness import ExactPlan, exact_plan
 from twd.engine.heads.head import own_head
 from twd.engine.heads.seat import HeadSeat
@@ -20,6 +25,7 @@ from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.slices.abort import AbortFlag, watch
 from twd.engine.slices.states import CallbackStates, LayerInput, SliceStates, StageContext
 from twd.engine.slices.undo import REACH, UNLIMITED, Compute, SliceUndo, apart
+from twd.engine.steps.binding import RuleHolder
 from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice_layout import SliceFacts, facts_of
 from twd.gguf_tools.slice_table import RULES
@@ -102,6 +108,7 @@ class StageEngine:
         self.undoable = UNLIMITED if self._undo is None else REACH
         """How many of its last tokens a slot can always give back."""
         self._samplers = SamplerFactory(model.vocab) if facts.head else None
+        self._rules: WeakKeyDictionary[Sampler, RuleHolder | None] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, plan: StagePlan, progress: Progress = unheard) -> Self:
@@ -130,8 +137,10 @@ class StageEngine:
         except BaseException:
             model.close()
             raise
+        engine = cls(model, facts, context, exact, guesser)
+        engine.try_device_rows()
         progress(1.0, "ready")
-        return cls(model, facts, context, exact, guesser)
+        return engine
 
     @property
     def vocab_size(self) -> int:
@@ -169,6 +178,39 @@ class StageEngine:
     def logits(self, row: int) -> Logits:
         """The logits of the token at index `row` of the last batch: a view that the next pass overwrites."""
         return self.context.logits(row)
+
+    def choice(self, row: int, sampler: Sampler, history: Sequence[int]) -> int | None:
+        """What a sampler picks behind a history at index `row` of the last batch, if that is known without all of the
+        logits."""
+        if self.context.device_rows is None:
+            return None
+        if sampler not in self._rules:
+            rule = sampler.rule if isinstance(sampler, RuledSampler) else None
+            self._rules[sampler] = None if rule is None else RuleHolder(rule)
+        held = self._rules[sampler]
+        return None if held is None else self.context.choice(row, held, history)
+
+    def try_device_rows(self) -> None:
+        """Leave the logits where they are computed from now on, if that gives the same picks in no more time. All slots
+        must be empty."""
+        place = logits_place(None, offloads=self.model.offloads) if self.head else None
+        if place is None:
+            return
+        try:
+            trial = try_device_rows(self.context, place, self._compute_anything)
+        except TwdError as error:  # requests are told what is wrong
+            self.context.fetch_logits()
+            trial = RowsTrial(place=place, problem=str(error))
+            for slot in range(self.n_slots):
+                self.context.clear(slot)
+        if told := trial.describe():
+            _log.info("%s", told)
+
+    def _compute_anything(self, rows: BatchTokens) -> Logits:
+        """Compute a pass on the same states for each width."""
+        shape = (len(rows), self.n_embd)
+        random = np.random.default_rng(len(rows))
+        return self._compute(rows, None if self.first else random.standard_normal(shape, np.float32))
 
     def rollback(self, slot: int, position: int) -> bool:
         """Remove the tokens of a slot from `position` on. Returns false if this model cannot do that."""
