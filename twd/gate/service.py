@@ -16,13 +16,14 @@ from twd.gate.cache import Cache, key_of
 from twd.gate.calibration import profile
 from twd.gate.calibration.parts import TARGET, Parts, cancelled_by
 from twd.gate.calibration.record import record
-from twd.gate.core import GateJob, Terms
+from twd.gate.core import GateJob
 from twd.gate.members import BEHIND, members_of, targets_of
 from twd.gate.records import GateRecords
 from twd.gate.request import GateRequest
 from twd.gate.returning import ServedTargets
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
+from twd.gate.verdict import Terms
 from twd.kit.jobs.owner import OwnerPolicy
 from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, JobEvent, OwningService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
