@@ -8,7 +8,8 @@ import numpy as np
 
 from tests.engine.slices.recipes import VOCABULARY, recipe
 from twd.decoding.window import Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.engine.model import ONE_SESSION
 from twd.gguf_tools.abilities import TrialResult, Undoing
 from twd.wire.base import ModelId

@@ -8,7 +8,8 @@ import pytest
 
 from tests.engine.slices.recipes import Weights, recipe
 from tests.engine.test_own_head import COUNT, SAMPLINGS, text, write
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.wire.base import ModelId
 from twd.wire.failures import TwdError
 from twd.wire.job import Sampling

@@ -12,7 +12,8 @@ from twd.engine import model as model_module
 from twd.engine.context import CacheLayout, Context, ContextSettings
 from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
 from twd.engine.kernels import any_kernels
-from twd.engine.loading import LoadPlan, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.probe import can_rollback
 from twd.engine.quantize import quantize

@@ -6,8 +6,10 @@ import pytest
 
 from tests.engine.driving import Greedy
 from tests.engine.tiny_hybrids import write_jamba
-from twd.engine import exactness, loading
-from twd.engine.loading import LoadPlan, load_native
+from twd.engine import exactness
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
+from twd.engine.measuring import at_load
 from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
@@ -61,7 +63,7 @@ def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, mo
         tested.append(types)
         return Exactness(exact=types[0] != types[1], settings=settings, compared=1)
 
-    monkeypatch.setattr(loading, "self_test", tell)
+    monkeypatch.setattr(at_load, "self_test", tell)
     monkeypatch.setattr(exactness, "has_attention", lambda *_: True)
     native = load_native(LoadPlan(model=MODEL, path=q4_path, ctx_size=128, threads=1), lambda *_: None)
     try:
@@ -80,7 +82,7 @@ def test_a_recurrent_model_takes_drafts_only_where_windows_are_exact(
     exact.close()
     assert exact.facts.can_rollback
     assert "checkpoint" in exact.facts.note
-    monkeypatch.setattr(loading, "self_test", lambda _, settings: Exactness(exact=False, settings=settings))
+    monkeypatch.setattr(at_load, "self_test", lambda _, settings: Exactness(exact=False, settings=settings))
     near = load_native(plan, lambda *_: None)
     near.close()
     assert not near.facts.can_rollback

@@ -10,7 +10,8 @@ from tests.engine.slices.recipes import VOCABULARY, Weights, recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import VerifyResult, Window
 from twd.engine.heads.head import OwnHead, own_head
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.gguf_tools import head_file
 from twd.gguf_tools.head_file import OWN_HEADS
 from twd.wire.base import ModelId

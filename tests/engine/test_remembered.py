@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from twd.engine import loading
 from twd.engine.context import ContextSettings
 from twd.engine.library import EngineDevice
-from twd.engine.loading import LoadPlan, load_native
-from twd.engine.measuring import remembered
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
+from twd.engine.measuring import at_load, remembered
 from twd.engine.measuring.remembered import LEAST_MS, Measurement, circumstances, farther
 from twd.wire.base import ModelId
 from twd.wire.model import CostPoint, Exactness
@@ -39,7 +39,7 @@ def test_the_second_load_measures_nothing(
     assert len(list(tmp_path.glob("measured-*"))) == 1, "what was only timed says nothing of the other"
     first = load_native(plan, lambda *_: None)
     first.close()
-    monkeypatch.setattr(loading, "_measure_now", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr(at_load, "measure_now", lambda *_: pytest.fail("it was measured again"))
     second = load_native(plan, lambda *_: None)
     second.close()
     assert second.exactness == first.exactness

@@ -8,7 +8,8 @@ import pytest
 from tests.engine.slices.recipes import Recipe, recipe
 from tests.engine.test_eagle_head import load
 from tests.engine.test_own_head import COUNT, SAMPLINGS, all_knowing, text, write
-from twd.engine.loading import LoadPlan, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
 from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId
 from twd.wire.failures import TwdError

@@ -6,8 +6,8 @@ import pytest
 
 from tests.gate.test_gate_core import GONE, accepted, finished, job, started
 from twd.gate.actions import Action, Ask, AskJudge, Break, End, Say, ScoreAnswer, Stop, Write
-from twd.gate.core import GateJob, Terms
-from twd.gate.verdict import Rule
+from twd.gate.core import GateJob
+from twd.gate.verdict import Rule, Terms
 
 WORDS = ("sea", "is", "blue", "and", "wide", "deep", "cold")
 

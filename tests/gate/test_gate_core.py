@@ -6,8 +6,8 @@ import pytest
 
 from twd.gate.actions import Action, Ask, AskJudge, BeginAnswer, Break, End, FoundAnswer, Say, ScoreAnswer, Stop, Write
 from twd.gate.answer import TEXT_MAX
-from twd.gate.core import GateJob, Terms
-from twd.gate.verdict import Rule
+from twd.gate.core import GateJob
+from twd.gate.verdict import Rule, Terms
 from twd.wire.base import InstanceId, JobId, ModelId, SessionId
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (

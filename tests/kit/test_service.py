@@ -11,7 +11,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
-from twd.kit.reply_decoding import NotUnderstood
+from twd.kit.messages.reply_decoding import NotUnderstood
 from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, ServiceContext, handler_name
 from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
@@ -131,7 +131,7 @@ async def test_nonsense_is_counted_and_told_without_a_flood() -> None:
     await settle()
     rejected = [event.repeated for event in heard if isinstance(event, MessageRejected)]
     assert rejected == [1, 2, 4, 8]
-    assert service.rejected[f"{CANCELLED}.x"] == 10
+    assert service.unread.rejected[f"{CANCELLED}.x"] == 10
     await service.stop()
 
 

@@ -12,8 +12,8 @@ from tests.ring.rings import HOME, WAIT_S, Ring
 from twd.bench.ring.lab import RingClient, RingLab
 from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
+from twd.ring.driver import RingDriver
 from twd.ring.frames import SessionSpec
-from twd.ring.home import RingDriver
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
 from twd.speculator.core.core import SpeculatorCore

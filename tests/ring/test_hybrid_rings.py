@@ -14,7 +14,8 @@ from tests.engine.slices.recipes import VOCABULARY, recipe
 from tests.ring.homes import Desk, Guess, desk, go_home, in_background, knowing, liar
 from tests.ring.rings import Ring, native_ring
 from twd.decoding.window import Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.engine.slices.undo import REACH
 from twd.wire.base import ModelId
 from twd.wire.job import JobFinished, Sampling

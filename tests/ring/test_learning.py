@@ -9,8 +9,8 @@ import pytest
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.window import VerifyResult, Window
 from twd.engine.slices.undo import UNLIMITED
+from twd.ring.driver import PassAnswer, RingDriver, RingLimits
 from twd.ring.frames import ItemOutcome, PassResults, RingMessage, SessionSpec, StageTiming
-from twd.ring.home import PassAnswer, RingDriver, RingLimits
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.wire.job import Sampling
 from twd.wire.model import CostPoint

@@ -13,7 +13,8 @@ from tests.ring.homes import Guess, described, desk, go_home, in_background, kno
 from tests.ring.rings import Ring, native_ring
 from tests.waiting import wait_until
 from twd.decoding.window import Sampler, Score, Target, VerifyResult, Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.ring.frames import SessionSpec
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import RingTrial, pipe_of

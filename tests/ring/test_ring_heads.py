@@ -17,7 +17,8 @@ from tests.ring.test_hybrid_rings import alone, ask
 from tests.waiting import wait_until
 from twd.bench.ring.lab import RingLab, RingPlan
 from twd.decoding.window import VerifyResult, Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.gguf_tools.head_file import FLAT, OWN_HEADS
 from twd.ring.frames import SessionSpec
 from twd.ring.target import RemoteSpecSampler, RingTarget

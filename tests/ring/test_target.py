@@ -13,8 +13,8 @@ from tests.ring.homes import Desk, described, desk, go_home, in_background, know
 from tests.ring.rings import Ring, fake_ring
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.window import FIRST_EPOCH, Window
+from twd.ring.driver import RingDriver
 from twd.ring.frames import SessionSpec
-from twd.ring.home import RingDriver
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of
 from twd.wire.failures import FailureCode, TwdError

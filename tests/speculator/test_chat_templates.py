@@ -8,7 +8,7 @@ import pytest
 from tests.backends.listener import Listener, ctx
 from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
-from twd.ring.home import RingDriver
+from twd.ring.driver import RingDriver
 from twd.settings.model import ModelConfig, Settings
 from twd.speculator.targets.native import native_speculator
 from twd.speculator.targets.ring_model import load_ring

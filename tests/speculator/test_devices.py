@@ -58,8 +58,7 @@ def attached(
     facts = SimpleNamespace(vocab=core.identity.vocab, size_bytes=0)
     stand_in.loaded = SimpleNamespace(facts=facts, limits=core.limits, cost=CostCurve([CostPoint(width=1, ms=20.0)]))
     stand_in._core = core
-    stand_in._runner = SimpleNamespace(post=lambda call: call(core, 0.0))
-    stand_in._posted = 1  # something is to be done, so nobody is tried out
+    stand_in._runner = SimpleNamespace(post=lambda call, *, droppable: call(core, 0.0))
     vocab = VocabFingerprint(hash="other", tokens=9) if by_text else core.identity.vocab
     event = DrafterAttached(
         drafter=NAME,

@@ -8,7 +8,8 @@ import pytest
 
 from tests.ring.rings import Hand, Ring, native_ring
 from twd.decoding.window import Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.engine.slices.engine import StagePlan
 from twd.gguf_tools.model_file import file_hash
 from twd.gguf_tools.slice_cache import cached_slice, find_slice

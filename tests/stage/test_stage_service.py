@@ -24,8 +24,8 @@ from twd.kit.clock import LoopClock
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, ServiceContext
+from twd.ring.driver import RingDriver
 from twd.ring.frames import Open, PassFrame, PassResults, WindowItem
-from twd.ring.home import RingDriver
 from twd.ring.links import ProbePace
 from twd.ring.trust import LinkIdentity, RingTrust, make_identity, ring_nonce
 from twd.ring.wiring import wirings

@@ -11,7 +11,7 @@ from tests.waiting import until
 from twd.bus.memory.bus import MemoryBroker
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.reply_decoding import read_answer
+from twd.kit.messages.reply_decoding import read_answer
 from twd.kit.service import ServiceContext
 from twd.pieces.manifest import Manifest
 from twd.pieces.names import manifest_of

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from twd.decoding.window import FIRST_EPOCH, Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.engine.rpc.pool import LayerShare, PoolPlan
 from twd.engine.rpc.probe import RpcUnusable, probe
 from twd.net.delay_proxy import DelayProxy

@@ -15,7 +15,7 @@ from twd.cli.common.core_lines import shared_lines
 from twd.cli.common.expert_lines import expert_lines
 from twd.cli.common.numbers import SECONDS
 from twd.kit.exit_codes import ExitCode
-from twd.kit.jobs.heard_events import heard_event
+from twd.kit.messages.heard_events import heard_event
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.tasks import heard
 from twd.kit.wording import count

@@ -12,8 +12,8 @@ import msgspec
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.jobs.heard_events import stamp
-from twd.kit.reply_decoding import read_answer
+from twd.kit.messages.heard_events import stamp
+from twd.kit.messages.reply_decoding import read_answer
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.kit.trace import TraceStep, merge_runs, tell
 from twd.wire.base import Event, JobId

@@ -12,7 +12,7 @@ from twd.bus.base import BusMessage, matches
 from twd.cli.common.context import CliContext
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
-from twd.kit.jobs.heard_events import heard_event
+from twd.kit.messages.heard_events import heard_event
 from twd.kit.terminal import printable
 from twd.kit.trace import describe, kind_of
 from twd.process import platform

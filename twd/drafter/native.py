@@ -13,7 +13,8 @@ from twd.drafter.runner import Judge
 from twd.drafter.service import DrafterService, Load
 from twd.drafter.told_experts import Chosen
 from twd.engine.experts.choices import remembers_choices
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import wanted_layers

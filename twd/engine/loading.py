@@ -1,95 +1,34 @@
-"""Make a usable target from a model file: load it, choose exact settings, test them, measure the cost of passes."""
+"""Make a usable target from a model file: load it, choose exact settings, find its head, open its context."""
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from twd.chat.template import ChatTemplate
-from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
 from twd.decoding.sampler import SamplerFactory
-from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, Context, ContextSettings
-from twd.engine.device_rows.trial import RowsTrial, logits_place, try_device_rows
+from twd.engine.context import Context
+from twd.engine.device_rows.trial import RowsTrial
 from twd.engine.embedding import Embedder
-from twd.engine.exactness import ExactPlan, exact_plan, fixed_rows, self_test, sessions_together
+from twd.engine.exactness import ExactPlan, exact_plan
 from twd.engine.heads.head import GuessingHead, own_head
 from twd.engine.heads.named import load_head, refuse_head
-from twd.engine.library import devices
-from twd.engine.measuring.cost import SHARED_WIDTHS, measure_cost
-from twd.engine.measuring.remembered import Measurement, circumstances, farther
-from twd.engine.measuring.steps import keep_step
-from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions, cards_of
+from twd.engine.load_plan import LoadPlan, load_options, wanted_context
+from twd.engine.measuring.at_load import find_measurement, use_cost
+from twd.engine.model import LoadedGguf, ModelLoadOptions, cards_of
 from twd.engine.rollback.find import FoundUndo, open_undoable
-from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, layer_names, open_devices, tensor_split
 from twd.engine.target import LocalTarget
 from twd.gguf_tools.head_file import pool_problem
 from twd.gguf_tools.header import read_header
-from twd.gguf_tools.inspect import inspect
-from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
-from twd.wire.base import ModelId
 from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.model import CostPoint, Exactness, ModelFacts
+from twd.wire.model import Exactness, ModelFacts
 
 _log = logging.getLogger("twd.engine")
 
-_UNMEASURED = (CostPoint(width=1, ms=5.0), CostPoint(width=32, ms=50.0))
-_TIMING_S = 0.3
 _UNLIKE = "windows of drafts give this model other logits than single steps, so it takes no drafts"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """What to load and how. With zero or an empty string, the engine chooses."""
-
-    model: ModelId
-    path: Path
-    ctx_size: int = 0
-    parallel: int = 4
-    exact: bool = True
-    insist: bool = False
-    """Be exact on GPUs, too, even if it is slow."""
-    gpu_layers: int = 0
-    threads: int = 0
-    use_mmap: bool = True
-    type_k: str = ""
-    type_v: str = ""
-    flash_attention: bool = True
-    tree: bool = False
-    branches: int = 7
-    template: str = ""
-    """A Jinja chat template that replaces the model's own."""
-    drafts_max: int = 16
-    """Most drafts of one window. If memory allows, a recurrent state gets this many snapshots."""
-    test: bool = True
-    """Run the self-test (windows against single steps) and measure the time of passes."""
-    head: bool = False
-    """Use the model's own head (multi-token prediction), if its file has one."""
-    head_file: Path | None = None
-    """The file of a trained head (EAGLE-3) that is used instead."""
-    timed: bool = False
-    """Measure the time of passes also if `test` is off."""
-    memory: Path | None = None
-    """A folder that keeps measurements, so that the same model is not measured again."""
-    expert_bytes: int = 0
-    """If given, experts of a mixture are read while it computes, and may take this much memory."""
-    remember: bool = False
-    """Remember which experts of a mixture each token chooses, where all of them are in this machine's memory."""
-    pool: PoolPlan | None = None
-    """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
-
-    @property
-    def on_cpus(self) -> bool:
-        """Whether there is a pool, and all its layers are computed on CPUs."""
-        return self.pool is not None and self.pool.on_cpus
-
-    @property
-    def away(self) -> bool:
-        """Whether a pool gives some layers to other devices or machines."""
-        return self.pool is not None and bool(self.pool.away)
 
 
 @dataclass(slots=True)
@@ -140,7 +79,7 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
     For some types of repacked weights, llama.cpp computes a batch of one token in another order than a larger batch.
     If the self-test finds that, the model is loaded again without repacking.
     """
-    settings = _model_settings(plan)
+    settings = load_options(plan)
     native = _load(plan, settings, progress)
     repacked = native.model.repacked and not native.model.offloads
     if native.exactness.exact or not (plan.exact and plan.test and repacked):
@@ -160,32 +99,6 @@ def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> Nat
     except BaseException:
         model.close()
         raise
-
-
-def _model_settings(plan: LoadPlan) -> ModelLoadOptions:
-    """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
-    not depend on which machine holds a layer."""
-    if plan.pool is None:
-        return ModelLoadOptions(
-            path=plan.path,
-            gpu_layers=plan.gpu_layers,
-            use_mmap=plan.use_mmap,
-            head=plan.head,
-            expert_bytes=plan.expert_bytes,
-            remember=plan.remember,
-        )
-    info, head_here = inspect(plan.path), plan.pool.head_here and bool(plan.pool.away)
-    own_head = [layer_names(info.layers, info.layers + info.head_layers)] if info.head_layers else []
-    return ModelLoadOptions(
-        path=plan.path,
-        gpu_layers=gpu_layers(plan.pool, info.head_layers),
-        use_mmap=plan.use_mmap,
-        use_extra_bufts=not plan.exact,
-        devices=open_devices(plan.pool),
-        tensor_split=tensor_split(plan.pool, info.head_layers),
-        head=plan.head and (head_here or not plan.pool.away),
-        host_tensors=(HEAD, *own_head) if head_here else (),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +167,7 @@ def _note(ready: _Ready) -> str:
 def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: bool = True) -> _Ready:
     """Make a context and measure it. `kernels`: whether the plan may rely on our own kernels."""
     exact = exact_plan(
-        model, _wanted(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
+        model, wanted_context(plan, model), plan.exact, on_cpus=plan.on_cpus, insist=plan.insist, kernels=kernels
     )
     progress(0.85, "making room")
     context, undo = open_undoable(model, exact.settings, plan.drafts_max)
@@ -262,8 +175,8 @@ def _prepare(plan: LoadPlan, model: LoadedGguf, progress: Progress, *, kernels: 
     try:
         head, no_head = _head(context, plan) if undo.works else (None, "")
         target = LocalTarget(context, rows_min=exact.rows_min, can_rollback=undo.works, undo=undo.undo, head=head)
-        found = _found(plan, exact, target, progress)
-        cost = _use_cost(plan, exact, target, found.cost, found.together)
+        found = find_measurement(plan, exact, target, progress)
+        cost = use_cost(plan, exact, target, found.cost, found.together)
     except BaseException:
         context.close()
         raise
@@ -301,115 +214,3 @@ def _own_head(context: Context, plan: LoadPlan) -> GuessingHead | None:
         why = "the output head lies on another machine, so each guess would be a trip there"
         raise TwdError(FailureCode.UNSUPPORTED, f"the model's own head does not guess over RPC: {why}")
     return own_head(context)
-
-
-def _wanted(plan: LoadPlan, model: LoadedGguf) -> ContextSettings:
-    trained = model.ctx_train or CTX_SIZE_MAX
-    exact = plan.exact and (plan.insist or plan.on_cpus or not model.offloads)
-    return ContextSettings(
-        ctx_size=min(plan.ctx_size or CTX_SIZE_MAX, trained),
-        parallel=1 if plan.tree or model.info.architecture in ONE_SESSION else plan.parallel,
-        layout=CacheLayout.TREE if plan.tree else CacheLayout.STREAMS,
-        branches=plan.branches if plan.tree else 0,
-        type_k=plan.type_k or "f16",
-        type_v=plan.type_v or "f16",
-        flash_attention=plan.flash_attention,
-        threads=plan.threads,
-        ubatch=EXACT_ROWS if exact else FAST_ROWS,
-    )
-
-
-def _found(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
-    """What is known of this model here, measured before or now."""
-    if plan.test or plan.timed:
-        return _measured(plan, exact, target, progress)
-    return Measurement(exactness=_untested(exact), cost=list(_UNMEASURED))
-
-
-def _untested(exact: ExactPlan) -> Exactness:
-    return Exactness(exact=False, settings=exact.describe())
-
-
-def _measured(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
-    """The measurement of this model under these conditions, from the folder, or else measured now."""
-    if plan.memory is None:
-        return _measure_now(plan, exact, target, progress)
-    where, way_ms = (plan.pool.kind, plan.pool.rtt_ms) if plan.pool else ("", 0.0)
-    if plan.expert_bytes:
-        share = round(10 * plan.expert_bytes / max(1, target.context.model.info.size_bytes))
-        where = f"{share}/10 of the experts in memory"
-    repacked = target.context.model.repacked
-    about = circumstances(
-        plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked, tested=plan.test
-    )
-    kept = plan.memory / about.name
-    known = recall(kept, Measurement)
-    if known is not None:
-        if known.rows is not None:
-            known.rows.leave(target.context)
-        return farther(known, way_ms)
-    found = _measure_now(plan, exact, target, progress)
-    remember(kept, farther(found, -way_ms))
-    alone = _only_device(plan, target) if not where else None  # otherwise other machines or a disk took part
-    if alone is not None:
-        keep_step(plan.memory, plan.path, found.cost, alone)
-    return found
-
-
-def _only_device(plan: LoadPlan, target: LocalTarget) -> str | None:
-    """llama.cpp's name of the only GPU, if it computes all layers; empty: the CPU computes all; None: several do."""
-    model = target.context.model
-    if not model.offloads:
-        return ""
-    cards = [device.name for device in devices() if device.is_gpu]
-    return cards[0] if len(cards) == 1 and plan.gpu_layers > model.info.layers else None
-
-
-def _use_cost(
-    plan: LoadPlan, exact: ExactPlan, target: LocalTarget, points: Sequence[CostPoint], together: int = 1
-) -> CostCurve:
-    """Let the planner use the measured cost of passes. Returns the cost curve of passes planned like that."""
-    if exact.fixed:
-        each = fixed_rows(points, together)
-        target.fix_rows(each, together)
-        rows = each * together
-        ms = CostCurve(points).ms(rows)
-        return CostCurve([CostPoint(width=many * rows, ms=many * ms) for many in (1, 2)])
-    padding = WidthPadding(tuple(points), target.window_max if plan.away else 0)
-    cost = CostCurve(padding.costs())
-    target.planner.use_cost(cost.ms, padding)
-    return cost
-
-
-def _measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:
-    progress(0.9, "timing windows")
-    place = logits_place(plan.pool, offloads=target.context.model.offloads)
-    rows = None if place is None else try_device_rows(target.context, place)
-    if not plan.test:
-        cost = measure_cost(target.context, budget_s=_TIMING_S)
-        return Measurement(exactness=_untested(exact), cost=cost, rows=rows)
-    reads = plan.expert_bytes > 0
-    more = SHARED_WIDTHS if exact.fixed else ()
-    points = measure_cost(target.context, rows_min=exact.rows_min, away=plan.away, reads=reads, more=more)
-    shares = exact.fixed and target.planner.rules.can_pad
-    together = sessions_together(points, target.n_slots) if shares else 1
-    found = _tested(plan, exact, target, points, together, progress)
-    if together > 1 and not found.exact:
-        _log.info("sessions that share a pass change each other's texts on this device, so none do")
-        together, found = 1, _tested(plan, exact, target, points, 1, progress)
-    return Measurement(exactness=found, cost=points, together=together, rows=rows)
-
-
-def _tested(
-    plan: LoadPlan,
-    exact: ExactPlan,
-    target: LocalTarget,
-    points: Sequence[CostPoint],
-    together: int,
-    progress: Progress,
-) -> Exactness:
-    if exact.fixed or plan.away:  # otherwise the test's single steps must have one token, even if more seem cheaper
-        _use_cost(plan, exact, target, points, together)
-    progress(0.95, "comparing windows with single steps")
-    rules = target.planner.rules
-    return self_test(target, exact.describe(rules.rows_fixed, rules.together))

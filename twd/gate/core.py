@@ -5,19 +5,18 @@ one for each thing that the target does. A member's text is sent as soon as the 
 sent at once.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import exp
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from twd.gate.actions import Action, Ask, AskJudge, BeginAnswer, Break, End, FoundAnswer, Say, ScoreAnswer, Stop, Write
 from twd.gate.answer import CHARACTERS_A_TOKEN, Answer, texts_of
-from twd.gate.prompt_judge import InWords, read_verdict
-from twd.gate.verdict import EXACT, Decision, Rule, decide, may_leave
+from twd.gate.prompt_judge import InWords, JudgeReply
+from twd.gate.spent import Spent
+from twd.gate.verdict import Decision, Terms, decide, may_leave
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
     AnswerVerdict,
-    DrafterShare,
     FinishReason,
     JobFinished,
     JobStarted,
@@ -30,37 +29,6 @@ from twd.wire.job import (
 
 PIECE_MIN: Final = 64
 """Characters. While a text still grows, a shorter piece is not worth a forward pass."""
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """The rules for one request."""
-
-    rules: Mapping[str, Rule] = field(default_factory=dict)
-    """The rule of each member. Without a rule, every token must be the target's own choice."""
-    hold: int = 0
-    """A piece is sent only when this many tokens after it are judged, too; 0: only the whole answer is sent."""
-    ask: int = 1
-    retries: int = 1
-    patience_s: float = 20.0
-    """A member that sends nothing for this many seconds has failed."""
-    in_words: bool = False
-    """The judge gets a prompt and replies with a word; it does not score tokens."""
-    fail_open: bool = False
-
-
-@dataclass(slots=True)
-class Spent:
-    """Time (milliseconds), passes and tokens that the parts of a request took."""
-
-    target_ms: float = 0.0
-    judge_ms: float = 0.0
-    member_ms: float = 0.0
-    passes: int = 0
-    prefill_ms: float = 0.0
-    decode_ms: float = 0.0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
 
 
 class GateJob:
@@ -88,9 +56,7 @@ class GateJob:
         self._place = len(job.resume)
         self._retries = terms.retries
         self._begun = False
-        self._words: list[str] = []
-        self._chance: float | None = None
-        """The probability of the first token of the judge's reply."""
+        self._reply = JudgeReply()
         self._best = ""
         """The member's text that the target gets as a prediction."""
 
@@ -132,7 +98,7 @@ class GateJob:
         if self._begun or (number in self._answers) is not self.terms.in_words:
             return []  # a judge that replies in words gets another prompt, so its start event does not fit
         self._begun = True
-        self.spent.prompt_tokens, self.spent.cached_tokens = event.prompt_tokens, event.cached_tokens
+        self.spent.began(event)
         return [BeginAnswer(event)]
 
     def text(self, number: int, event: TokensAccepted, now: float) -> list[Action]:
@@ -145,8 +111,7 @@ class GateJob:
             return self._passed_on(event)
         if number == self._judge and self._judging is not None:
             if self.terms.in_words:
-                self._words.append(event.text)
-                self._hear_chance(event)
+                self._reply.hear(event)
             else:
                 self._judging.scored(event)
         return []
@@ -162,10 +127,11 @@ class GateJob:
         """A part has finished."""
         if self.ended:
             return []
-        self._count(number, event.stats)
         if number in self._answers:
+            self.spent.by_member(event.stats)
             self._answers[number].end(event, now)
             return self._judge_next(now)
+        self.spent.by_target(event.stats, judging=number == self._judge)
         if number == self._writer:
             return self._end(event)
         if number == self._reading:
@@ -176,7 +142,7 @@ class GateJob:
         answer, self._judge = self._judging, 0
         if self.terms.in_words:
             return self._in_words(answer, now)
-        answer.judged_to(event, self._rule_of(answer).stop_above)
+        answer.judged_to(event, self.terms.rule_of(answer.member).stop_above)
         return self._look(answer, now)
 
     def failed(self, number: int, failure: Failure, now: float) -> list[Action]:
@@ -192,19 +158,6 @@ class GateJob:
             self._reading = 0
             return self._unjudged(failure.message) if failure.code is FailureCode.UNSUPPORTED else self._judge_next(now)
         return self._unjudged(failure.message) if number == self._judge else []
-
-    def _count(self, number: int, stats: JobStats) -> None:
-        spent, ms = self.spent, stats.prefill_ms + stats.decode_ms
-        if number in self._answers:
-            spent.member_ms += ms
-            return
-        spent.target_ms += ms
-        spent.passes += stats.passes
-        spent.judge_ms += ms if number == self._judge else 0.0
-        spent.prefill_ms += stats.prefill_ms
-        spent.decode_ms += stats.decode_ms
-        if not spent.prompt_tokens:
-            spent.prompt_tokens, spent.cached_tokens = stats.prompt_tokens, stats.cached_tokens
 
     # -- time ----------------------------------------------------------------------------------
 
@@ -241,7 +194,7 @@ class GateJob:
         if piece is None:
             return []
         self._judging, self._judge = answer, self._number()
-        stop_above = self._rule_of(answer).stop_above
+        stop_above = self.terms.rule_of(answer.member).stop_above
         judge = Judge(text=piece.text, behind=piece.behind, ends=piece.ends, stop_above=stop_above)
         return [ScoreAnswer(self._judge, judge, list(answer.tokens))]
 
@@ -255,14 +208,11 @@ class GateJob:
 
     def _look(self, answer: Answer, now: float) -> list[Action]:
         """Decide by the scores so far: a verdict if the answer is fully scored, else which tokens may be sent."""
-        rule = self._rule_of(answer)
+        rule = self.terms.rule_of(answer.member)
         if answer.whole:
             return self._decided(answer, decide(answer.gaps, len(answer.tokens), rule, self._said), now)
         ready = min(may_leave(answer.gaps, rule, self.terms.hold), len(answer.tokens))
         return [*self._say_kept(answer, ready), *self._judge_next(now)]
-
-    def _rule_of(self, answer: Answer) -> Rule:
-        return self.terms.rules.get(answer.member, EXACT)
 
     def _decided(self, answer: Answer, decision: Decision, now: float) -> list[Action]:
         match decision.verdict:
@@ -319,7 +269,7 @@ class GateJob:
 
     def _so_far(self, answer: Answer) -> Decision:
         """The decision on an answer that is not judged further: which of its tokens stay."""
-        found = decide(answer.gaps, len(answer.tokens), self._rule_of(answer), self._said)
+        found = decide(answer.gaps, len(answer.tokens), self.terms.rule_of(answer.member), self._said)
         return replace(found, verdict=AnswerVerdict.CORRECT)
 
     def _another(self, why: str, now: float) -> list[Action]:
@@ -347,16 +297,11 @@ class GateJob:
     def _judge_in_words(self, answer: Answer) -> list[Action]:
         if answer.finished is None:
             return []
-        self._judging, self._judge, self._words = answer, self._number(), []
-        self._chance = None
+        self._judging, self._judge, self._reply = answer, self._number(), JudgeReply()
         return [AskJudge(self._judge, answer.text.removesuffix(answer.finished.stop))]
 
-    def _hear_chance(self, event: TokensAccepted) -> None:
-        if event.logprobs and self._chance is None:
-            self._chance = round(exp(event.logprobs[0].logprob), 6)
-
     def _in_words(self, answer: Answer, now: float) -> list[Action]:
-        match read_verdict("".join(self._words)):
+        match self._reply.verdict:
             case InWords.APPROVE:
                 return self._passed_whole(answer, AnswerVerdict.APPROVE, "")
             case InWords.CORRECT:
@@ -383,7 +328,7 @@ class GateJob:
     def _passed_whole(self, answer: Answer, verdict: AnswerVerdict, why: str) -> list[Action]:
         """Send a whole answer as text: its tokens are not known."""
         assert answer.finished is not None
-        score = self._chance if verdict is AnswerVerdict.APPROVE else None
+        score = self._reply.chance if verdict is AnswerVerdict.APPROVE else None
         self.judged = Judged(verdict=verdict, approximate=True, member=answer.member, score=score, why=why)
         stop = answer.finished.stop
         text = answer.text.removesuffix(stop)
@@ -450,16 +395,5 @@ class GateJob:
 
     def stats(self, decode_ms: float) -> JobStats:
         """The statistics that the client gets."""
-        kept, scored = self.judged.kept, max((len(one.tokens) for one in self._answers.values()), default=0)
-        shares = [DrafterShare(drafter=self.judged.member, checked=scored, taken=kept)] if kept else []
-        return JobStats(
-            prompt_tokens=self.spent.prompt_tokens,
-            cached_tokens=self.spent.cached_tokens,
-            completion_tokens=self._place,
-            passes=self.spent.passes,
-            checked=scored,
-            taken=kept,
-            drafters=shares,
-            prefill_ms=round(self.spent.prefill_ms, 3),
-            decode_ms=round(decode_ms, 3),
-        )
+        scored = max((len(one.tokens) for one in self._answers.values()), default=0)
+        return self.spent.stats(self.judged, scored, self._place, decode_ms)

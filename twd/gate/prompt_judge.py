@@ -1,11 +1,13 @@
 """A judge that replies with a word, for targets that cannot score: its prompt, and how to read its reply. Pure."""
 
 import enum
+from dataclasses import dataclass, field
+from math import exp
 from typing import Final
 
 from msgspec.structs import replace
 
-from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling
+from twd.wire.job import ChatMessage, Grammar, GrammarKind, JobSubmitted, Prompt, Sampling, TokensAccepted
 
 WORDS: Final = ("APPROVE", "CORRECT", "REJECT")
 GRAMMAR: Final = Grammar(kind=GrammarKind.GBNF, text='root ::= "APPROVE" | "CORRECT" | "REJECT"')
@@ -30,6 +32,26 @@ def read_verdict(reply: str) -> InWords:
     """The verdict if the whole reply is one of the words; any other reply is NOTHING."""
     word = reply.strip()
     return InWords(word) if word in WORDS else InWords.NOTHING
+
+
+@dataclass(slots=True)
+class JudgeReply:
+    """What a judge has replied so far."""
+
+    words: list[str] = field(default_factory=list)
+    chance: float | None = None
+    """The probability of the first token."""
+
+    def hear(self, event: TokensAccepted) -> None:
+        """Add the next piece."""
+        self.words.append(event.text)
+        if event.logprobs and self.chance is None:
+            self.chance = round(exp(event.logprobs[0].logprob), 6)
+
+    @property
+    def verdict(self) -> InWords:
+        """The verdict; NOTHING if there is none."""
+        return read_verdict("".join(self.words))
 
 
 def question(job: JobSubmitted, answer: str, instruction: str, *, grammar: bool) -> JobSubmitted:

@@ -16,14 +16,14 @@ from twd.gate.cache import Cache, key_of
 from twd.gate.calibration import profile
 from twd.gate.calibration.parts import TARGET, Parts, cancelled_by
 from twd.gate.calibration.record import record
-from twd.gate.core import GateJob, Terms
-from twd.gate.counts import GateCounts
-from twd.gate.economy import Economy
+from twd.gate.core import GateJob
 from twd.gate.members import BEHIND, members_of, targets_of
+from twd.gate.records import GateRecords
 from twd.gate.request import GateRequest
 from twd.gate.returning import ServedTargets
 from twd.gate.routing import Fleet
 from twd.gate.trust import AuditTask, Trust
+from twd.gate.verdict import Terms
 from twd.kit.jobs.owner import OwnerPolicy
 from twd.kit.jobs.owning_service import OF_JOBS, OF_WORKERS, JobEvent, OwningService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
@@ -33,7 +33,6 @@ from twd.wire.base import Event, InstanceId, JobId, ModelId
 from twd.wire.codec import Rejected
 from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
-    AnswerVerdict,
     JobCancelled,
     JobFailed,
     JobFinished,
@@ -42,9 +41,9 @@ from twd.wire.job import (
     JobSubmitted,
     TokensAccepted,
 )
-from twd.wire.judging import GATE, AnswerAudited, AnswerJudged, GateCost, ModeClosed
+from twd.wire.judging import GATE, AnswerAudited, AnswerJudged, ModeClosed
 from twd.wire.leases.base import ServerFacts
-from twd.wire.leases.gate import GateFacts, MemberPair
+from twd.wire.leases.gate import GateFacts
 from twd.wire.model import ModelReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import (
@@ -93,10 +92,9 @@ class Gate(OwningService):
         self.fleet = Fleet(members_of(settings), settings.gate.routing)
         self.targets = [ModelId(name) for name in targets_of(settings)]
         self.parts = Parts(self.clock.now, self.submit_job, self.emit)
-        self.economy: dict[ModelId, Economy] = {}
         self.cache = Cache()
-        self.counts = GateCounts(self.clock.now())
         self.trust = Trust(settings.home_dir, str(settings.gate.hold), settings.gate.audit)
+        self._records = GateRecords(self.fleet, self.trust, self.clock.now(), dice)
         self._auditing: AuditRun | None = None
         self._dice = dice
         self._requests: dict[JobId, GateRequest] = {}
@@ -165,27 +163,13 @@ class Gate(OwningService):
 
     def facts(self) -> GateFacts:
         """What `twd status` and the edge read about this gate."""
-        self.counts.cache_hits = self.cache.hits
-        counts, members, trust = self.counts, self.fleet.members.values(), self.trust
-        return GateFacts(
+        return replace(
+            self._records.facts(self.clock.now(), self.cache.hits),
             ready=self.health is Health.OK,
             gates=[str(name) for name in self.targets],
-            agents=list(self.fleet.members),
-            resting=[one.name for one in members if one.resting],
             verifier=self.settings.gate.verifier or self.settings.default_model,
             requests=len(self._requests),
-            wins={one.name: one.approved for one in members},
-            useless=[one.name for one in members if one.useless],
             cannot_score=[str(name) for name in self.targets if self._scores(name) is False],
-            calibrated=[MemberPair(target=target, member=member) for target, member in trust.standing],
-            stale=[MemberPair(target=pair[0], member=pair[1], why=why) for pair, why in trust.stale.items()],
-            audited=trust.told,
-            target_s=round(counts.target_ms / 1000, 2),
-            audit_s=round(counts.audit_ms / 1000, 2),
-            fleet_s=round(counts.agent_ms / 1000, 2),
-            saved_s=round(counts.saved_ms / 1000, 2),
-            kept_tokens=counts.kept,
-            stats=counts.told(self.clock.now()),
         )
 
     async def quiesce(self) -> None:
@@ -278,7 +262,7 @@ class Gate(OwningService):
     def _steps_aside(self, job: JobSubmitted, target: ModelId) -> bool:
         if not self.settings.gate.economy or job.resume or self._in_words(target):
             return False
-        return not self.economy.setdefault(target, Economy()).judging()
+        return not self._records.judging_pays(target)
 
     def grammars(self, model: ModelId) -> bool:
         """Whether a model obeys a grammar. All models that run here do."""
@@ -322,54 +306,18 @@ class Gate(OwningService):
 
     def found(self, request: GateRequest, found: FoundAnswer) -> None:
         """Add a verdict to the record of the member."""
-        member = self.fleet.members[found.member]
-        if found.verdict == "failed":
-            member.failed += 1
-            return
-        member.judged(found.kept)
-        member.approved += found.verdict == "approve"
-        member.corrected += found.verdict == "correct"
-        member.rejected += found.verdict == "reject"
+        self._records.found(found)
 
     def wrote(self, request: GateRequest, name: str, seconds: float) -> None:
         """Note how many seconds a member took to write an answer."""
-        self.fleet.members[name].took(seconds)
-        self.fleet.wrote(request.job, name)
+        self._records.wrote(request.job, name, seconds)
 
     def over(self, request: GateRequest, finished: JobFinished | None) -> None:
         """Remove a request that ended, count it and publish its verdict and cost."""
         self._requests.pop(request.job.job, None)
-        core, spent = request.core, request.core.spent
-        self.counts.ended(core, finished)
-        if finished is None or finished.judged is None:
-            return
-        if finished.judged.approximate and finished.judged.verdict is AnswerVerdict.APPROVE:
-            text = "".join(request.text) + finished.tail
-            self.trust.passed(request.job, request.target, finished.judged.member, text, self._dice())
-        economy = self.economy.setdefault(request.target, Economy())
-        tokens = finished.stats.completion_tokens
-        way = economy.judged if core.asked else economy.exact
-        if not request.job.resume and tokens:
-            way.learn(spent.target_ms, tokens)
-        exact = economy.exact.token_ms
-        would = None if exact is None else exact * tokens
-        self.counts.compare(spent.target_ms, would, finished.judged.kept)
-        self.emit(
-            AnswerJudged(
-                job=request.job.job,
-                model=request.job.model,
-                judged=finished.judged,
-                cost=GateCost(
-                    target_ms=round(spent.target_ms, 3),
-                    member_ms=round(spent.member_ms, 3),
-                    judge_ms=round(spent.judge_ms, 3),
-                    tokens=tokens,
-                    exact_ms=None if would is None else round(would, 3),
-                ),
-                asked=core.asked,
-                rejected=core.rejected,
-            )
-        )
+        judged = self._records.ended(request, finished)
+        if judged is not None:
+            self.emit(judged)
 
     # -- audits --------------------------------------------------------------------------------
 
@@ -383,25 +331,10 @@ class Gate(OwningService):
         self._auditing = None
         if wrong is None or (task.target, task.member) not in self.trust.standing:
             return
-        self.counts.audit_ms += target_ms
-        audit, closed = self.trust.audited(task, wrong)
-        model = ModelId(task.target + GATE)
-        self.emit(
-            AnswerAudited(
-                job=task.job.job,
-                model=model,
-                member=task.member,
-                wrong=wrong,
-                audits=audit.audits,
-                errors=audit.errors,
-                low=audit.low,
-                high=audit.high,
-                target_ms=round(target_ms, 3),
-            )
-        )
-        if closed:
-            self.log.warning("%s by %s is exact from now on: %s", model, task.member, closed)
-            self.emit(ModeClosed(model=model, mode="gate", member=task.member, why=closed[:1024]))
+        for event in self._records.audited(task, wrong, target_ms):
+            if isinstance(event, ModeClosed):
+                self.log.warning("%s by %s is exact from now on: %s", event.model, event.member, event.why)
+            self.emit(event)
 
     # -- events --------------------------------------------------------------------------------
 

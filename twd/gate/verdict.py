@@ -1,7 +1,7 @@
-"""Decides whether an answer is kept: a pure function of the gaps of its tokens."""
+"""Decides whether an answer is kept, by the gaps of its tokens and the terms of its request. Pure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Final, Literal
 
@@ -31,6 +31,27 @@ class Rule:
 
 EXACT: Final = Rule()
 """Every token must be the target's own choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The rules for one request."""
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    """The rule of each member. Without a rule, every token must be the target's own choice."""
+    hold: int = 0
+    """A piece is sent only when this many tokens after it are judged, too; 0: only the whole answer is sent."""
+    ask: int = 1
+    retries: int = 1
+    patience_s: float = 20.0
+    """A member that sends nothing for this many seconds has failed."""
+    in_words: bool = False
+    """The judge gets a prompt and replies with a word; it does not score tokens."""
+    fail_open: bool = False
+
+    def rule_of(self, member: str) -> Rule:
+        """The rule of a member."""
+        return self.rules.get(member, EXACT)
 
 
 @dataclass(frozen=True, slots=True)

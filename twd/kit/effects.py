@@ -27,6 +27,10 @@ class Do:
     name: str
     action: Callable[[], Awaitable[None]]
 
+    async def run(self) -> None:
+        """Make the call."""
+        await self.action()
+
 
 @dataclass(frozen=True, slots=True)
 class Note:

@@ -1,7 +1,7 @@
-"""The error of a command that cannot do its work."""
+"""The error of a command that cannot do its work, and the failure that an unexpected exception becomes."""
 
 from twd.kit.exit_codes import ExitCode
-from twd.wire.failures import FailureCode, TwdError
+from twd.wire.failures import Failure, FailureCode, TwdError
 
 
 class CommandError(TwdError):
@@ -10,3 +10,8 @@ class CommandError(TwdError):
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(FailureCode.BAD_REQUEST, message)
         self.exit_code = exit_code
+
+
+def internal(error: BaseException) -> Failure:
+    """Return an exception as a failure with the code INTERNAL."""
+    return Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__}: {error}"[:4096])

@@ -61,7 +61,7 @@ class MicroEndpoints:
                 "data": {
                     "health": self._service.health.value,
                     "handled": self._service.handled,
-                    "rejected": sum(self._service.rejected.values()),
+                    "rejected": sum(self._service.unread.rejected.values()),
                     "sent": stats.sent,
                     "received": stats.received,
                     "dropped": stats.dropped,

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -21,14 +21,16 @@ import twd
 from twd.bus.base import Bus, BusError, BusMessage, Leases, Subscription, SubscriptionOptions
 from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
+from twd.kit.errors import internal
 from twd.kit.ids import Ids
-from twd.kit.jobs.heard_events import decode_heard, inbox_of_asker
+from twd.kit.messages.heard_events import decode_heard, inbox_of_asker
+from twd.kit.messages.reply_decoding import read_answer, read_answer_or_error
+from twd.kit.messages.unread_messages import UnreadMessages, rejection
 from twd.kit.micro import MicroEndpoints
-from twd.kit.reply_decoding import NotUnderstood, read_answer
-from twd.kit.tasks import TaskGroup, every
+from twd.kit.tasks import TaskGroup, every, start_unowned
 from twd.wire.base import Event, EventId, ModelId, NodeId
 from twd.wire.codec import Rejected, encode
-from twd.wire.failures import Failure, FailureCode, TwdError
+from twd.wire.failures import TwdError
 from twd.wire.leases.base import LeaseFacts
 from twd.wire.routes import ROUTE_OF, Delivery, Route
 from twd.wire.service import (
@@ -72,9 +74,7 @@ class Service:
     name: ClassVar[str]
     reads: ClassVar[tuple[type[Event], ...]] = ()
     reads_later: ClassVar[tuple[type[Event], ...]] = ()
-    """The events of `reads` that `start` does not subscribe to; the service calls `listen` for them when it is ready.
-
-    """
+    """The events of `reads` that `start` does not subscribe to; the service calls `listen` when it is ready."""
     writes: ClassVar[tuple[type[Event], ...]] = ()
     tick_s: ClassVar[float | None] = None
     model: ModelId = ModelId("")
@@ -92,7 +92,7 @@ class Service:
         self.health = Health.STARTING
         self.note = ""
         self.handled = 0
-        self.rejected: dict[str, int] = {}
+        self.unread = UnreadMessages()
         self.fault: BaseException | None = None
         self.ended = asyncio.Event()
         self._started_ms = 0
@@ -103,7 +103,6 @@ class Service:
         self._leases: Leases | None = None
         self._cause = EventId("")
         self._wake: asyncio.TimerHandle | None = None
-        self._drops_told: dict[str, int] = {}
 
     # -- for subclasses ------------------------------------------------------------------------
 
@@ -168,7 +167,7 @@ class Service:
             if not self._running:
                 return
             try:
-                told(_read(answer))
+                told(read_answer_or_error(answer))
             except Exception as error:  # noqa: BLE001 - the edge: told to the bus and fatal
                 self.fail(error, f"answer to {type(event).__name__}")
 
@@ -198,8 +197,8 @@ class Service:
                     self.emit(event)
                 case WakeAt(at):
                     self._wake_at(at)
-                case Do(name, action):
-                    self.tasks.start(name, _awaited(action))
+                case Do(name):
+                    self.tasks.start(name, effect.run())
                 case Note(level, text):
                     self.log.log(logging.getLevelNamesMapping()[level.upper()], text)
 
@@ -234,9 +233,9 @@ class Service:
             return
         event = decode_heard(route, message)
         if isinstance(event, Rejected):
-            self._reject(message, event.reason)
+            self.reject(message, event.reason)
             if route.delivery is Delivery.REQUEST:
-                self._replier(message, EventId(""))(_rejection(message, event.reason))
+                self._replier(message, EventId(""))(rejection(message, event.reason))
             return
         self._cause = event.id
         try:
@@ -259,13 +258,12 @@ class Service:
 
         return reply
 
-    def _reject(self, message: BusMessage, reason: str) -> None:
-        count = self.rejected[message.subject] = self.rejected.get(message.subject, 0) + 1
-        if len(self.rejected) > 1000:
-            self.rejected.clear()
-        if count & (count - 1) == 0:  # published at 1, 2, 4, 8 ...: many bad messages cause few events
+    def reject(self, message: BusMessage, reason: str) -> None:
+        """Count a message that could not be read, and publish that now and then."""
+        told = self.unread.reject(message, reason)
+        if told is not None:
             self.log.warning("message on %s left aside: %s", message.subject, reason)
-            self.emit(_rejection(message, reason, count))
+            self.emit(told)
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -296,15 +294,9 @@ class Service:
         self._tick_now()
 
     async def _renew(self) -> None:
-        self._tell_drops()
+        for dropped in self.unread.dropped(self.bus.stats):
+            self.emit(dropped)
         await self.renew_lease()
-
-    def _tell_drops(self) -> None:
-        dropped = dict(self.bus.stats.dropped_by_subject)
-        for subject, count in dropped.items():
-            if new := count - self._drops_told.get(subject, 0):
-                self.emit(MessageDropped(subject=subject, count=new, policy="slow consumer"))
-        self._drops_told = dropped
 
     async def renew_lease(self) -> None:
         """Renew this service's lease. If the broker is away, the next renewal tries again."""
@@ -400,37 +392,7 @@ class Service:
 
     def _end_over(self, error: BaseException, reason: str) -> None:
         self.fault = error
-        _keep(asyncio.get_running_loop().create_task(self.stop(reason), name=f"{self.name}:{reason}"))
+        start_unowned(f"{self.name}:{reason}", self.stop(reason))
 
     def _task_failed(self, name: str, error: BaseException) -> None:
         self.fail(error, name)
-
-
-_dying: set[asyncio.Task[Any]] = set()
-
-
-def _keep(task: asyncio.Task[Any]) -> None:
-    _dying.add(task)
-    task.add_done_callback(_dying.discard)
-
-
-async def _awaited(action: Callable[[], Any]) -> None:
-    await action()
-
-
-def _rejection(message: BusMessage, reason: str, count: int = 1) -> MessageRejected:
-    return MessageRejected(
-        subject=message.subject[:512], reason=reason[:1024], size_bytes=len(message.data), repeated=count
-    )
-
-
-def _read(answer: bytes | BusError) -> Event | Rejected | BusError:
-    try:
-        return answer if isinstance(answer, BusError) else read_answer(answer)
-    except NotUnderstood as error:
-        return error
-
-
-def internal(error: BaseException) -> Failure:
-    """Return an exception as a failure with the code INTERNAL."""
-    return Failure(code=FailureCode.INTERNAL, message=f"{type(error).__name__}: {error}"[:4096])

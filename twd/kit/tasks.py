@@ -77,6 +77,16 @@ class TaskGroup:
         return sorted(task.get_name() for task in pending)
 
 
+_unowned: set[asyncio.Task[Any]] = set()
+
+
+def start_unowned(name: str, work: Coroutine[Any, Any, Any]) -> None:
+    """Run `work` as a task that no owner can cancel, as for the end of the owner itself."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _unowned.add(task)  # the event loop alone would not keep it alive
+    task.add_done_callback(_unowned.discard)
+
+
 def pause_s(failures: int) -> float:
     """Return the seconds to wait before the next try after so many failures in a row."""
     return min(AGAIN_MAX_S, AGAIN_S * 2.0 ** min(failures - 1, 30))

@@ -19,7 +19,7 @@ from twd.bus.seeds import read_or_draw
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
-from twd.kit.reply_decoding import read_answer
+from twd.kit.messages.reply_decoding import read_answer
 from twd.kit.tasks import TaskGroup
 from twd.membership.roles import ALL_BUS_ROLES, JOINER, MEMBER
 from twd.private_file import write_private

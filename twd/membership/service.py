@@ -5,7 +5,8 @@ from functools import partial
 
 from twd.kit.connect import address_of
 from twd.kit.effects import Do
-from twd.kit.service import Effects, Reply, Service, ServiceContext, internal
+from twd.kit.errors import internal
+from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.membership.core import Members, admit, without_machine
 from twd.membership.reload import reload_users
 from twd.membership.store import MemberStore

@@ -6,7 +6,7 @@ import msgspec
 
 import twd
 from twd.bus.base import BusError, BusMessage, Leases, SubscriptionOptions
-from twd.kit.jobs.heard_events import heard_event
+from twd.kit.messages.heard_events import heard_event
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import every
 from twd.metrics import gauges
@@ -79,7 +79,7 @@ class MetricsService(Service):
         event = heard_event(message)
         if isinstance(event, Rejected):
             self.counting.figures.add(UNREAD)
-            self._reject(message, event.reason)  # some broadcasts have no other reader that would report it
+            self.reject(message, event.reason)  # some broadcasts have no other reader that would report it
             return
         if isinstance(event, JobFinished | JobFailed) and not event.job.startswith(CALIBRATION):
             kept = self.counting.named(event)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from twd.engine.slices.check import PASSES, check_passes
+from twd.ring.driver import RingDriver
 from twd.ring.frames import Close, ItemOutcome, Open, PassFrame, SessionSpec, WindowItem
-from twd.ring.home import RingDriver
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling, TokenLogprob
 

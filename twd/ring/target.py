@@ -14,8 +14,8 @@ from twd.decoding.slots import Slots, worth_copying
 from twd.decoding.window import Report, Sampler, Score, VerifyResult, Window, check, check_prompt
 from twd.engine.context import Logits
 from twd.engine.slices.undo import UNLIMITED
+from twd.ring.driver import PassAnswer, RingDriver
 from twd.ring.frames import Close, Copy, ItemOutcome, Open, PassFrame, PassResults, SessionSpec, StageTiming, WindowItem
-from twd.ring.home import PassAnswer, RingDriver
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import TokenLogprob
 

@@ -9,8 +9,8 @@ from typing import Final
 from twd.decoding.pipeline import PipelineState
 from twd.decoding.window import FIRST_EPOCH, VerifyResult, Window
 from twd.ring.cut_check import ANSWER_S
+from twd.ring.driver import RingDriver
 from twd.ring.frames import SessionSpec
-from twd.ring.home import RingDriver
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling

@@ -23,6 +23,8 @@ from twd.speculator.targets.decode_watchdog import PassTimes
 from twd.wire.failures import TwdError
 
 Command = Callable[[SpeculatorCore, float], None]
+Post = Callable[[Command], None]
+"""Runs a command on the engine's thread."""
 Deliver = Callable[[list[Effect]], None]
 
 INBOX_MAX = 4096

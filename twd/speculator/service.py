@@ -1,5 +1,4 @@
-"""The speculator on the bus: it takes jobs and publishes text. The decisions are in core.py, the engine's thread in
-runner.py."""
+"""The speculator on the bus: takes jobs, publishes text. Decisions are in `core`, the engine's thread in runner.py."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,54 +6,34 @@ from collections.abc import Callable
 import msgspec
 
 from twd.bus.base import BusError
-from twd.decoding.pipeline import PipelinedTarget
 from twd.kit.effects import Do, Effect, Publish
 from twd.kit.model_service import ModelService
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, ServiceContext
 from twd.kit.tasks import soon
 from twd.process.compute import crowding, effort
-from twd.speculator.admission.job_dedup import JobDedup
+from twd.speculator.admission.job_intake import JobIntake
 from twd.speculator.admission.job_ownership import JobOwnership
-from twd.speculator.admission.tokenize_queue import TokenizeQueue
 from twd.speculator.core.core import SpeculatorCore
-from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
-from twd.speculator.drafters.calibration import JUDGING_S, DrafterTrials
-from twd.speculator.drafters.drafter_link import AttachedDrafter
-from twd.speculator.drafters.registry import DrafterRegistry, refusal, taken_for
+from twd.speculator.drafters.attachments import DrafterAttachments
+from twd.speculator.drafters.calibration import JUDGING_S
 from twd.speculator.events import READS, READS_LATER, WORK, WRITES
 from twd.speculator.lease_facts import facts_of
-from twd.speculator.runner import Runner
+from twd.speculator.opening import core_for
+from twd.speculator.runner import Command, Runner
 from twd.speculator.targets.decode_watchdog import DecodeWatchdog, PassUnderWay
 from twd.speculator.targets.embeddings import EmbeddingQueue
 from twd.speculator.targets.loaded import Load, LoadedModel
-from twd.speculator.targets.memory_care import ReclaimedMemory, outcome_of
+from twd.speculator.targets.memory_care import ReclaimedMemory, nothing_reclaimed, outcome_of
 from twd.speculator.targets.source import TargetSource
 from twd.wire.base import Event, InstanceId, JobId, ModelId, SessionId
-from twd.wire.draft import (
-    DeviceKind,
-    DrafterAttached,
-    DrafterChecked,
-    DrafterDetached,
-    DraftProposed,
-    share_device,
-)
+from twd.wire.draft import DeviceKind, DrafterAttached, DrafterChecked, DrafterDetached, DraftProposed
 from twd.wire.embedding import EmbeddingRequested
 from twd.wire.failures import Failure, FailureCode, TwdError
-from twd.wire.job import (
-    JobCancelled,
-    JobFailed,
-    JobFinished,
-    JobQueued,
-    JobSubmitted,
-    TokensAccepted,
-)
+from twd.wire.job import JobCancelled, JobFailed, JobFinished, JobQueued, JobSubmitted, TokensAccepted
 from twd.wire.judging import TokensAgreed
 from twd.wire.leases.speculator import SpeculatorFacts
 from twd.wire.life import MemoryReclaimed, ReclaimWanted
 from twd.wire.model import ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
-from twd.wire.node import NodeChanged
-from twd.wire.placement import PlacementDecided
-from twd.wire.ring import StageGone, StageReady
 from twd.wire.routes import ROUTE_OF
 from twd.wire.service import Health, ServiceStopped
 
@@ -78,14 +57,10 @@ class SpeculatorService(ModelService[LoadedModel]):
         self.loaded: LoadedModel | None = None
         self._runner: Runner | None = None
         self._core: SpeculatorCore | None = None
-        self._job_dedup = JobDedup()
         self._embeddings: EmbeddingQueue | None = None
-        self._preparation: TokenizeQueue | None = None
-        self._posted = 0
-        """How many prepared jobs the engine's thread has not taken yet."""
+        self._intake: JobIntake | None = None
         self._owners = JobOwnership()
-        self._drafter_registry = DrafterRegistry()
-        self._trials = DrafterTrials(model, self.instance)
+        self._drafters = DrafterAttachments(model, self.instance, self._post)
         self._watch = DecodeWatchdog()
         self._look_at_leases_at = 0.0
         self._idle = asyncio.Event()
@@ -152,17 +127,22 @@ class SpeculatorService(ModelService[LoadedModel]):
     async def open_for_work(self, loaded: LoadedModel) -> None:
         """Start the engine's thread and take jobs."""
         self.loaded = loaded
-        loop = asyncio.get_running_loop()
-        identity = SpeculatorIdentity(
-            model=self.model,
-            speculator=self.instance,
-            node=self.ctx.node,
-            vocab=loaded.facts.vocab,
-            fingerprint=fingerprint_of(loaded.facts, loaded.exactness.settings),
+        self._start_engine(loaded)
+        self._embeddings = EmbeddingQueue(loaded)
+        self._intake = JobIntake(loaded, self.clock.now)
+        self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
+        self.emit(
+            ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())
         )
-        pipe = loaded.target.pipe if isinstance(loaded.target, PipelinedTarget) else None
-        cost = loaded.cost.ms if pipe is None else pipe.trip_ms
-        self._core = SpeculatorCore(identity, loaded.limits, cost, loaded.render, pipe)
+        await self.listen(WORK)
+        await self.renew_lease()
+        facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
+        self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
+        self._source.serves(loaded)
+
+    def _start_engine(self, loaded: LoadedModel) -> None:
+        loop = asyncio.get_running_loop()
+        self._core = core_for(loaded, self.model, self.instance, self.ctx.node)
         self._runner = Runner(
             self._core,
             loaded.target,
@@ -173,17 +153,6 @@ class SpeculatorService(ModelService[LoadedModel]):
         if self._cores is not None and loaded.limits.device is not DeviceKind.GPU:
             self._cores.enter(self.instance)
         self._runner.start()
-        self._embeddings = EmbeddingQueue(loaded)
-        self._preparation = TokenizeQueue(loaded, self.clock.now)
-        self.is_ready("exact" if loaded.exactness.exact else "not exact on this device")
-        self.emit(
-            ModelMeasured(model=self.model, node=self.ctx.node, exactness=loaded.exactness, cost=loaded.cost.points())
-        )
-        await self.listen(WORK)
-        await self.renew_lease()
-        facts = msgspec.structs.replace(loaded.facts, tool_format=loaded.tool_format)
-        self.emit(ModelReady(node=self.ctx.node, facts=facts, load_ms=loaded.load_ms))
-        self._source.serves(loaded)
 
     def facts(self) -> SpeculatorFacts:
         """Returns what `twd status` and the edge read of this speculator."""
@@ -223,66 +192,49 @@ class SpeculatorService(ModelService[LoadedModel]):
             if not await asyncio.to_thread(self._runner.stop):
                 return False
             await asyncio.sleep(0)
-        beside = [one.close() for one in (self._preparation, self._embeddings) if one is not None]
+        beside = [one.close() for one in (self._intake, self._embeddings) if one is not None]
         return all(await asyncio.gather(*beside))
 
     # -- jobs ----------------------------------------------------------------------------------
 
     def on_job_submitted(self, event: JobSubmitted, reply: Reply) -> Effects:
         """Refuse at once a job that cannot be queued; prepare the others beside the event loop."""
-        if self._core is None or self._runner is None:
+        if self._core is None or self._intake is None:
             return None
-        new, ahead = self._job_dedup.is_new(event), 0
+        new, ahead = self._intake.is_new(event), 0
         try:
             self._owners.check(event)
             if new:
-                ahead = self._core.check(event, len(self._job_dedup) + self._posted)
+                ahead = self._core.check(event, len(self._intake))
         except TwdError as error:
             reply(JobFailed(job=event.job, attempt=event.attempt, failure=error.failure))
             return None
         reply(JobQueued(job=event.job, attempt=event.attempt, speculator=self.instance, ahead=ahead))
         if new:
             if event.judge is not None:
-                self._trials.wait(self.clock.now(), JUDGING_S)
-            for trial in self._trials.interrupt():
+                self._drafters.trials.wait(self.clock.now(), JUDGING_S)
+            for trial in self._drafters.trials.interrupt():
                 self._cancel(trial, "a user's job arrived")
             session = self.ctx.ids.session()
             self._owners.take(event, session)
-            self._take(event, session)
+            self._take(self._intake, event, session)
         return None
 
-    def _take(self, job: JobSubmitted, session: SessionId) -> None:
-        earlier = self._job_dedup.take(job)
-        if earlier is not None:
-            self._drop(earlier)
+    def _take(self, intake: JobIntake, job: JobSubmitted, session: SessionId) -> None:
+        intake.take(job)
         self._idle.clear()
-        self.tasks.start(f"prepare {job.job}", self._prepare(job, session))
+        self.tasks.start(f"prepare {job.job}", self._prepare(intake, job, session))
 
-    async def _prepare(self, job: JobSubmitted, session: SessionId) -> None:
-        assert self._preparation is not None
-        assert self._runner is not None
-        arrived = self.clock.now()
-        loop = asyncio.get_running_loop()
+    async def _prepare(self, intake: JobIntake, job: JobSubmitted, session: SessionId) -> None:
         try:
-            opening = await self._preparation.prepared(job, session, arrived)
+            await intake.prepare(job, session, self._post, self._look_idle)
         except TwdError as error:
-            if self._job_dedup.prepared(job):
-                self._refuse(job, error.failure)
-            return
-        if opening is None:
-            return
+            self._refuse(job, error.failure)
 
-        def submit(core: SpeculatorCore, now: float) -> None:
-            core.submit(job, opening, min(arrived, now))
-            soon(loop, self._arrived)
-
-        if self._job_dedup.prepared(job):
-            self._posted += 1
-            self._runner.post(submit)
-
-    def _arrived(self) -> None:
-        self._posted -= 1
-        self._look_idle()
+    def _post(self, command: Command, *, droppable: bool = False) -> None:
+        """Run a command on the engine's thread, once there is one."""
+        if self._runner is not None:
+            self._runner.post(command, droppable=droppable)
 
     def _refuse(self, job: JobSubmitted, failure: Failure) -> None:
         """Fail a job that never reached the core."""
@@ -303,23 +255,17 @@ class SpeculatorService(ModelService[LoadedModel]):
         return None
 
     def _cancel(self, job: JobId, reason: str, attempts: int = 0) -> None:
-        coming = self._job_dedup.cancel(job, attempts)
+        coming = self._intake.cancel(job, attempts) if self._intake is not None else None
         if coming is not None:
-            self._drop(coming)
             self._refuse(coming, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"))
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.cancel(job, now, reason, attempts))
-
-    def _drop(self, job: JobSubmitted) -> None:
-        if self._preparation is not None:
-            self._preparation.drop(job)
+        self._post(lambda core, now: core.cancel(job, now, reason, attempts))
 
     def _deliver(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Publish) and isinstance(effect.event, _ENDS):
                 self._ended(effect.event.job, effect.event.attempt)
             elif isinstance(effect, Publish) and isinstance(effect.event, DrafterChecked):
-                self._trials.spare(effect.event.drafter)
+                self._drafters.trials.spare(effect.event.drafter)
             elif isinstance(effect, Publish) and isinstance(effect.event, TokensAccepted):
                 self._source.accepted(len(effect.event.tokens))
         self.run_effects(effects)
@@ -328,18 +274,19 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     def _ended(self, job: JobId, attempt: int) -> None:
         self._owners.ended(job, attempt)
-        drafter = self._trials.end(job, self.clock.now())
-        if drafter is not None and self._runner is not None:
-            self._runner.post(lambda core, now: core.assess(drafter))
+        drafter = self._drafters.trials.end(job, self.clock.now())
+        if drafter is not None:
+            self._post(lambda core, now: core.assess(drafter))
 
     def _look_idle(self) -> None:
         """If there is no other job, start the next trial of a drafter, one after the other."""
         if not self._owners:
             self._source.rests()
-        if self._core is None or not self._core.idle or self._job_dedup or self._posted:
+        if self._core is None or self._intake is None or not self._core.idle or self._intake:
             return
-        if self._trials.due(self.clock.now()) and not (self._core.draining or self._stopping):
-            self._take(self._trials.begin(self.ctx.ids.job()), self.ctx.ids.session())
+        trials = self._drafters.trials
+        if trials.due(self.clock.now()) and not (self._core.draining or self._stopping):
+            self._take(self._intake, trials.begin(self.ctx.ids.job()), self.ctx.ids.session())
         else:
             self._idle.set()
 
@@ -349,14 +296,10 @@ class SpeculatorService(ModelService[LoadedModel]):
         """Free memory that is not needed, and publish how much that was."""
         if event.node != self.ctx.node or event.model not in ("", self.model):
             return None
-        reclaim = self._source.reclaim
-        told = MemoryReclaimed(
-            node=self.ctx.node, model=self.model, rss_before=0, rss_after=0, cached_before=0, cached_after=0
-        )
-        if reclaim is None:
-            return [Publish(msgspec.structs.replace(told, problem="its weights are not in this process"))]
-        if self.loaded is None:
-            return [Publish(msgspec.structs.replace(told, problem="it is not loaded yet"))]
+        reclaim, told = self._source.reclaim, nothing_reclaimed(self.ctx.node, self.model)
+        if reclaim is None or self.loaded is None:
+            problem = "its weights are not in this process" if reclaim is None else "it is not loaded yet"
+            return [Publish(msgspec.structs.replace(told, problem=problem))]
         return [Do("reclaim", lambda: self._tell_reclaimed(reclaim, told))]
 
     async def _tell_reclaimed(self, reclaim: Callable[[], ReclaimedMemory], told: MemoryReclaimed) -> None:
@@ -366,90 +309,55 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
         """Attach a drafter whose drafts can be used; otherwise publish why they cannot."""
-        if self._core is None or self._runner is None or self.loaded is None:
+        if self.loaded is None or self._runner is None or event.for_model not in ("", self.model):
             return None
-        if event.for_model not in ("", self.model):
-            return None
-        facts = self.loaded.facts
-        if (refused := refusal(event, facts)) is not None:
-            return [Publish(refused)]
-        beside = share_device(self.ctx.node, self.loaded.limits.device, event)
-        drafter = taken_for(event, facts, beside=beside, step_ms=self.loaded.cost.ms(1))
-        new = self._drafter_registry.take(drafter)
-        self._attach(drafter)
-        if new:
-            self._trials.want(drafter.name)
-            self._look_idle()
-        return None
-
-    def _attach(self, drafter: AttachedDrafter) -> None:
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.attach(drafter, now))
+        refused = self._drafters.offered(event, self.loaded, self.ctx.node)
+        self._look_idle()
+        return None if refused is None else [Publish(refused)]
 
     def on_drafter_detached(self, event: DrafterDetached) -> Effects:
         """Detach a drafter that left."""
-        self._drafter_registry.left(event.drafter)
-        self._detach(event.drafter)
+        self._drafters.left(event.drafter)
         return None
-
-    def _detach(self, drafter: InstanceId) -> None:
-        self._trials.spare(drafter)
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.detach(drafter, now))
 
     def on_draft_proposed(self, event: DraftProposed) -> Effects:
         """Pass drafts to the engine's thread, which drops them if too many wait."""
-        if self._runner is None or self.loaded is None:
+        if self.loaded is None:
             return None
         tokens = event.tokens or (self.loaded.tokenize(event.text) if event.text else [])
-        self._runner.post(lambda core, now: core.draft(event, tokens, now), droppable=True)
+        self._post(lambda core, now: core.draft(event, tokens, now), droppable=True)
         return None
 
     def on_tokens_agreed(self, event: TokensAgreed) -> Effects:
         """Pass tokens on which drafters agree to the engine's thread."""
-        if self._runner is not None:
-            self._runner.post(lambda core, now: core.agree(event, now), droppable=True)
+        self._post(lambda core, now: core.agree(event, now), droppable=True)
         return None
 
     def on_service_stopped(self, event: ServiceStopped) -> Effects:
         """Forget a service that stopped: a drafter, or the owner of jobs, which are cancelled."""
-        self._drafter_registry.left(event.source)
-        self._forget(event.source)
+        self._drafters.left(event.source)
+        self._owner_gone(event.source)
         return None
 
-    def _forget(self, instance: InstanceId) -> None:
-        self._detach(instance)
+    def _owner_gone(self, instance: InstanceId) -> None:
         for job in self._owners.jobs_of(instance):
             self._cancel(job, "its owner is gone")
 
     # -- parts of the target -------------------------------------------------------------------
 
-    def on_stage_ready(self, event: StageReady) -> Effects:
-        """A slice is loaded somewhere."""
+    def _hear_of_target(self, event: Event) -> Effects:
         self._source.hear(event)
         return None
 
-    def on_stage_gone(self, event: StageGone) -> Effects:
-        """A stage left."""
-        self._source.hear(event)
-        return None
-
-    def on_placement_decided(self, event: PlacementDecided) -> Effects:
-        """The coordinator decided about a model."""
-        self._source.hear(event)
-        return None
-
-    def on_node_changed(self, event: NodeChanged) -> Effects:
-        """A machine or its processes changed."""
-        self._source.hear(event)
-        return None
+    on_stage_ready = on_stage_gone = on_placement_decided = on_node_changed = _hear_of_target
+    """A stage, the placement of a model, or a machine has changed."""
 
     # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> Effects:
         """Send signs of life, and check whether the device hangs and whether owners and drafters are alive."""
         self._source.tick()
-        if self._runner is None or self.loaded is None:
+        if self._runner is None or self.loaded is None or self._intake is None:
             return None
         if self._cores is not None:
             self._cores.look()
@@ -459,9 +367,9 @@ class SpeculatorService(ModelService[LoadedModel]):
         self._look_idle()
         since = self._runner.busy_since
         in_long_pass = since is not None and now - since > self.loaded.limits.keepalive_s
-        for sign in self._owners.signs_of_life(None if in_long_pass else self._job_dedup.coming):
+        for sign in self._owners.signs_of_life(None if in_long_pass else self._intake.in_preparation):
             self.emit(sign)  # the engine's thread sends no sign of life during a long pass, or for jobs in preparation
-        if (self._owners or self._drafter_registry) and now >= self._look_at_leases_at:
+        if (self._owners or self._drafters) and now >= self._look_at_leases_at:
             self._look_at_leases_at = now + _LEASE_CHECK_S
             self.tasks.start("leases", self._check_leases())
         return None
@@ -471,14 +379,12 @@ class SpeculatorService(ModelService[LoadedModel]):
         their usual pass times."""
         if self._source.watched or self._runner is None or self.loaded is None:
             return None
-        if self.loaded.limits.device is not DeviceKind.CPU:
-            return None
-        return self._runner.pace.now
+        return self._runner.pace.now if self.loaded.limits.device is DeviceKind.CPU else None
 
     async def _check_leases(self) -> None:
         """Forget owners and drafters whose lease is gone: they were killed and could not say so. A drafter that was
         only cut off is attached again when its lease is back."""
-        counted_on = self._owners.instances | self._drafter_registry.here
+        counted_on = self._owners.instances | self._drafters.here
         try:
             leases = await self.bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             alive = {InstanceId(entry.key) for entry in await leases.entries()}
@@ -488,7 +394,6 @@ class SpeculatorService(ModelService[LoadedModel]):
             return
         for gone in counted_on - alive:
             self.log.warning("%s is gone; its jobs are cancelled, and its guesses are waited for no more", gone)
-            self._drafter_registry.lost(gone)
-            self._forget(gone)
-        for drafter in self._drafter_registry.returned(alive):
-            self._attach(drafter)
+            self._drafters.lost(gone)
+            self._owner_gone(gone)
+        self._drafters.attach_returned(alive)

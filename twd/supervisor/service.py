@@ -6,8 +6,9 @@ from typing import Final, Protocol
 
 from twd.bus.base import BusError, LeaseEntry, Leases
 from twd.kit.effects import Do
+from twd.kit.errors import internal
 from twd.kit.instance_tracker import InstanceTracker
-from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext, internal
+from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import heard
 from twd.process.hang import Unheard
 from twd.process.hung_log import HungLog

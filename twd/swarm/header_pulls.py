@@ -37,7 +37,7 @@ class HeaderPulls:
 
     async def fetch(self, event: PullWanted) -> PullAnswered:
         """Bring the headers of a model, and answer where the first file is."""
-        manifests = await self._pulls.manifests(event, self._machines())
+        manifests = await self._pulls.manifests.find(event, self._machines())
         first = manifests[0]
         target = self._folder / first.name[:16] / first.filename
         async with self._turns.setdefault(first.name, asyncio.Lock()):

@@ -112,7 +112,7 @@ class LayerPulls:
         made elsewhere first; a wish by name when that has come.
         """
         assert event.layers is not None
-        manifests = [] if event.hash else await self._pulls.manifests(event, self._machines())
+        manifests = [] if event.hash else await self._pulls.manifests.find(event, self._machines())
         for manifest in manifests:
             header_ranges(manifest)
         first = manifests[0] if manifests else None
@@ -156,7 +156,7 @@ class LayerPulls:
 
     async def _run(self, job: LayerJob, dest: Path | None) -> None:
         try:
-            job.manifests = job.manifests or await self._pulls.manifests(job.event, self._machines())
+            job.manifests = job.manifests or await self._pulls.manifests.find(job.event, self._machines())
             lock = self._locks.setdefault(job.root, asyncio.Lock())
             async with lock:
                 transfer = job.transfer = self._pulls.layers(job.manifests, job.wish.layers, self.parts, self._machines)

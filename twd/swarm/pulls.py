@@ -11,18 +11,18 @@ from weakref import WeakValueDictionary
 
 from twd.kit.tasks import TaskGroup
 from twd.models.stores import ModelStore
-from twd.pieces.layers import Ranges, check_together
-from twd.pieces.manifest import Manifest, Shard, load_manifest
+from twd.pieces.layers import Ranges
+from twd.pieces.manifest import Manifest, load_manifest
 from twd.pieces.names import BITMAP, manifest_of, part_of, wish_of
 from twd.pieces.partial import ROOM_LEFT, NoRoomForFile, look
 from twd.pieces.parts import PartFolder
 from twd.pieces.signing import check_signer
 from twd.process.platform import disk_bytes
 from twd.settings.model import SwarmConfig
-from twd.swarm.first_answer import LATE_S, AskedMachine, first_answer
 from twd.swarm.layer_transfer import LayerTransfer
 from twd.swarm.library import Library
-from twd.swarm.machines import Certificates, Machine, find_file
+from twd.swarm.machines import Certificates, Machine
+from twd.swarm.manifests import ManifestFinder
 from twd.swarm.pace import Pace
 from twd.swarm.peer import Peer, Peers
 from twd.swarm.puller import Hooks
@@ -38,15 +38,9 @@ from twd.wire.swarm import (
     PullFinished,
     PullProgressed,
     PullWanted,
-    SharedFile,
 )
 
 PATIENCE_S: Final = 60.0
-ADMITTED_S: Final = 4.0
-"""Seconds until the other machines have seen a new machine in the registry and admit it."""
-AGAIN_S: Final = 0.3
-READ_LATE_S: Final = 20.0
-"""After so many seconds without the manifest of a file that must be read for it, another machine reads it, too."""
 RUNNING_MAX: Final = 1024
 AT_ONCE: Final = 16
 """So many files are on their way here at once; the others wait."""
@@ -84,6 +78,7 @@ class Pulls:
     ) -> None:
         self._library, self._peers, self._certificates = library, peers, certificates
         self._settings, self._pace, self._teller = settings, pace, teller
+        self.manifests = ManifestFinder(library, peers, certificates, settings.signers)
         self._running: dict[str, Transfer] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._turns, self._machines = asyncio.Semaphore(AT_ONCE), list[Machine]()
@@ -108,7 +103,7 @@ class Pulls:
 
     async def begin(self, event: PullWanted, dest: Path, machines: Sequence[Machine]) -> PullAnswered:
         """Start to pull the files of a model that are not here; returns the answer to the request."""
-        manifests = await self.manifests(event, machines)
+        manifests = await self.manifests.find(event, machines)
         coming = await asyncio.to_thread(_lacking, dest, manifests)
         for manifest in coming:
             if manifest.name not in self._running:
@@ -125,79 +120,10 @@ class Pulls:
             more=[one.name for one in coming[1:]],
         )
 
-    async def manifests(self, event: PullWanted, machines: Sequence[Machine]) -> list[Manifest]:
-        """Return the manifests of the wanted model's files; raises TwdError where nobody has one, or its signer is none
-        of ours. A wish by root is for that file alone, unless it is for layers or headers."""
-        first, giver = await self._first(event, machines)
-        several = first.model_hash and (event.layers is not None or event.headers or not event.root)
-        others = [await self._other(shard, giver, machines) for shard in (first.shards[1:] if several else ())]
-        found = [first, *others]
-        if others:
-            check_together(found)
-        for manifest in found:
-            check_signer(manifest, self._settings.signers)
-        return found
-
-    async def _other(self, shard: Shard, giver: Sequence[Machine], machines: Sequence[Machine]) -> Manifest:
-        """Return the manifest of one more file of a split model; who gave the first one has made them all."""
-        own = self._library.find(shard.root)
-        if own is not None:
-            return own.manifest
-        wanted = SharedFile(file=shard.filename, size=shard.size, root=shard.root)
-        holders = (*giver, *(one for one in machines if one.has(shard.root) and one not in giver))
-        try:
-            found, _ = await first_answer(self._asked(machine, wanted) for machine in holders)
-        except TwdError as error:
-            why = str(error) or "no machine of this bus shares it"
-            text = f"the manifest of {shard.filename} does not come: {why}"
-            raise TwdError(FailureCode.NO_SOURCE, text) from None
-        return found
-
-    async def _first(self, event: PullWanted, machines: Sequence[Machine]) -> tuple[Manifest, Sequence[Machine]]:
-        """Return the manifest of the wanted file, and which machine gave it."""
-        own = self._own(event)
-        if own is not None:
-            return own.manifest, ()
-        found = find_file(machines, event.root, event.file, event.hash)
-        _check_one(event, found, machines)
-        give_up = time.monotonic() + ADMITTED_S
-        while True:
-            try:
-                order = sorted(found, key=lambda pair: not pair[1].root)  # the others must read it first
-                manifest, giver = await first_answer(self._asked(machine, one) for machine, one in order)
-                return manifest, [giver]
-            except TwdError:
-                if time.monotonic() > give_up:
-                    raise
-            await asyncio.sleep(AGAIN_S)
-
-    def _own(self, event: PullWanted) -> Shared | None:
-        if event.root:
-            return self._library.find(event.root)
-        named = (shared for shared in self._library if event.hash and shared.manifest.hash == event.hash)
-        return next(named, None)
-
     def whole(self, quick_hash: str) -> Path | None:
         """Return the first file of the model with this quick hash, if all of its files are here."""
         firsts = (shared for shared in self._library if shared.manifest.hash == quick_hash)
         return next((shared.path for shared in firsts if self._library.is_whole(shared)), None)
-
-    def _asked(self, machine: Machine, one: SharedFile) -> AskedMachine[tuple[Manifest, Machine]]:
-        """One machine to ask for a manifest; who must read the file first may take long."""
-
-        async def ask() -> tuple[Manifest, Machine]:
-            return await self._manifest_from(machine, one), machine
-
-        return AskedMachine(ask, LATE_S if one.root else READ_LATE_S)
-
-    async def _manifest_from(self, machine: Machine, one: SharedFile) -> Manifest:
-        where = f"{one.root}/manifest" if one.root else f"by-hash/{one.hash}"
-        context = self._certificates.client(machine.door.certificate)
-        found = await self._peers.manifest(f"{machine.url}/v1/swarm/{where}", context, patient=not one.root)
-        if (one.root and found.name != one.root) or (not one.root and found.hash != one.hash):
-            text = f"{machine.node} gave the manifest of another file than {one.file}"
-            raise TwdError(FailureCode.WRONG_BYTES, text)
-        return found
 
     def start(self, manifest: Manifest, target: Path, ranges: Sequence[tuple[int, int]] = ()) -> None:
         """Start or continue a transfer; raises TwdError if it cannot start."""
@@ -385,17 +311,3 @@ def _lacking(dest: Path, manifests: Sequence[Manifest]) -> list[Manifest]:
 def _held(target: Path) -> int:
     part = part_of(target)
     return disk_bytes(part.stat()) if part.exists() else 0
-
-
-def _check_one(event: PullWanted, found: Sequence[tuple[Machine, SharedFile]], machines: Sequence[Machine]) -> None:
-    """Raise TwdError if no machine has the file, or if its name is ambiguous."""
-    name = event.file or event.root[:12] or event.hash[:12]
-    if not found:
-        there = sorted({one.file for machine in machines for one in machine.files})
-        listed = f"; there is: {', '.join(there[:8])}" if there else "; no machine of this bus shares any"
-        raise TwdError(FailureCode.NO_SOURCE, f"no machine of this bus has {name!r}{listed}")
-    roots, hashes = {one.root for _, one in found if one.root}, {one.hash for _, one in found if one.hash}
-    if len(roots) > 1 or len(hashes) > 1:
-        listed = ", ".join(sorted(f"{one.root[:12] or one.hash[:12]} at {machine.node}" for machine, one in found))
-        text = f"several files are called {name!r}: {listed}; name the one that is meant by its root"
-        raise TwdError(FailureCode.BAD_REQUEST, text, "file")

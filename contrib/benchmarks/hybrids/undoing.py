@@ -18,7 +18,8 @@ from contrib.benchmarks.engine.random_model import random_model
 from tests.engine.slices.recipes import recipe
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.wire.base import ModelId
 from twd.wire.job import Sampling
 

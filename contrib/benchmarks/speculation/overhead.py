@@ -22,7 +22,8 @@ from harness import MODEL, System, spoken, weights
 
 from twd.bench.prompts import PROMPTS
 from twd.chat.template import render_tokens
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.process.cores import usable_cores
 from twd.wire.job import ChatMessage, Prompt
 

@@ -13,13 +13,13 @@ from tests.engine.tiny_models import write_llama
 from twd.agent.detect import MachineDetector
 from twd.coordinator.core.machines.devices import find_devices
 from twd.decoding.sampler import SamplerFactory
-from twd.engine import loading
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.choices import USUAL
 from twd.engine.device_rows.trial import try_device_rows
 from twd.engine.library import EngineDevice, devices
-from twd.engine.loading import LoadPlan, load_native
-from twd.engine.measuring import cost
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
+from twd.engine.measuring import at_load, cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.steps.binding import RuleHolder
@@ -70,7 +70,7 @@ def test_with_insistence_drafts_change_nothing(
     """The self-test tells whether windows are exact; texts with wrong, right and no drafts tell if that is so."""
     monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
     monkeypatch.setattr(cost, "_DEPTH", ROWS)
-    monkeypatch.setattr(loading, "SHARED_WIDTHS", ())
+    monkeypatch.setattr(at_load, "SHARED_WIDTHS", ())
     path = write_llama(tmp_path / "lively.gguf", lively=3.0)
     plan = LoadPlan(ModelId("card"), path, ctx_size=128, parallel=2, threads=1, insist=True, gpu_layers=ALL_LAYERS)
     native = load_native(plan, lambda *_: None)

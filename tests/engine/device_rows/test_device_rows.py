@@ -15,11 +15,12 @@ from tests.engine.tiny_models import VOCABULARY, write_llama
 from twd.decoding.sampler import SamplerFactory, TokenSampler
 from twd.decoding.steps import PickRule
 from twd.decoding.window import Logits, Window
-from twd.engine import loading
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
 from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.device_rows.trial import RowsTrial, try_device_rows
-from twd.engine.loading import LoadPlan, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
+from twd.engine.measuring import at_load
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.steps.binding import NativePick, RuleHolder
 from twd.engine.target import LocalTarget
@@ -282,7 +283,7 @@ def test_where_there_is_nothing_to_try_nothing_is_told(model: LoadedGguf, loop: 
 def test_a_model_that_is_loaded_again_remembers_where_its_logits_stay(
     tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "logits_place", lambda pool, *, offloads: LogitsPlace.ANYWHERE)
+    monkeypatch.setattr(at_load, "logits_place", lambda pool, *, offloads: LogitsPlace.ANYWHERE)
     path = write_llama(tmp_path / "lively.gguf", lively=3.0)
     plan = LoadPlan(ModelId("m"), path, ctx_size=128, threads=1, exact=False, test=False, timed=True, memory=tmp_path)
     notes = []

@@ -13,7 +13,8 @@ GROUPS = 12
 _EACH = """
 import sys
 from pathlib import Path
-from twd.engine.loading import LoadPlan, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import load_native
 from twd.engine.rpc.pool import LayerShare, PoolPlan
 from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId

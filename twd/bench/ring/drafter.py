@@ -12,7 +12,8 @@ from twd.drafter.core import DrafterCore
 from twd.drafter.draft import DraftRules
 from twd.drafter.native import judge
 from twd.drafter.runner import DraftRunner, Judge
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import Event, InstanceId, ModelId, NodeId

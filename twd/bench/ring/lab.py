@@ -19,8 +19,8 @@ import msgspec
 from twd.decoding.cost import CostCurve
 from twd.kit.effects import Effect, Publish
 from twd.net.delay_proxy import DelayProxy
+from twd.ring.driver import RingDriver
 from twd.ring.frames import SessionSpec
-from twd.ring.home import RingDriver
 from twd.ring.links import SWITCH_S, ProbePace
 from twd.ring.target import RemoteSpecSampler, RingTarget
 from twd.ring.trial import pipe_of

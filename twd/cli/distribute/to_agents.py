@@ -120,7 +120,7 @@ async def _service_on(bus: "NatsBus", node: "NodeId") -> None:
 
 async def _ask(bus: "NatsBus", node: "NodeId", name: str, hash_: str) -> "PullAnswered":
     from twd.bus.base import BusError
-    from twd.kit.reply_decoding import read_answer
+    from twd.kit.messages.reply_decoding import read_answer
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
     from twd.wire.swarm import PullAnswered, PullWanted

@@ -246,8 +246,8 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     """Send a wish to the supervisor of its machine."""
 
     from twd.bus.base import NoResponders
-    from twd.kit.jobs.heard_events import stamp
-    from twd.kit.reply_decoding import read_answer
+    from twd.kit.messages.heard_events import stamp
+    from twd.kit.messages.reply_decoding import read_answer
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
 
@@ -284,7 +284,7 @@ class ProgressFollower:
             await self._bus.subscribe(ROUTE_OF[event].pattern, self._hear)
 
     def _hear(self, message: "BusMessage") -> None:
-        from twd.kit.jobs.heard_events import heard_event
+        from twd.kit.messages.heard_events import heard_event
         from twd.wire.model import ModelLoading
 
         event = heard_event(message)

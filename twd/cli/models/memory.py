@@ -157,7 +157,7 @@ async def _reclaim(ctx: CliContext, model: str) -> tuple[list[MemoryReclaimed], 
 
 async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId], told: list[MemoryReclaimed]) -> None:
     """Ask, and listen until everybody has answered or the time is up."""
-    from twd.kit.jobs.heard_events import heard_event
+    from twd.kit.messages.heard_events import heard_event
     from twd.wire.codec import encode
     from twd.wire.routes import ROUTE_OF, subject_of
 
@@ -171,7 +171,7 @@ async def _collect(bus: "NatsBus", wish: ReclaimWanted, waiting: set[InstanceId]
                 all_here.set()
 
     await bus.subscribe(ROUTE_OF[MemoryReclaimed].pattern, hear)
-    from twd.kit.jobs.heard_events import stamp
+    from twd.kit.messages.heard_events import stamp
 
     signed = stamp(wish, bus.name)
     bus.publish(subject_of(signed), encode(signed))

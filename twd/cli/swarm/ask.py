@@ -79,7 +79,7 @@ async def _ask(bus: "NatsBus", ctx: CliContext, asked: "Asked") -> "PullAnswered
 async def ask_service(bus: "NatsBus", wanted: "PullWanted") -> "PullAnswered":
     """Send a wish to the service of a machine; raises CommandError if none answers."""
     from twd.bus.base import BusError
-    from twd.kit.reply_decoding import read_answer
+    from twd.kit.messages.reply_decoding import read_answer
     from twd.wire.codec import encode
     from twd.wire.routes import subject_of
     from twd.wire.swarm import PullAnswered

@@ -10,9 +10,12 @@ from hashlib import sha256
 from twd.drafting.betting import Audit
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import Session
+from twd.wire.base import InstanceId
 from twd.wire.job import AnswerVerdict, Judged
 from twd.wire.judging import TokensAgreed
 
+CONSENSUS = InstanceId("consensus")
+"""The name under which tokens are reported on which drafters agreed."""
 PATIENCE_PASSES = 1.5
 """Agreement is awaited for as long as this many plain steps of the target take."""
 LONGEST_PASSES = 4.0
@@ -128,7 +131,7 @@ class Consensus:
         return Judged(
             verdict=AnswerVerdict.UNJUDGED,
             approximate=bool(session.unlike or session.unread),
-            member="consensus",
+            member=CONSENSUS,
             kept=session.agreed,
             unlike=session.unlike,
             why=f"drafters agreed on {session.agreed} tokens; {session.unread} of them were never read",

@@ -6,36 +6,34 @@ leaves on the assumption that all drafts of window i are accepted. A mismatch st
 flight of the old epoch become void.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 from msgspec.structs import replace
 
 from twd.decoding.pipeline import PipelineState
-from twd.decoding.window import FIRST_EPOCH, VerifyResult
+from twd.decoding.window import VerifyResult
 from twd.drafting.window_value import Cost
 from twd.kit.effects import Effect
 from twd.speculator.core.batch_planning import NextStep, StepPlanner
-from twd.speculator.core.consensus import Consensus
-from twd.speculator.core.draft_tree import DraftNode
+from twd.speculator.core.consensus import CONSENSUS, Consensus
 from twd.speculator.core.drafted_experts import DraftedExperts
 from twd.speculator.core.limits import SpeculatorIdentity, SpeculatorLimits
 from twd.speculator.core.outgoing import Outgoing
-from twd.speculator.core.output_coalescing import add
 from twd.speculator.core.pipelining import PipelinePlanner
-from twd.speculator.core.session import HEAD, NGRAM, PreparedRequest, Session
-from twd.speculator.core.telling import failed, finished, opened, started, take_scores
+from twd.speculator.core.session import PreparedRequest, Session
+from twd.speculator.core.session_ends import SessionEnds
+from twd.speculator.core.session_table import SessionTable
+from twd.speculator.core.telling import opened, started
+from twd.speculator.core.window_results import WindowResults
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
-from twd.wire.base import InstanceId, JobId, SessionId
-from twd.wire.draft import DraftProposed, SessionClosed
+from twd.wire.base import InstanceId, JobId
+from twd.wire.draft import DraftProposed
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.job import FinishReason, JobSubmitted
-from twd.wire.judging import RACERS, ModeClosed, TokensAgreed
+from twd.wire.judging import RACERS, TokensAgreed
 
-CONSENSUS = InstanceId("consensus")
-"""The name under which tokens are reported on which drafters agreed."""
 _NO_DRAFTER = (
     "no drafter is there, and speculation.fallback_on_draft_failure is off: "
     "start one (`twd run drafter`), or set it to true"
@@ -62,10 +60,9 @@ class SpeculatorCore:
         self.limits = limits
         self.cost = cost
         self.render = render
-        self.queue: deque[Session] = deque()
-        self.sessions: dict[int, Session] = {}
-        self.by_job: dict[JobId, Session] = {}
-        self.by_id: dict[SessionId, Session] = {}
+        self._table = SessionTable(limits.slots)
+        self.queue, self.sessions = self._table.queue, self._table.running
+        self.by_job, self.by_id = self._table.by_job, self._table.by_id
         usual = limits.undo.usual(cost) if limits.undo is not None else cost
         self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
         self.consensus = Consensus(limits)
@@ -76,9 +73,12 @@ class SpeculatorCore:
             else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool, self.consensus)
         )
         self.draining = False
-        self._epochs = FIRST_EPOCH
-        self._released: list[int] = []
         self._out = Outgoing(limits, cost, self.sessions)
+        pool = self.drafter_pool
+        self._ends = SessionEnds(self._table, self._out, pool, self.consensus, self._planner.recall)
+        self._results = WindowResults(
+            identity, limits, self._table, self._ends, self._out, pool, self.consensus, self.drafted
+        )
 
     # -- what comes in -------------------------------------------------------------------------
 
@@ -102,18 +102,17 @@ class SpeculatorCore:
         if old is not None:
             if old.job.attempt >= job.attempt:
                 return
-            self._drop(old)
+            self._ends.drop(old)
         session = Session(self._bounded(job), opening, self.drafter_pool.calibrations, now, self.limits.ngram_match)
-        self.by_job[job.job] = session
-        self.by_id[session.id] = session
+        self._table.add(session)
         problem = session.overflow(self.limits.ctx_size)
         if problem:
             field = "prompt" if session.prompt_len >= self.limits.ctx_size else "max_tokens"
-            self._fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field=field), now)
+            self._ends.fail(session, Failure(code=FailureCode.CONTEXT_OVERFLOW, message=problem, field=field), now)
             return
         ended = session.ended_before(self.limits.ctx_size) if job.resume else None
         if ended is not None:
-            self._finish(session, ended, now)
+            self._ends.finish(session, ended, now)
             return
         self.queue.append(session)
 
@@ -127,18 +126,18 @@ class SpeculatorCore:
         """Cancel a job because its owner asked. `attempts`: only attempts up to this number; 0: any attempt."""
         session = self.by_job.get(job)
         if session is not None and (not attempts or session.job.attempt <= attempts):
-            self._fail(session, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"), now)
+            self._ends.fail(session, Failure(code=FailureCode.CANCELLED, message=reason or "cancelled"), now)
 
     def fail_all(self, failure: Failure, now: float) -> None:
         """Fail every job with this failure, because the target is lost."""
         for session in list(self.by_job.values()):
-            self._fail(session, failure, now)
+            self._ends.fail(session, failure, now)
 
     def fail_job(self, job: JobId, failure: Failure, now: float) -> None:
         """Fail one job."""
         session = self.by_job.get(job)
         if session is not None:
-            self._fail(session, failure, now)
+            self._ends.fail(session, failure, now)
 
     def attach(self, drafter: AttachedDrafter, now: float) -> None:
         """Attach a drafter and tell it the running sessions."""
@@ -153,7 +152,7 @@ class SpeculatorCore:
         self.drafter_pool.detach(name)
         failure = Failure(code=FailureCode.BACKEND_DOWN, message=_NO_DRAFTER)
         for session in [one for one in self.by_job.values() if self._lacks_drafters(one.job)]:
-            self._fail(session, failure, now)
+            self._ends.fail(session, failure, now)
 
     def _lacks_drafters(self, job: JobSubmitted) -> bool:
         wants = job.speculation.enabled and job.judge is None
@@ -197,18 +196,16 @@ class SpeculatorCore:
 
     def admit(self, now: float) -> list[Session]:
         """Returns the sessions that should get a slot of the target now, oldest first."""
-        self._expire(now)
-        free = self.limits.slots - len(self.sessions) - len(self._released)
-        return [self.queue.popleft() for _ in range(min(free, len(self.queue)))]
+        self._ends.fail_overdue(now)
+        return self._table.take_waiting()
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""
         self._out.say_all(now)
         read = min(cached, len(session.tokens) - 1 - session.unread)  # unread tokens are still to be scored
-        session.slot, session.fed, session.read_from = slot, read, read
-        session.epoch = self._next_epoch()
+        session.fed = session.read_from = read
         session.spoke_at = session.accepted_at = session.passed_at = now
-        self.sessions[slot] = session
+        self._table.place(session, slot)
         if session.opened_at < 0:
             self._start(session, cached, now)
 
@@ -219,7 +216,7 @@ class SpeculatorCore:
         if rows > self.limits.prefill_rows or self.cost(rows) > self.limits.stream_ms:
             self._out.say(session, now)
         if session.job.max_tokens == 0 or session.scored:
-            self._finish(session, FinishReason.LENGTH, now)
+            self._ends.finish(session, FinishReason.LENGTH, now)
         elif session.speculates and self.drafter_pool.drafters:
             self._tell_open(session, now)
 
@@ -229,17 +226,8 @@ class SpeculatorCore:
         running = sorted(self.sessions.values(), key=lambda session: session.opened_at)
         for session in reversed(running):
             self._out.say(session, session.accepted_at)
-            session.inflight_windows.clear()
-            session.slot = -1
-            self.queue.appendleft(session)
-        self.sessions.clear()
-        self._released.clear()
-
-    def _next_epoch(self) -> int:
-        """Returns a new epoch, unique over all sessions. So a late result of an ended session never matches the next
-        session in the same slot."""
-        self._epochs += 1
-        return self._epochs
+            self._table.requeue(session)
+        self._table.forget_slots()
 
     def _tell_open(self, session: Session, now: float) -> None:
         """Publish the session to each drafter by name, so that nobody else receives the prompt."""
@@ -258,8 +246,7 @@ class SpeculatorCore:
 
     def released(self) -> list[int]:
         """Returns the slots whose sessions ended. The target keeps their tokens for the next prompt."""
-        slots, self._released = self._released, []
-        return slots
+        return self._table.released()
 
     # -- the next pass -------------------------------------------------------------------------
 
@@ -277,88 +264,8 @@ class SpeculatorCore:
     def verdicts(self, verdicts: Sequence[VerifyResult], now: float) -> None:
         """Take the results of some windows."""
         for verdict in verdicts:
-            session = self.sessions.get(verdict.slot)
-            if session is None or verdict.epoch != session.epoch or not session.inflight_windows:
-                continue
-            self._judge(session, verdict, now)
+            self._results.take(verdict, now)
         self._out.keep_alive(self.by_job.values(), now)
-
-    def _judge(self, session: Session, verdict: VerifyResult, now: float) -> None:
-        inflight = session.inflight_windows.popleft()
-        if verdict.failure is not None:
-            self._fail(session, verdict.failure, now)
-            return
-        if session.judged is not None:
-            if inflight.picks:
-                self._score(session, verdict, now)
-            elif session.scored:
-                self._finish(session, FinishReason.STOP, now)
-            return
-        if not inflight.picks:
-            return
-        session.replay = verdict.replay
-        agreed = session.unread
-        if agreed:
-            self._read(session, verdict)
-        if session.ending is not None:
-            self._finish(session, session.ending, now)
-            return
-        held = min(len(verdict.tokens) - 1, len(inflight.nodes))
-        session.spec_stats.passes += len(verdict.tokens) - 1 - held  # several steps in one call
-        guessed = [self._author(session, node) for node in inflight.nodes]
-        if session.first_at < 0:
-            session.first_at = now
-        place = (len(session.tokens), session.generated)
-        kept, shown, end = session.take(verdict.tokens)
-        taken = min(held, len(kept))  # drafts behind the end became no text
-        judged = guessed[: held + 1] if inflight.parents is None else [guessed[i - 1] for i in verdict.path[1:]]
-        session.spec_stats.count(judged if taken == held else judged[:taken], taken)
-        session.fed = len(session.tokens) - 1
-        if self.drafted is not None and session.speculates:
-            self.drafted.learn(session.beginnings(place[0], taken))
-        if place[1]:
-            self.drafter_pool.measure(session, agreed + len(kept), (now - session.passed_at) * 1000, guessed)
-        session.accepted_at = session.passed_at = now
-        ahead = self._guess_behind(session) if held >= len(inflight.nodes) else None
-        follows = ahead is not None and ahead.token == verdict.tokens[-1]
-        if ahead is not None:
-            session.spec_stats.count([self._author(session, ahead)], int(follows))
-        if held < len(inflight.nodes) or (session.inflight_windows and not follows):
-            self._void(session)
-        if len(session.tokens) >= self.limits.ctx_size and end is None:
-            end = session.cut()
-        if end is None:
-            session.hang(HEAD, verdict.guesses, verdict.sure)
-            self._out.tell_all(self.drafter_pool.grant(session, now))
-        accepted = session.accepted(*place, kept, shown, verdict.logprobs[: len(kept)])
-        checked, drafter = len(inflight.nodes) + (ahead is not None), guessed[0] if taken else ""
-        self._out.speak(session, replace(accepted, checked=checked, taken=taken + follows, drafter=drafter), now)
-        if end is not None:
-            self._finish(session, end, now)
-            return
-        vote, session.vote = session.vote, None
-        if vote is not None and not session.inflight_windows and self.consensus.applies(session):
-            self._take_agreed(session, vote, now)
-
-    def _score(self, session: Session, verdict: VerifyResult, now: float) -> None:
-        """Record the scores of some tokens of a given answer. The same pass may also have read the end of the
-        prompt."""
-        piece, end = take_scores(session, verdict, now, self.limits.ctx_size)
-        self._void(session)  # the last token is computed again with the next ones
-        if piece is not None:
-            self._out.say(session, now)
-            add(session.unsaid, piece)
-        if end is not None:
-            self._finish(session, end, now)
-
-    def _read(self, session: Session, verdict: VerifyResult) -> None:
-        """The target has read the tokens on which drafters agreed. Only the tokens behind them are new."""
-        unread = session.unread
-        closed = self.consensus.read(session, [one.gap for one in verdict.scores])
-        if closed:
-            self._out.tell(ModeClosed(model=self.identity.model, mode="consensus", why=closed))
-        session.fed = len(session.tokens) - 1
-        del verdict.tokens[:unread]
 
     def agree(self, event: TokensAgreed, now: float) -> None:
         """Take tokens on which drafters agree: they become text if they fit and the job allows it."""
@@ -377,81 +284,13 @@ class SpeculatorCore:
         elif session.inflight_windows:
             session.vote = event
         else:
-            self._take_agreed(session, event, now)
+            self._results.take_agreed(session, event, now)
 
-    def _take_agreed(self, session: Session, event: TokensAgreed, now: float) -> None:
-        tokens = self.consensus.fitting(session, event, self.identity.vocab.tokens)
-        if not tokens:
-            return
-        place = (len(session.tokens), session.generated)
-        kept, shown, end = session.take(tokens)
-        session.unread += len(kept)
-        session.agreed += len(kept)
-        session.accepted_at = now
-        if end is None:
-            self._out.tell_all(self.drafter_pool.grant(session, now))
-        accepted = session.accepted(*place, kept, shown)
-        self._out.speak(session, replace(accepted, taken=len(kept), drafter=CONSENSUS), now)
-        if end is not None and self.consensus.reads_end(session):
-            session.ending = end
-        elif end is not None:
-            self._finish(session, end, now)
-
-    def _author(self, session: Session, node: DraftNode) -> str:
-        return node.best_vote(session.beliefs.chance)[0] if node.votes else NGRAM
-
-    def _guess_behind(self, session: Session) -> DraftNode | None:
-        """Returns the first draft of the next window in flight, which the picked token verifies; None: there is none
-        at this place."""
-        if not session.inflight_windows:
-            return None
-        following = session.inflight_windows[0]
-        if following.at != len(session.tokens) - 1:
-            return None
-        first, following.nodes = following.nodes[0], following.nodes[1:]
-        return first
-
-    def _void(self, session: Session) -> None:
-        """A draft was wrong: start a new epoch and drop all windows in flight."""
-        session.epoch = self._next_epoch()
-        session.inflight_windows.clear()
-
-    # -- ends ----------------------------------------------------------------------------------
-
-    def _finish(self, session: Session, reason: FinishReason, now: float) -> None:
-        self._out.say(session, now)
-        self._drop(session)
-        if session.recalls:
-            self._planner.recall.remember(session.answer)
-        self._out.tell(finished(session, reason, now, self.consensus.judged(session)))
-        for verdict in self.drafter_pool.text_ended(session.generated):
-            self._out.tell(verdict)
-
-    def _fail(self, session: Session, failure: Failure, now: float) -> None:
-        self._out.say(session, now)
-        self._drop(session)
-        self._out.tell(failed(session, failure, now))
-
-    def _drop(self, session: Session) -> None:
-        self.by_job.pop(session.job.job, None)
-        self.by_id.pop(session.id, None)
-        if session in self.queue:
-            self.queue.remove(session)
-        if session.slot >= 0 and self.sessions.pop(session.slot, None) is not None:
-            self._released.append(session.slot)
-        if session.told_open:
-            self._out.tell(SessionClosed(job=session.job.job, session=session.id))
-
-    def _expire(self, now: float) -> None:
-        for session in list(self.by_job.values()):
-            if now >= session.deadline:
-                seconds = session.job.deadline_ms / 1000
-                message = f"the job was not done within {seconds:g} s"
-                self._fail(session, Failure(code=FailureCode.DEADLINE, message=message), now)
+    # -- time ----------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Run once a second: fail overdue jobs, and send a sign of life where nothing was published for long."""
-        self._expire(now)
+        self._ends.fail_overdue(now)
         self._out.keep_alive(self.by_job.values(), now)
 
     # -- what goes out -------------------------------------------------------------------------

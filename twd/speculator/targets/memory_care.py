@@ -13,6 +13,7 @@ from twd.gguf_tools.inspect import shards_of
 from twd.kit.progress import Progress
 from twd.settings.model import ModelConfig, Settings
 from twd.settings.paths import path_of
+from twd.wire.base import ModelId, NodeId
 from twd.wire.failures import TwdError
 from twd.wire.life import MemoryReclaimed
 
@@ -26,6 +27,11 @@ class ReclaimedMemory:
 
     before: Footprint
     after: Footprint
+
+
+def nothing_reclaimed(node: NodeId, model: ModelId) -> MemoryReclaimed:
+    """Returns the event that nothing was freed; the caller adds why."""
+    return MemoryReclaimed(node=node, model=model, rss_before=0, rss_after=0, cached_before=0, cached_after=0)
 
 
 def outcome_of(reclaim: Callable[[], ReclaimedMemory], told: MemoryReclaimed) -> MemoryReclaimed:

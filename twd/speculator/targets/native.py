@@ -11,7 +11,8 @@ from twd.engine.experts.budget import ExpertWish
 from twd.engine.experts.choose import experts_in_memory
 from twd.engine.experts.native import can_foresee, can_tell_choices
 from twd.engine.experts.stream import ExpertStream
-from twd.engine.loading import LoadPlan, NativeModel, load_native
+from twd.engine.load_plan import LoadPlan
+from twd.engine.loading import NativeModel, load_native
 from twd.engine.model import ModelLoadOptions, offloads
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext

@@ -1,4 +1,4 @@
-"""A model on a ring of stages: it connects the stages, and connects others when one is lost.
+"""A model on a ring of stages: connects the stages, and replaces a lost stage by connecting a new ring.
 
 Sessions stay here while a ring is lost: the next ring reads their tokens again, and their texts go on.
 """
@@ -17,7 +17,7 @@ from twd.bus.base import Bus, BusError
 from twd.gguf_tools.model_file import file_hash
 from twd.kit.progress import Progress
 from twd.kit.tasks import heard, in_a_thread_of_its_own, soon
-from twd.ring.home import RingDriver
+from twd.ring.driver import RingDriver
 from twd.ring.links import SWITCH_S, ProbePace
 from twd.ring.trial import pipe_of
 from twd.ring.trust import RingTrust, make_identity, ring_nonce

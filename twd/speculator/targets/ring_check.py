@@ -11,7 +11,7 @@ from twd.gguf_tools.model_file import file_hash
 from twd.kit.progress import Progress, unheard
 from twd.process.home import StateFolder
 from twd.ring.cut_check import run_check, takes_check
-from twd.ring.home import RingDriver
+from twd.ring.driver import RingDriver
 from twd.settings.model import Settings
 from twd.settings.paths import path_of
 from twd.wire.base import ModelId

@@ -17,8 +17,8 @@ from twd.engine.slices.undo import UNLIMITED
 from twd.gguf_tools.head_file import pool_problem
 from twd.gguf_tools.header import read_header
 from twd.kit.progress import Progress
+from twd.ring.driver import RingDriver
 from twd.ring.frames import SessionSpec
-from twd.ring.home import RingDriver
 from twd.ring.target import RemoteSpecReport, RemoteSpecSampler, RingTarget
 from twd.ring.trial import RingTrial, pipe_of
 from twd.settings.model import ModelConfig, Settings

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from twd.kit.jobs.heard_events import stamp
+from twd.kit.messages.heard_events import stamp
 from twd.kit.tasks import heard
 from twd.settings.model import ModelConfig, Settings
 from twd.supervisor.service import Wish

@@ -25,10 +25,11 @@ from twd.swarm.hub.transfer import Elsewhere, HubTransfer, is_here_already
 from twd.swarm.hub.wishes import HubWish, read_wishes, write_wish
 from twd.swarm.library import Library
 from twd.swarm.machines import Certificates, Machine
+from twd.swarm.manifests import ADMITTED_S, AGAIN_S
 from twd.swarm.pace import Pace
 from twd.swarm.peer import HubPeer, Peers
 from twd.swarm.puller import Hooks
-from twd.swarm.pulls import ADMITTED_S, AGAIN_S, Teller
+from twd.swarm.pulls import Teller
 from twd.swarm.seeder import ROOT
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.swarm import HubFacts, PeerBanned, PullAnswered, PullFailed, PullFinished, PullProgressed, PullWanted

@@ -25,3 +25,11 @@ def read_answer(data: bytes) -> Event | Rejected:
         raise NotUnderstood(answer.reason)
     wrong = "" if isinstance(answer, Rejected) else ROUTE_OF[type(answer)].misnamed(answer)
     return Rejected(wrong) if wrong else answer
+
+
+def read_answer_or_error(answer: bytes | BusError) -> Event | Rejected | BusError:
+    """Like `read_answer`, for what may be an error already; returns all errors."""
+    try:
+        return answer if isinstance(answer, BusError) else read_answer(answer)
+    except NotUnderstood as error:
+        return error
