@@ -86,8 +86,8 @@ class DraftedExperts:
             del self._told[next(iter(self._told))]
 
     def foresee(self, texts: Iterable[int]) -> set[int]:
-        """Let be read ahead what was told, by drafters that were right before, of the tokens that end these texts.
-        Returns the texts of which that is known."""
+        """Let the target read experts ahead: those that a drafter named for the last tokens of these texts. Only
+        drafters that were mostly right before count. Returns the texts for which there are such names."""
         known: dict[int, Choice] = {}
         for text in texts:
             drafter, choice = self._told.get(text, ("", []))

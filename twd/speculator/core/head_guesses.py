@@ -17,7 +17,7 @@ _CAREFUL: Final = 0.7
 
 
 class HeadOrder(NamedTuple):
-    """At most so many guesses, and the chance of all of them below which there should be no more."""
+    """The most guesses that are wanted. They end earlier when the chance that all of them hold falls below `least`."""
 
     guesses: int = 0
     least: float = 0.0

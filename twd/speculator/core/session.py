@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from twd.chat.text import Detokenizer
 from twd.decoding.window import Report, Sampler
@@ -133,9 +134,17 @@ class Session:
         self.text.feed(job.resume)
         self.tail = ""
         """Text that was held back until the end."""
-        known = self.tokens if self.speculates else []  # all of the following is only for drafts
-        self.hashes = [EMPTY]
-        self._extend_hashes(known)
+        self.spec_stats = SpeculationStats()
+        self.unsaid: list[JobStarted | TokensAccepted] = []
+        """Events that wait to be published together with later ones."""
+        self.told_open = False
+        self._begin_drafts(opening, calibrations, ngram_match)
+        self._begin_windows()
+        self._begin_times(now)
+
+    def _begin_drafts(self, opening: PreparedRequest, calibrations: dict[str, Calibration], ngram_match: int) -> None:
+        known = self.tokens if self.speculates else []
+        self.hashes = list(accumulate(known, lambda value, token: extend(value, (token,)), initial=EMPTY))
         self.tree = DraftTree(len(known), self.hashes[-1])
         self.ngram = NgramIndex(ngram_match)
         self.ngram.extend(known)
@@ -148,6 +157,8 @@ class Session:
         self.links: dict[InstanceId, DrafterLink] = {}
         self.plain = False
         """True: drafters stop and their drafts are not used, to measure the speed without them."""
+
+    def _begin_windows(self) -> None:
         self.inflight_windows: deque[InFlightWindow] = deque()
         self.replay = 0
         """How many accepted tokens the target must compute again with the next window."""
@@ -157,18 +168,16 @@ class Session:
         self.read_from = 0
         """The position at which the target began to read, behind the cached tokens."""
         self.cached = 0
-        self.told_open = False
+
+    def _begin_times(self, now: float) -> None:
         self.submitted_at = now
-        self.deadline = now + job.deadline_ms / 1000
+        self.deadline = now + self.job.deadline_ms / 1000
         self.opened_at = -1.0
         self.first_at = -1.0
         self.accepted_at = now
         self.passed_at = now
         """When the last pass of this session ended. Tokens on which drafters agree are accepted between passes."""
         self.spoke_at = now
-        self.unsaid: list[JobStarted | TokensAccepted] = []
-        """Events that wait to be published together with later ones."""
-        self.spec_stats = SpeculationStats()
 
     def _begin_votes(self) -> None:
         self.unread = 0
@@ -185,12 +194,6 @@ class Session:
         """Why the text ends; set while the target still reads its last tokens."""
         self.vote: TokensAgreed | None = None
         """An agreement that came while a pass was in flight."""
-
-    def _extend_hashes(self, tokens: Sequence[int]) -> None:
-        value = self.hashes[-1]
-        for token in tokens:
-            value = extend(value, (token,))
-            self.hashes.append(value)
 
     @property
     def generated(self) -> int:

@@ -126,7 +126,7 @@ class PoolSource(TargetSource):
         return replace(told, pool=pool, links=links, ways=ways, tokens=self._traffic.tokens)
 
     async def show(self, certificate: str) -> None:
-        """Publish the certificate with which this process comes to workers."""
+        """Publish the certificate by which workers recognize this process."""
         self.certificate = certificate
         await self._host.renew_lease()
 
@@ -145,7 +145,7 @@ class PoolSource(TargetSource):
             self._host.log.info("%s is loaded after %d ms over %s", self._host.model, loaded.load_ms, where)
 
     def accepted(self, tokens: int) -> None:
-        """Count them, for what links carry for each token."""
+        """Count accepted tokens, to tell how many bytes the links carry for each."""
         self._traffic.tokens += tokens
 
     # -- looking -------------------------------------------------------------------------------

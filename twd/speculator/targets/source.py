@@ -102,7 +102,8 @@ class TargetSource:
         """Look after the parts of the target; runs as long as the speculator, and calls `replace`."""
 
     async def replace(self, why: str) -> None:
-        """Give the speculator another target for the one that is lost, or end the process, if that is the way."""
+        """Give the speculator another target for the one that is lost, or end the process where only
+        a new one can load again."""
 
     # -- what the speculator tells ---------------------------------------------------------------
 
