@@ -53,7 +53,7 @@ class HeaderPulls:
         )
 
     async def _bring(self, manifests: Sequence[Manifest]) -> list[bytes]:
-        """Return the header of each file. While layers of the model come, which may take long, theirs are here."""
+        """Return the header of each file. Other machines are asked only if the headers are not here yet."""
         if here := self._library.with_headers(manifests):
             with ExitStack() as stack:
                 for shared in here:
@@ -77,7 +77,7 @@ def _read(transfer: LayerTransfer) -> list[bytes]:
 
 
 def _write(manifests: Sequence[Manifest], headers: Sequence[bytes], folder: Path) -> None:
-    """Write the headers of all files; the first one comes last, so that it stands for all."""
+    """Write the headers of all files, that of the first file last: if it is there, all are."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for manifest, header in reversed(list(zip(manifests, headers, strict=True))):
         target = folder / manifest.filename

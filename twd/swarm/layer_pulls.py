@@ -108,8 +108,8 @@ class LayerPulls:
     async def begin(self, event: PullWanted, dest: Path | None) -> PullAnswered:
         """Start a job, unless its slice is here or it runs already; returns the answer to the request.
 
-        Without a `dest` the slice goes to the cache. A wish by hash is answered at once, as its manifest may have to be
-        made elsewhere first; a wish by name when that has come.
+        Without a `dest` the slice goes to the cache. A wish by name is answered when the manifest has come. A wish by
+        hash is answered at once, because another machine may have to make its manifest first, which takes long.
         """
         assert event.layers is not None
         manifests = [] if event.hash else await self._pulls.manifests.find(event, self._machines())
@@ -129,7 +129,7 @@ class LayerPulls:
         )
 
     def _here(self, wish: Wish) -> Path | None:
-        """Return what makes a fetch needless: the slice, or the whole model."""
+        """Return the file that makes a fetch unnecessary: the slice, or the whole model."""
         return find_slice(self._slices, wish.hash, *_parts(wish.layers)) or self._pulls.whole(wish.hash)
 
     def _start(self, wish: Wish, event: PullWanted, manifests: Sequence[Manifest], dest: Path | None) -> None:

@@ -60,7 +60,7 @@ SLICES_MAX: Final = 512
 
 
 class Swarm(Service):
-    """One on each machine."""
+    """Gives and pulls model files; one runs on each machine."""
 
     name = "swarm"
     reads = (PullWanted, PullUnwanted, NodeChanged)

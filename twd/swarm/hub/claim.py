@@ -80,7 +80,7 @@ class HubClaim:
         return None
 
     def _held_by(self, silent: Mapping[str, int], entry: LeaseEntry) -> HubReader | None:
-        """Return who holds a claim; None if it was not renewed since the last look, at which it was silent already."""
+        """Return who holds a claim; None if it was silent at the last look and was not renewed since then."""
         return None if silent.get(entry.key) == entry.revision else reader_in(entry)
 
     async def release(self) -> None:

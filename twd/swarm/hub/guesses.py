@@ -34,7 +34,7 @@ class Guesses:
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def make(self) -> None:
-        """Guess as much as possible. A hub that does not answer here is asked by the pull itself soon enough."""
+        """Guess as much as possible; nothing if the hub does not answer. The pull itself asks it again."""
         try:
             models = await asyncio.to_thread(self._large_models)
             header = await self._header() if models else None

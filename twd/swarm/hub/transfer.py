@@ -110,7 +110,7 @@ class HubPull(Pull):
             await asyncio.to_thread(self.growing.close)
 
     def guess(self, units: Mapping[int, str]) -> None:
-        """Take these units, each with its store, for right until the whole is checked."""
+        """Treat these units as right until the whole file is checked. `units`: the store from which each was copied."""
         self._guessed = dict(units)
         self.sampler.skip(self._guessed)
 
@@ -180,6 +180,14 @@ async def _nowhere() -> Elsewhere:
     return Elsewhere()
 
 
+def _partial_file(target: Path, remote: RemoteFile) -> PartialFile:
+    try:
+        return PartialFile(target, remote.sha256, Checks.unknown(remote.size))
+    except OSError as error:
+        text = f"{target.parent} may not be written to ({error.strerror}); name another --dir"
+        raise TwdError(FailureCode.BAD_REQUEST, text) from None
+
+
 class HubTransfer:
     """Continues a partial file from a hub or begins a new one. Raises TwdError if it cannot begin."""
 
@@ -198,15 +206,12 @@ class HubTransfer:
     ) -> None:
         """`stores`: where a copy may lie on this machine already.
 
-        `library`: others take from it what came; then the hub is read only between `use_hub` and `leave_hub`.
+        `library`: where other machines find what came. If it is given, the hub is read only between `use_hub` and
+        `leave_hub`.
         """
         check_name(target.name)
         self.remote, self.target, self._stores, self._library = remote, target, stores, library
-        try:
-            self.file = PartialFile(target, remote.sha256, Checks.unknown(remote.size))
-        except OSError as error:
-            text = f"{target.parent} may not be written to ({error.strerror}); name another --dir"
-            raise TwdError(FailureCode.BAD_REQUEST, text) from None
+        self.file = _partial_file(target, remote)
         self._source = HubSource(client, remote)
         self.shared = shared_from_hub(remote, self.file) if library is not None else None
         if library is not None and self.shared is not None:
