@@ -23,6 +23,7 @@ from twd.engine.kernels import one_row_like_many, repacked_unevenly
 from twd.engine.library import device_named
 from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.slices.abort import AbortFlag, watch
+from twd.engine.slices.blocks import require_block
 from twd.engine.slices.states import CallbackStates, LayerInput, SliceStates, StageContext
 from twd.engine.slices.undo import REACH, UNLIMITED, Compute, SliceUndo, apart
 from twd.engine.steps.binding import RuleHolder
@@ -161,7 +162,7 @@ class StageEngine:
         states of all tokens. With the head it returns an empty array; then use `logits(row)` for the outputs. A pass
         that fails or is aborted (CANCELLED) leaves none of its tokens in the KV cache.
         """
-        _require_block(rows, self.n_slots, self.window_max)
+        require_block(rows, self.n_slots, self.window_max)
         states = self._incoming(rows, states)
         if aborted is not self._flag:
             watch(self.context.handle, aborted)
@@ -309,26 +310,6 @@ class StageEngine:
                 self._undo.repair(slot, position)
             elif not self.rollback(slot, position):
                 self.clear(slot)
-
-
-def _require_block(rows: BatchTokens, slots: int, most: int) -> None:
-    """Raise TwdError unless the batch has neighbouring slots with equal n_tokens, in order. Otherwise llama.cpp splits
-    the batch and returns the states in another order."""
-    order: list[int] = []
-    counts: dict[int, int] = {}
-    for slot in rows.sequences:
-        if slot not in counts:
-            order.append(slot)
-        elif order[-1] != slot:
-            order = []
-            break
-        counts[slot] = counts.get(slot, 0) + 1
-    even = order and order == list(range(order[0], order[0] + len(order))) and len(set(counts.values())) == 1
-    if not even or order[0] < 0 or order[-1] >= slots or len(rows) > most or rows.shared:
-        raise TwdError(
-            FailureCode.BAD_REQUEST,
-            f"a pass takes 1 to {most} rows, equally many for each of some neighbouring slots below {slots}",
-        )
 
 
 def _facts(model: LoadedGguf, plan: StagePlan) -> SliceFacts:
