@@ -43,13 +43,17 @@ with its reason, and the model is served without it.
 - **Such a head in a file of its own**, without the model's other layers, is named as `--head FILE` (`twd up`, `start`,
   `plan`) or `drafters: [{head: FILE}]`, and guesses on one machine.
 - **Several heads in one file** ({chained}): each guesses one token more. Of other architectures llama.cpp computes one.
-- **An EAGLE-3 or DFlash head** is named in the same way; `twd init` finds it. It guesses for the architectures marked
-  with EAGLE-3, on one machine only: it reads the inputs of some layers. On a ring they lie on other machines than the
-  output, and to take them along would make what travels with each token several times as large. Over RPC each would be
-  a round trip more for every pass. [contrib/heads](../contrib/heads/README.md) trains one of a small model.
-- **DSpark and DFlash 2** (also of architecture `dflash`) and **Gemma 4's assistant** (`gemma4-assistant`) are
-  recognized and refused with a word: the first two pick tokens inside of the graph, so their guesses could not share
-  the noise of the sampler; the third computes with the target's own KV cells, and was not tried.
+- **An EAGLE-3, DFlash, DSpark or DFlash 2 head** is named in the same way; `twd init` finds it, `twd inspect` tells
+  which one it is. It guesses for the architectures marked with EAGLE-3, on one machine only: it reads the inputs of
+  some layers. On a ring they lie on other machines than the output, and to take them along would make what travels
+  with each token several times as large. Over RPC each would be a round trip more for every pass.
+  [contrib/heads](../contrib/heads/README.md) trains an EAGLE-3 head of a small model.
+- **DSpark** takes each guess with regard to the one before it, and tells how sure it is. llama.cpp does that with the
+  likeliest tokens; where the sampler takes another one, the logits of the 1,024 likeliest tokens of the next place are
+  corrected here. **DFlash 2** chooses each guess among a few. Both may have blocks of up to 32 tokens. DSpark heads
+  with layers as those of DeepSeek V4 were not tried, and are refused with that word.
+- **Gemma 4's assistant** (`gemma4-assistant`) is recognized and refused: it computes with the target's own KV cells,
+  and was not tried.
 - Heads of {flat} models guess on one machine only: llama.cpp takes states of that architecture only with sections
   of positions, and its head only without.
 """

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.slices.recipes import recipe
+from tests.engine.block_reference import dflash_2, dspark
+from tests.engine.slices.recipes import Recipe, recipe
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
 
@@ -41,7 +42,7 @@ def test_one_that_fits(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ("qwen2", "llama.cpp gives out no layer inputs of qwen2 models"),
         ("gone", "gone.gguf"),
         ("cut", "cut.gguf: the file is cut short"),
-        ("target", "target.gguf is a file of architecture llama, not an EAGLE-3 or DFlash head"),
+        ("target", "target.gguf is a file of architecture llama, not of a trained head"),
     ],
 )
 def test_one_that_does_not(
@@ -71,3 +72,22 @@ def test_a_heads_own_file(head: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "head: a trained head (EAGLE-3) for a model of width 64: it reads the inputs of layers 1, 4, 7" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "kind"),
+    [
+        (recipe("dflash"), "DFlash, up to 5 tokens at once"),
+        (dspark(), "DSpark, up to 6 tokens at once"),
+        (dflash_2(), "DFlash 2, up to 5 tokens at once"),
+    ],
+    ids=["dflash", "dspark", "dflash 2"],
+)
+def test_the_file_of_a_head_that_guesses_blocks(
+    one: Recipe, kind: str, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one.write(tmp_path / "block.gguf")
+    assert run(["inspect", str(path)]) == ExitCode.OK
+    assert f"head: a trained head ({kind}) for a model of width 64: it reads" in capsys.readouterr().out
+    model = str(recipe("llama").write(tmp_path / "model.gguf"))
+    assert "head: block.gguf guesses; it takes " in planned(model, "--head", str(path), capsys=capsys)

@@ -127,6 +127,8 @@ class OwnHead:
     """Whether llama.cpp gives outputs of all tokens of a pass or of none."""
     _waits = True
     """Whether tokens that it reads may wait for the next guess."""
+    _gives_outputs = True
+    """Whether llama.cpp gives rows of outputs of its passes, and not of all tokens."""
 
     def __init__(self, target: Context, file: LoadedGguf | None = None) -> None:
         """`file`: the model that holds the head, if it is not the target's; it is freed with the head."""
@@ -142,7 +144,7 @@ class OwnHead:
         self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
         self._waiting = [_Waiting([], self._hidden[0, :0]) for _ in range(settings.parallel)]
         self._want_rows()
-        give_hidden_rows(self._context.handle, outputs_only=True)
+        give_hidden_rows(self._context.handle, outputs_only=self._gives_outputs)
         self.step_ms = self._measured()
 
     def _want_rows(self) -> None:
@@ -189,7 +191,7 @@ class OwnHead:
             for logits in self._chain(slot, at, text, count):
                 token = sampler.pick(logits, text)
                 guesses.append(token)
-                sure.append(_share(logits, token))
+                sure.append(self._sure(len(sure), logits, token))
                 text.append(token)
                 chance *= sure[-1]
                 if chance < least:
@@ -213,6 +215,10 @@ class OwnHead:
         self._waiting[slot].drop(self._ends[slot] - position)
         self._context.rollback(slot, max(position - self.behind, 0))
         self._ends[slot] = min(self._ends[slot], position)
+
+    def _sure(self, number: int, logits: Logits, token: int) -> float:
+        """How sure it is of a guess. `number`: how many it made before."""
+        return _share(logits, token)
 
     def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
         """The logits behind `text`, which grows by one token after each."""
