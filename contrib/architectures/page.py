@@ -52,8 +52,9 @@ with its reason, and the model is served without it.
   likeliest tokens; where the sampler takes another one, the logits of the 1,024 likeliest tokens of the next place are
   corrected here. **DFlash 2** chooses each guess among a few. Both may have blocks of up to 32 tokens. DSpark heads
   with layers as those of DeepSeek V4 were not tried, and are refused with that word.
-- **Gemma 4's assistant** (`gemma4-assistant`) is recognized and refused: it computes with the target's own KV cells,
-  and was not tried.
+- **Gemma 4's assistant** (`gemma4-assistant`) is named in the same way, too. It has no KV cells: it reads those of the
+  model's last two layers, so it guesses on one machine only, and only where they lie in this machine's memory: with
+  layers on a card it was not tried, and is left aside.
 - Heads of {flat} models guess on one machine only: llama.cpp takes states of that architecture only with sections
   of positions, and its head only without.
 """

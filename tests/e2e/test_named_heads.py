@@ -13,6 +13,7 @@ from tests.cli.running import Installed, running
 from tests.e2e.conftest import client_of
 from tests.e2e.test_hybrids import OFF, say, text
 from tests.engine.block_reference import dspark, strong
+from tests.engine.shared_reference import assistant
 from tests.engine.slices.recipes import Recipe, recipe
 from tests.model_fixtures import model_cache, q4_path
 
@@ -20,21 +21,30 @@ __all__ = ["model_cache", "q4_path"]
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.slow, pytest.mark.thorough]
 
 
-@pytest.fixture(scope="module")
-def installed(q4_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """A tiny model that speaks as SmolLM2, with a DSpark head."""
+@pytest.fixture(scope="module", params=["DSpark", "assistant"])
+def installed(
+    request: pytest.FixtureRequest, q4_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installed]:
+    """A tiny model that speaks as SmolLM2, with a head."""
     folder = tmp_path_factory.mktemp("named")
-    words = next(
-        len(field.data) for field in gguf.GGUFReader(q4_path).fields.values() if field.name == "tokenizer.ggml.tokens"
-    )
-    model = longer(recipe("llama")).write(folder / "big.gguf", speaks=q4_path)
-    head = longer(dspark(known=words)).write(folder / "head.gguf", speaks=q4_path, change=strong)
+    target, head = (recipe("llama"), dspark(known=words_of(q4_path))) if request.param == "DSpark" else gemma()
+    model = longer(target).write(folder / "big.gguf", speaks=q4_path)
+    guesses = longer(head).write(folder / "head.gguf", speaks=q4_path, change=strong)
     settings = folder / "twd.yaml"
     settings.write_text(
-        f"models: {{big: {{path: {model}, ctx_size: 1024, parallel: 2}}}}\ndrafters: [{{head: {head}}}]\n"
+        f"models: {{big: {{path: {model}, ctx_size: 1024, parallel: 2}}}}\ndrafters: [{{head: {guesses}}}]\n"
     )
     with running(folder / "home", TWD_CONFIG=str(settings)) as one:
         yield one
+
+
+def gemma() -> tuple[Recipe, Recipe]:
+    return recipe("gemma4"), assistant()
+
+
+def words_of(path: Path) -> int:
+    fields = gguf.GGUFReader(path).fields.values()
+    return next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
 
 
 def longer(one: Recipe) -> Recipe:

@@ -179,15 +179,15 @@ class BlockReference:
         shares /= shares.sum(axis=2, keepdims=True)
         heads = np.einsum("hqk,khe->qhe", shares, values).reshape(len(states), _WIDTH)
         output: Weights = self.tensors[f"blk.{layer}.attn_output.weight"]
-        return _product(heads, output)
+        return product(heads, output)
 
     def _fed(self, layer: int, states: Weights) -> Weights:
         gate, up, down = (self.tensors[f"blk.{layer}.ffn_{name}.weight"] for name in ("gate", "up", "down"))
-        gated = _product(states, gate)
-        return _product(gated / (1 + np.exp(-gated)) * _product(states, up), down)
+        gated = product(states, gate)
+        return product(gated / (1 + np.exp(-gated)) * product(states, up), down)
 
 
-def _product(rows: Weights, matrix: Weights) -> Weights:
+def product(rows: Weights, matrix: Weights) -> Weights:
     return np.asarray(rows @ matrix.T)
 
 

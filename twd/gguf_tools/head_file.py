@@ -6,6 +6,7 @@ from typing import Final
 from twd.gguf_tools.block_head import BLOCK, block_problem, table_problem
 from twd.gguf_tools.header import ArrayField, GgufHeader, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, inspect, layer_of
+from twd.gguf_tools.shared_head import SHARED, shared_problem
 from twd.gguf_tools.slice_kinds import HEAD_EMBEDDING, HEAD_LAYERS, HEAD_PROJECTION, SECTIONS
 from twd.gguf_tools.slice_table import RULES
 
@@ -28,7 +29,7 @@ OWN_HEADS: Final = frozenset(
 CHAINED: Final = frozenset({"hy_v3", "mimo2"})
 """Of these, a file may have several heads: the first guesses the next token, the second the one after it, and so on."""
 EAGLE: Final = "eagle3"
-HEAD_FILES: Final = frozenset({EAGLE, BLOCK, "gemma4-assistant"})
+HEAD_FILES: Final = frozenset({EAGLE, BLOCK, SHARED})
 """Architectures of such files."""
 _LAYERS: Final = 3
 WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
@@ -88,6 +89,8 @@ def pool_problem(header: GgufHeader, engine: str) -> str:
     """Why a trained head does not guess for a model that lies on several machines."""
     if holds_layers_alone(header):
         return f"{header.path.name} guesses on one machine only; over several, the head must be in the model's own file"
+    if header.text("general.architecture") == SHARED:
+        return f"{header.path.name} reads the KV cells of the model's last layers, so it guesses on one machine only"
     *some, last = map(str, layers_read(header) or [0])
     reads = f"{header.path.name} reads the inputs of layers {', '.join(some)} and {last}"
     if engine == "ring":
@@ -101,6 +104,8 @@ def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     architecture, name = header.text("general.architecture"), header.path.name
     if holds_layers_alone(header):
         return _split_problem(header, target)
+    if architecture == SHARED:
+        return shared_problem(header, target)
     if architecture not in (EAGLE, BLOCK):
         return f"{name} is a file of architecture {architecture or 'none'}, not of a trained head"
     layers, width = layers_read(header), header.number(f"{architecture}.{WIDTHS[architecture]}")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.block_reference import dflash_2, dspark
+from tests.engine.shared_reference import assistant
 from tests.engine.slices.recipes import Recipe, recipe
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
@@ -91,3 +92,17 @@ def test_the_file_of_a_head_that_guesses_blocks(
     assert f"head: a trained head ({kind}) for a model of width 64: it reads" in capsys.readouterr().out
     model = str(recipe("llama").write(tmp_path / "model.gguf"))
     assert "head: block.gguf guesses; it takes " in planned(model, "--head", str(path), capsys=capsys)
+
+
+def test_the_file_of_an_assistant(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = assistant().write(tmp_path / "shared.gguf"), recipe("gemma4").write(tmp_path / "model.gguf")
+    assert run(["inspect", str(path)]) == ExitCode.OK
+    words = "head: a trained head (assistant) for a Gemma 4 model of width 64: it reads the KV cells of its last layers"
+    assert words in capsys.readouterr().out
+    assert "head: shared.gguf guesses; it takes " in planned(str(model), "--head", str(path), capsys=capsys)
+    settings = tmp_path / "twd.yaml"
+    settings.write_text(f"mode: combined\nmodels: {{m: {{path: {model}}}}}\ndrafters: [{{head: {path}}}]\n")
+    assert run(["-c", str(settings), "plan", *SIZES]) == ExitCode.OK
+    assert "shared.gguf reads the KV cells of the model's last layers, so it guesses on one machine only" in (
+        capsys.readouterr().out
+    )

@@ -8,10 +8,12 @@ from twd.engine.heads.block import BlockHead
 from twd.engine.heads.block_kinds import MarkovHead, SelectorHead
 from twd.engine.heads.eagle import EagleHead
 from twd.engine.heads.head import GuessingHead, layers_head
+from twd.engine.heads.shared import SharedHead
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.gguf_tools.block_head import BlockKind, block_facts
 from twd.gguf_tools.head_file import HEAD_FILES, head_problem, holds_layers_alone, layers_read
 from twd.gguf_tools.header import GgufHeader, read_header
+from twd.gguf_tools.shared_head import SHARED
 from twd.wire.failures import FailureCode, TwdError
 
 
@@ -36,6 +38,8 @@ def load_head(target: Context, path: Path) -> GuessingHead:
 
 def _head_of(target: Context, model: LoadedGguf, header: GgufHeader) -> GuessingHead:
     facts = block_facts(header)
+    if header.text("general.architecture") == SHARED:
+        return SharedHead(target, model)
     if model.head_layers:
         return layers_head(target, model)
     if facts is None:
