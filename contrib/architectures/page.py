@@ -6,7 +6,7 @@ from typing import Final
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.gguf_tools.abilities import GOING_BACK, REUSE, TrialResult
 from twd.gguf_tools.cut_points import SliceRule
-from twd.gguf_tools.head_file import CHAINED, FLAT, OWN_HEADS
+from twd.gguf_tools.head_file import CHAINED, FLAT, GIVE_INPUTS, OWN_HEADS
 from twd.gguf_tools.slice_table import RULES, UNCUT
 from twd.gguf_tools.tried import LLAMA_CPP_PYTHON, TRIED
 
@@ -50,8 +50,8 @@ with its reason, and the model is served without it.
   [contrib/heads](../contrib/heads/README.md) trains an EAGLE-3 head of a small model.
 - **DSpark** takes each guess with regard to the one before it, and tells how sure it is. llama.cpp does that with the
   likeliest tokens; where the sampler takes another one, the logits of the 1,024 likeliest tokens of the next place are
-  corrected here. **DFlash 2** chooses each guess among a few. Both may have blocks of up to 32 tokens. DSpark heads
-  with layers as those of DeepSeek V4 were not tried, and are refused with that word.
+  corrected here. **DFlash 2** chooses each guess among a few. Both may have blocks of up to 32 tokens. The layers of a
+  DSpark head may be as those of DeepSeek V4.
 - **Gemma 4's assistant** (`gemma4-assistant`) is named in the same way, too. It has no KV cells: it reads those of the
   model's last two layers, so it guesses on one machine only, and only where they lie in this machine's memory: with
   layers on a card it was not tried, and is left aside.
@@ -87,9 +87,8 @@ def page() -> str:
     rows = [_row(name, TRIED[name]) for name in sorted(TRIED)]
     formats = ", ".join(f"`{one.value}`" for one in ToolFormat)
     tried = f"\nTried with llama-cpp-python {LLAMA_CPP_PYTHON}: {len(rows)} architectures.\n"
-    eagle = ", ".join(sorted(name for name, rule in RULES.items() if rule.layer_inputs))
     return (
-        _BEGIN.replace("{eagle}", eagle)
+        _BEGIN
         + tried
         + _TABLE
         + "\n".join(rows)
@@ -127,10 +126,9 @@ def _row(name: str, found: TrialResult) -> str:
 
 
 def _heads(name: str) -> str:
-    rule = RULES.get(name)
-    eagle = rule is not None and rule.layer_inputs and not rule.restored
     own = "several" if name in CHAINED else "yes" if name in OWN_HEADS else ""
-    return ", ".join(filter(None, (own, "EAGLE-3" if eagle else "")))
+    assistant = "assistant" if name == "gemma4" else ""
+    return ", ".join(filter(None, (own, "EAGLE-3" if name in GIVE_INPUTS else "", assistant)))
 
 
 def _ring(name: str) -> str:

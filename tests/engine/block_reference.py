@@ -40,6 +40,31 @@ def dspark(
     return replace(one, fields=one.fields | fields, tensors=one.tensors | tensors)
 
 
+def deepseek(*, linked: bool = True) -> Recipe:
+    """A DSpark head with two layers as those of DeepSeek V4; without `linked`, no guess regards the one before it."""
+    like, one = recipe("deepseek4"), recipe("dflash")
+    width = like.fields["embedding_length"][1]
+    tensors: dict[str, tuple[int, ...]] = {"fc.weight": (width, 3 * width), "enc.output_norm.weight": (width,)}
+    if linked:
+        tensors |= {"markov_w1.weight": (VOCABULARY, RANK), "markov_w2.weight": (VOCABULARY, RANK)}
+    own = ("blk.0.", "blk.1.", "output_hc", "output_norm")
+    tensors |= {name: shape for name, shape in like.tensors.items() if name.startswith(own) and "_vl." not in name}
+    said = ("target_layers", "block_size", "block_count", "tokenizer.ggml.mask_token_id")
+    fields = {name: field for name, field in like.fields.items() if name not in _OF_DEEPSEEK}
+    fields |= {name: one.fields[name] for name in said}
+    fields |= {"attention.compress_ratios": ("UINT32", [0, 0]), "sample_from_anchor": ("BOOL", False)}
+    return Recipe("dflash", fields, tensors)
+
+
+_OF_DEEPSEEK: Final = (
+    "attention.sliding_window_pattern",
+    "leading_dense_block_count",
+    "logit_scale",
+    "residual_scale",
+    "rope.dimension_sections",
+)
+
+
 def dflash_2() -> Recipe:
     """DFlash 2."""
     one, projected = recipe("dflash"), 2 * KERNEL * _GROUPS

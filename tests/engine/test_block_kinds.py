@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.engine.block_reference import BlockReference, dflash_2, dspark, strong
+from tests.engine.block_reference import BlockReference, deepseek, dflash_2, dspark, strong
 from tests.engine.slices.recipes import Change, Recipe, Weights, recipe
 from tests.engine.test_eagle_head import last_token_alone, load
 from tests.engine.test_own_head import COUNT, PROMPT, SAMPLINGS, text, write
@@ -127,6 +127,66 @@ def test_the_longest_block_of_many_sessions_fits_the_graph(kind: str, tmp_path: 
             loaded.close()
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
+def test_layers_as_those_of_deepseek(sampling: Sampling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same head without links tells what the guesses are made of."""
+    path = recipe("deepseek4").write(tmp_path / "model.gguf")
+    head = deepseek().write(tmp_path / "head.gguf", change=strong)
+    unlinked = deepseek(linked=False).write(tmp_path / "unlinked.gguf", change=strong)
+    kept = {one.name: np.array(one.data) for one in gguf.GGUFReader(head).tensors}
+    same = {name: values for name, values in kept.items() if not name.startswith("markov")}
+    deepseek(linked=False).write(unlinked, change=lambda name, values: same[name])
+    seen: list[Logits] = []
+    likely = BlockHead._sure
+
+    def listening(self: BlockHead, number: int, logits: Logits, token: int) -> float:
+        seen.append(logits.copy())
+        return likely(self, number, logits, token)
+
+    loaded, bare = load(path, head), load(path, unlinked)
+    try:
+        guessed = write(loaded, sampling, 5)
+        assert all(len(one.guesses) == 5 for one in guessed)
+        assert len({tuple(one.guesses) for one in guessed}) > 3
+        monkeypatch.setattr(BlockHead, "_sure", listening)
+        plain = write(bare, sampling, 5)
+        assert text(guessed) == text(plain) == text(write(bare, sampling))
+        sampler = loaded.samplers.sampler(sampling, sampling.seed or 0, prompt_len=len(PROMPT))
+        written = [*PROMPT, guessed[0].tokens[0]]
+        for row, guess in zip(seen, guessed[0].guesses, strict=False):
+            linked = row + kept["markov_w2.weight"] @ kept["markov_w1.weight"][written[-1]]
+            assert sampler.pick(linked, written) == guess
+            written.append(guess)
+    finally:
+        loaded.close()
+        bare.close()
+
+
+@pytest.mark.parametrize("field", ["attention.output_group_count", "attention.sliding_window"])
+def test_layers_as_those_of_deepseek_that_tell_too_little(field: str, tmp_path: Path) -> None:
+    one = deepseek()
+    path = recipe("deepseek4").write(tmp_path / "model.gguf")
+    head = replace(one, fields=one.fields | {field: ("UINT32", 0)}).write(tmp_path / "head.gguf")
+    loaded = load(path, head)
+    assert f"has layers as those of DeepSeek V4, but does not tell their {field}" in loaded.facts.note
+    loaded.close()
+
+
+@pytest.mark.parametrize("one", [recipe("eagle3"), dspark()], ids=["EAGLE-3", "DSpark"])
+@pytest.mark.parametrize("name", ["minimax-01", "muse-glimmer"])
+def test_architectures_that_give_out_layer_inputs_in_one_process(name: str, one: Recipe, tmp_path: Path) -> None:
+    path = recipe(name).write(tmp_path / "model.gguf")
+    headed, plain = load(path, one.write(tmp_path / "head.gguf", change=strong)), load(path)
+    try:
+        for sampling in SAMPLINGS:
+            guessed = write(headed, sampling, 3)
+            assert all(len(one.guesses) == 3 for one in guessed)
+            assert text(guessed) == text(write(plain, sampling))
+    finally:
+        headed.close()
+        plain.close()
+
+
 SIZE = ("UINT32", 33)
 
 
@@ -151,7 +211,6 @@ def test_fields_that_do_not_fit(kind: str, fields: dict[str, Any], reason: str, 
 @pytest.mark.parametrize(
     ("kind", "tensors", "reason"),
     [
-        ("DSpark", {"hc_head_fn.weight": (4, 64)}, "with layers as those of DeepSeek V4, which was not tried"),
         ("DSpark", {"markov_w2.weight": None}, "tensor 'markov_w2.weight' not found"),
         ("DSpark", {"markov_w1.weight": (40, 8)}, "is a head of another model: that knows 40 tokens, this one 96"),
         ("of few words", {"output.weight": None}, "a table of tokens (`d2t`) that fits no output matrix"),

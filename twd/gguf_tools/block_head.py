@@ -19,7 +19,10 @@ MARKOV_FROM, MARKOV_TO, MARKOV_SCALE = "markov_w1.weight", "markov_w2.weight", "
 CONFIDENCE: Final = "conf_proj.weight"
 TABLE: Final = "d2t"
 """The tensor with the token of each row of a head's own output matrix."""
-_SELECTOR, _STREAMS, _OUTPUT = "selector_hidden.weight", "hc_head_fn.weight", "output.weight"
+_SELECTOR, _OUTPUT = "selector_hidden.weight", "output.weight"
+_STREAMS: Final = "hyper_connection.count"
+_OF_STREAMS: Final = ("attention.output_group_count", "attention.sliding_window")
+"""What a head with layers as those of DeepSeek V4 must tell."""
 _BLOCK_SIZE: Final = 16
 _LONGEST: Final = 32
 """DSpark and DFlash 2 add nodes for each place of a block to llama.cpp's graph, which has room for so many places."""
@@ -83,8 +86,10 @@ def block_problem(header: GgufHeader, vocabulary: int) -> str:
     if links is not None and links.shape[-1] != vocabulary:
         sizes = f"that knows {links.shape[-1]} tokens, this one {vocabulary}"
         return f"{name} is a head of another model: {sizes}"
-    if _STREAMS in _names(header):
-        return f"{name} is a DSpark head with layers as those of DeepSeek V4, which was not tried"
+    if header.number(f"{BLOCK}.{_STREAMS}") > 0:
+        for field in _OF_STREAMS:
+            if header.number(f"{BLOCK}.{field}") < 1:
+                return f"{name} has layers as those of DeepSeek V4, but does not tell their {field}"
     if not 0 <= facts.mask < vocabulary:
         return f"{name} names no mask token of this model"
     if facts.size < 2 or facts.most < 1:
@@ -118,7 +123,7 @@ def _added_problem(header: GgufHeader, facts: BlockFacts) -> str:
 
 def _kind(header: GgufHeader) -> BlockKind:
     names = _names(header)
-    if MARKOV_FROM in names or _STREAMS in names:
+    if MARKOV_FROM in names:
         return BlockKind.DSPARK
     return BlockKind.DFLASH_2 if _SELECTOR in names else BlockKind.DFLASH
 

@@ -31,6 +31,10 @@ CHAINED: Final = frozenset({"hy_v3", "mimo2"})
 EAGLE: Final = "eagle3"
 HEAD_FILES: Final = frozenset({EAGLE, BLOCK, SHARED})
 """Architectures of such files."""
+GIVE_INPUTS: Final = frozenset({"deepseek4", "minimax-01", "muse-glimmer"}) | {
+    name for name, rule in RULES.items() if rule.layer_inputs
+}
+"""Architectures of which llama.cpp gives out what goes into layers."""
 _LAYERS: Final = 3
 WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
 """The fields with the width of the model that a head of these kinds is for."""
@@ -112,8 +116,7 @@ def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     foreign = f"{name} is a head of another model"
     if width != target.embedding:
         return f"{foreign}: that has a width of {width}, this one of {target.embedding}"
-    rule = RULES.get(target.architecture)
-    if rule is None or not rule.layer_inputs:
+    if target.architecture not in GIVE_INPUTS:
         return f"llama.cpp gives out no layer inputs of {target.architecture} models, which {name} would read"
     if not layers or (architecture == EAGLE and len(layers) != _LAYERS) or not _among(layers, target, architecture):
         return f"{foreign}: it reads layers {layers}, and this one has {target.layers}"
@@ -139,5 +142,7 @@ def _split_problem(header: GgufHeader, target: GgufInfo) -> str:
 
 
 def _among(layers: Sequence[int], target: GgufInfo, architecture: str) -> bool:
-    last = target.layers if architecture == EAGLE else target.layers - 1
+    rule = RULES.get(target.architecture)
+    with_last = architecture == EAGLE and rule is not None and rule.layer_inputs
+    last = target.layers if with_last else target.layers - 1
     return all(0 <= one <= last for one in layers)
