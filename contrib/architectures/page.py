@@ -6,7 +6,7 @@ from typing import Final
 from twd.chat.tool_calls.formats import ToolFormat
 from twd.gguf_tools.abilities import GOING_BACK, REUSE, TrialResult
 from twd.gguf_tools.cut_points import SliceRule
-from twd.gguf_tools.head_file import CHAINED, FLAT, OWN_HEADS
+from twd.gguf_tools.head_file import CHAINED, FLAT, GIVE_INPUTS, OWN_HEADS
 from twd.gguf_tools.slice_table import RULES, UNCUT
 from twd.gguf_tools.tried import LLAMA_CPP_PYTHON, TRIED
 
@@ -43,13 +43,18 @@ with its reason, and the model is served without it.
 - **Such a head in a file of its own**, without the model's other layers, is named as `--head FILE` (`twd up`, `start`,
   `plan`) or `drafters: [{head: FILE}]`, and guesses on one machine.
 - **Several heads in one file** ({chained}): each guesses one token more. Of other architectures llama.cpp computes one.
-- **An EAGLE-3 or DFlash head** is named in the same way; `twd init` finds it. It guesses for the architectures marked
-  with EAGLE-3, on one machine only: it reads the inputs of some layers. On a ring they lie on other machines than the
-  output, and to take them along would make what travels with each token several times as large. Over RPC each would be
-  a round trip more for every pass. [contrib/heads](../contrib/heads/README.md) trains one of a small model.
-- **DSpark and DFlash 2** (also of architecture `dflash`) and **Gemma 4's assistant** (`gemma4-assistant`) are
-  recognized and refused with a word: the first two pick tokens inside of the graph, so their guesses could not share
-  the noise of the sampler; the third computes with the target's own KV cells, and was not tried.
+- **An EAGLE-3, DFlash, DSpark or DFlash 2 head** is named in the same way; `twd init` finds it, `twd inspect` tells
+  which one it is. It guesses for the architectures marked with EAGLE-3, on one machine only: it reads the inputs of
+  some layers. On a ring they lie on other machines than the output, and to take them along would make what travels
+  with each token several times as large. Over RPC each would be a round trip more for every pass.
+  [contrib/heads](../contrib/heads/README.md) trains an EAGLE-3 head of a small model.
+- **DSpark** takes each guess with regard to the one before it, and tells how sure it is. llama.cpp does that with the
+  likeliest tokens; where the sampler takes another one, the logits of the 1,024 likeliest tokens of the next place are
+  corrected here. **DFlash 2** chooses each guess among a few. Both may have blocks of up to 32 tokens. The layers of a
+  DSpark head may be as those of DeepSeek V4.
+- **Gemma 4's assistant** (`gemma4-assistant`) is named in the same way, too. It has no KV cells: it reads those of the
+  model's last two layers, so it guesses on one machine only, and only where they lie in this machine's memory: with
+  layers on a card it was not tried, and is left aside.
 - Heads of {flat} models guess on one machine only: llama.cpp takes states of that architecture only with sections
   of positions, and its head only without.
 """
@@ -82,9 +87,8 @@ def page() -> str:
     rows = [_row(name, TRIED[name]) for name in sorted(TRIED)]
     formats = ", ".join(f"`{one.value}`" for one in ToolFormat)
     tried = f"\nTried with llama-cpp-python {LLAMA_CPP_PYTHON}: {len(rows)} architectures.\n"
-    eagle = ", ".join(sorted(name for name, rule in RULES.items() if rule.layer_inputs))
     return (
-        _BEGIN.replace("{eagle}", eagle)
+        _BEGIN
         + tried
         + _TABLE
         + "\n".join(rows)
@@ -122,10 +126,9 @@ def _row(name: str, found: TrialResult) -> str:
 
 
 def _heads(name: str) -> str:
-    rule = RULES.get(name)
-    eagle = rule is not None and rule.layer_inputs and not rule.restored
     own = "several" if name in CHAINED else "yes" if name in OWN_HEADS else ""
-    return ", ".join(filter(None, (own, "EAGLE-3" if eagle else "")))
+    assistant = "assistant" if name == "gemma4" else ""
+    return ", ".join(filter(None, (own, "EAGLE-3" if name in GIVE_INPUTS else "", assistant)))
 
 
 def _ring(name: str) -> str:

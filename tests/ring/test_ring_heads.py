@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.slices.recipes import VOCABULARY, recipe
+from tests.engine.slices.recipes import VOCABULARY, Weights, recipe
 from tests.engine.test_own_head import all_knowing, write
 from tests.ring.homes import Desk, described, desk, go_home, in_background, knowing, liar, struck
 from tests.ring.rings import Ring, native_ring
@@ -121,12 +121,16 @@ def checked(made: Desk) -> int:
 
 
 def test_a_head_that_knows_saves_trips(tmp_path: Path) -> None:
-    path = recipe("qwen35 with a head").write(tmp_path / "model.gguf", change=all_knowing)
+    def sure(name: str, values: Weights) -> Weights:
+        """Weights with which the head is sure of what it knows; else it would stop early."""
+        return 20 * values if name == "output.weight" else all_knowing(name, values)
+
+    path = recipe("qwen35 with a head").write(tmp_path / "model.gguf", change=sure)
     with (
         native_ring(path, [0, 4, 8], tmp_path, parallel=1) as ring,
         desk(ring, vocabulary=VOCABULARY, ngram=False) as made,
     ):
-        ask(made, "a", PROMPT)
+        ask(made, "a", PROMPT, Sampling())
         (end,) = (event for event in made.told if isinstance(event, JobFinished))
         assert end.stats.passes <= COUNT // 2
         assert end.stats.taken >= COUNT // 2
@@ -158,7 +162,11 @@ def test_each_guesses_as_in_one_process(name: str, tmp_path: Path) -> None:
             assert [one.guesses for one in found] == [one.guesses for one in truth]
 
 
-def guessed(ring: Ring, count: int) -> list[VerifyResult]:
+def test_it_stops_where_it_is_no_longer_sure(case: Case) -> None:
+    assert [[len(one.guesses) for one in guessed(case.ring, 3, least)] for least in (0.0, 1.1)] == [[2] * 3, [1] * 3]
+
+
+def guessed(ring: Ring, count: int, least: float = 0.0) -> list[VerifyResult]:
     """The first windows of a text, each with what the head guesses behind it, as `write` makes them."""
     home = go_home(ring)
     target = RingTarget(home, pipe_of(described(ring), home.bounds.credits), vocabulary=VOCABULARY)
@@ -171,7 +179,7 @@ def guessed(ring: Ring, count: int) -> list[VerifyResult]:
         at = read
         for epoch in range(100, 100 + count):
             feed = tokens[at:]
-            target.submit([Window(slot, epoch, at, (*feed, *drafts), committed=len(feed), guesses=2)])
+            target.submit([Window(slot, epoch, at, (*feed, *drafts), committed=len(feed), guesses=2, least=least)])
             came: list[VerifyResult] = []
             wait_until(lambda came=came: came.extend(v for v in target.collect() if v.tokens) or came, "it is verified")  # type: ignore[misc]
             assert came[0].failure is None

@@ -1,11 +1,12 @@
 """Trained heads: which architectures have one in their own file, and what files hold one for another model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from twd.gguf_tools.block_head import BLOCK, block_problem, table_problem
 from twd.gguf_tools.header import ArrayField, GgufHeader, TensorInfo
 from twd.gguf_tools.inspect import GgufInfo, inspect, layer_of
+from twd.gguf_tools.shared_head import SHARED, shared_problem
 from twd.gguf_tools.slice_kinds import HEAD_EMBEDDING, HEAD_LAYERS, HEAD_PROJECTION, SECTIONS
 from twd.gguf_tools.slice_table import RULES
 
@@ -27,14 +28,16 @@ OWN_HEADS: Final = frozenset(
 """Architectures whose head (multi-token prediction) was tried. llama.cpp ends the process where it cannot run one."""
 CHAINED: Final = frozenset({"hy_v3", "mimo2"})
 """Of these, a file may have several heads: the first guesses the next token, the second the one after it, and so on."""
-EAGLE, BLOCK = "eagle3", "dflash"
-HEAD_FILES: Final = frozenset({EAGLE, BLOCK, "gemma4-assistant"})
+EAGLE: Final = "eagle3"
+HEAD_FILES: Final = frozenset({EAGLE, BLOCK, SHARED})
 """Architectures of such files."""
+GIVE_INPUTS: Final = frozenset({"deepseek4", "minimax-01", "muse-glimmer"}) | {
+    name for name, rule in RULES.items() if rule.layer_inputs
+}
+"""Architectures of which llama.cpp gives out what goes into layers."""
 _LAYERS: Final = 3
-_BLOCK_SIZE: Final = 16
 WIDTHS: Final = {EAGLE: "target_hidden_size", BLOCK: "embedding_length"}
 """The fields with the width of the model that a head of these kinds is for."""
-_ODD_BLOCKS: Final = {"markov_w1.weight": "DSpark", "selector_hidden.weight": "DFlash 2", "hc_head_fn.weight": "DSpark"}
 _FUSED: Final = frozenset({"mimo2"})
 FLAT: Final = frozenset({"glm4moe"})
 """Of these, the head cannot be where states come in: there llama.cpp needs sections of positions, which its head does
@@ -81,24 +84,6 @@ def _head_tensors(info: GgufInfo) -> list[TensorInfo]:
     return [tensor for layer, tensor in layers if layer is not None and layer >= info.layers]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockFacts:
-    """A head that guesses a block at once: the layers whose inputs it reads, the size of a block with the last token
-    before it, and the token that stands for those to guess."""
-
-    layers: list[int]
-    size: int
-    mask: int
-
-
-def block_facts(header: GgufHeader) -> BlockFacts | None:
-    """The facts of a DFlash head; None for any other file."""
-    if header.text("general.architecture") != BLOCK:
-        return None
-    size = header.number(f"{BLOCK}.block_size", _BLOCK_SIZE)
-    return BlockFacts(layers_read(header), size, header.number("tokenizer.ggml.mask_token_id", -1))
-
-
 def layers_read(header: GgufHeader) -> list[int]:
     """The layers of the target whose inputs a head reads."""
     return [int(one) for one in header.array(f"{header.text('general.architecture')}.target_layers")]
@@ -108,6 +93,8 @@ def pool_problem(header: GgufHeader, engine: str) -> str:
     """Why a trained head does not guess for a model that lies on several machines."""
     if holds_layers_alone(header):
         return f"{header.path.name} guesses on one machine only; over several, the head must be in the model's own file"
+    if header.text("general.architecture") == SHARED:
+        return f"{header.path.name} reads the KV cells of the model's last layers, so it guesses on one machine only"
     *some, last = map(str, layers_read(header) or [0])
     reads = f"{header.path.name} reads the inputs of layers {', '.join(some)} and {last}"
     if engine == "ring":
@@ -121,18 +108,19 @@ def head_problem(header: GgufHeader, target: GgufInfo) -> str:
     architecture, name = header.text("general.architecture"), header.path.name
     if holds_layers_alone(header):
         return _split_problem(header, target)
+    if architecture == SHARED:
+        return shared_problem(header, target)
     if architecture not in (EAGLE, BLOCK):
-        return f"{name} is a file of architecture {architecture or 'none'}, not an EAGLE-3 or DFlash head"
+        return f"{name} is a file of architecture {architecture or 'none'}, not of a trained head"
     layers, width = layers_read(header), header.number(f"{architecture}.{WIDTHS[architecture]}")
     foreign = f"{name} is a head of another model"
     if width != target.embedding:
         return f"{foreign}: that has a width of {width}, this one of {target.embedding}"
-    rule = RULES.get(target.architecture)
-    if rule is None or not rule.layer_inputs:
+    if target.architecture not in GIVE_INPUTS:
         return f"llama.cpp gives out no layer inputs of {target.architecture} models, which {name} would read"
     if not layers or (architecture == EAGLE and len(layers) != _LAYERS) or not _among(layers, target, architecture):
         return f"{foreign}: it reads layers {layers}, and this one has {target.layers}"
-    return _block_problem(header, target)
+    return table_problem(header, target.vocabulary) or block_problem(header, target.vocabulary)
 
 
 def holds_layers_alone(header: GgufHeader) -> bool:
@@ -154,17 +142,7 @@ def _split_problem(header: GgufHeader, target: GgufInfo) -> str:
 
 
 def _among(layers: Sequence[int], target: GgufInfo, architecture: str) -> bool:
-    last = target.layers if architecture == EAGLE else target.layers - 1
+    rule = RULES.get(target.architecture)
+    with_last = architecture == EAGLE and rule is not None and rule.layer_inputs
+    last = target.layers if with_last else target.layers - 1
     return all(0 <= one <= last for one in layers)
-
-
-def _block_problem(header: GgufHeader, target: GgufInfo) -> str:
-    facts, name = block_facts(header), header.path.name
-    if facts is None:
-        return ""
-    odd = [kind for tensor, kind in _ODD_BLOCKS.items() if any(one.name == tensor for one in header.tensors)]
-    if odd:
-        return f"{name} is a {odd[0]} head; of those that guess a block, plain DFlash heads are used"
-    if not 0 <= facts.mask < target.vocabulary:
-        return f"{name} names no mask token of this model"
-    return "" if facts.size > 1 else f"{name} tells of a block of {facts.size} tokens"

@@ -4,9 +4,8 @@ from typing import Final
 
 import msgspec
 
+from twd.gguf_tools.block_head import block_facts
 from twd.gguf_tools.head_file import (
-    BLOCK,
-    EAGLE,
     HEAD_FILES,
     WIDTHS,
     head_cache_bytes,
@@ -17,10 +16,11 @@ from twd.gguf_tools.head_file import (
 )
 from twd.gguf_tools.header import GgufHeader
 from twd.gguf_tools.inspect import GgufInfo
+from twd.gguf_tools.shared_head import SHARED, shared_width
 from twd.gguf_tools.step_reads import step_reads
 from twd.kit.wording import count
 
-_KINDS: Final = {EAGLE: "EAGLE-3", BLOCK: "DFlash"}
+_EAGLE: Final = "EAGLE-3"
 
 
 class OwnHeadFacts(msgspec.Struct, frozen=True):
@@ -65,8 +65,10 @@ def head_file_words(header: GgufHeader) -> str:
         return f"the layers of the head of a {architecture} model, without the model"
     if architecture not in HEAD_FILES:
         return ""
-    if architecture not in _KINDS:
-        return f"a trained head ({architecture}) for another model; heads of this kind are not used"
-    layers = ", ".join(map(str, layers_read(header)))
+    if architecture == SHARED:
+        model = f"a Gemma 4 model of width {shared_width(header)}"
+        return f"a trained head (assistant) for {model}: it reads the KV cells of its last layers"
+    block, layers = block_facts(header), ", ".join(map(str, layers_read(header)))
+    kind = _EAGLE if block is None else f"{block.kind}, up to {count(block.most, 'token')} at once"
     model = f"a model of width {header.number(f'{architecture}.{WIDTHS[architecture]}')}"
-    return f"a trained head ({_KINDS[architecture]}) for {model}: it reads the inputs of layers {layers}"
+    return f"a trained head ({kind}) for {model}: it reads the inputs of layers {layers}"

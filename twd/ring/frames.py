@@ -147,6 +147,8 @@ class WindowItem(RingMessage, frozen=True, array_like=True):
     """With `scores`: the token behind the last one is sampled, too."""
     drafts: Rows = 0
     """With `goes_on`: this many of its last tokens are drafts."""
+    least: Annotated[float, Meta(ge=0.0)] = 0.0
+    """With `guesses`: the head stops where the chance that all of them are right falls below this."""
 
 
 class TokenFit(RingMessage, frozen=True, array_like=True):

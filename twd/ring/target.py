@@ -301,4 +301,5 @@ def _item(window: Window) -> WindowItem:
         window.guesses,
         window.goes_on,
         window.drafts,
+        window.least,
     )

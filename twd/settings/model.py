@@ -190,7 +190,7 @@ class DrafterConfig(SettingSection, frozen=True):
 
     name: Annotated[str, about("Its name in status and metrics; empty: made from the model's.")] = ""
     path: Annotated[FilePath, about("GGUF file, for a drafter that twd runs.")] = ""
-    head: Annotated[FilePath, about("GGUF file of a trained head (EAGLE-3 or DFlash) for the model.")] = ""
+    head: Annotated[FilePath, about("GGUF file of a trained head (EAGLE-3, DFlash, DSpark, Gemma 4's).")] = ""
     url: Annotated[MaybeUrl, about("Address of a server that drafts, instead of `path`.")] = ""
     kind: Annotated[ServerKind, about("What that server is; auto: ask it.")] = "auto"
     model_name: Annotated[str, about("The model's name at that server.")] = ""

@@ -32,5 +32,5 @@ def read_and_guess(
     if sampler is None or (follows and len(kept) == len(item.tokens)):
         return outcome, spent_ms
     found = VerifyResult(item.slot, item.epoch, item.at)
-    head.guess(found, [*texts.text(item.slot), outcome.tokens[-1]], item.guesses, sampler)
+    head.guess(found, [*texts.text(item.slot), outcome.tokens[-1]], item.guesses, sampler, item.least)
     return msgspec.structs.replace(outcome, guesses=found.guesses, sure=found.sure), spent_ms + found.aside_ms

@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.engine.slices.recipes import recipe
+from tests.engine.block_reference import dspark
+from tests.engine.slices.recipes import Recipe, recipe
 from twd.cli.doctor.findings import Finding, Severity
 from twd.cli.doctor.heads import check_heads
 from twd.settings.model import Settings
@@ -32,8 +33,9 @@ def test_a_head_in_the_models_file(more: dict[str, object], place: str, tmp_path
     assert place in finding.detail
 
 
-def test_a_named_one(tmp_path: Path) -> None:
-    path, head = recipe("llama").write(tmp_path / "model.gguf"), recipe("eagle3").write(tmp_path / "head.gguf")
+@pytest.mark.parametrize("one", [recipe("eagle3"), dspark()], ids=["eagle3", "dspark"])
+def test_a_named_one(one: Recipe, tmp_path: Path) -> None:
+    path, head = recipe("llama").write(tmp_path / "model.gguf"), one.write(tmp_path / "head.gguf")
     named = {"drafters": [{"head": str(head)}]}
     (finding,) = found(path, **named)
     assert (finding.verdict, finding.detail) == (Severity.PASS, "guesses for m")

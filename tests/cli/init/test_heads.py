@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.shared_reference import assistant
 from tests.engine.slices.recipes import recipe
 from tests.model_fixtures import model_cache, q4_path
 from twd.cli.init.proposal import FoundModel, propose, propose_for, settings_of
@@ -35,12 +36,17 @@ def test_they_are_found_in_folders(q4_path: Path, tmp_path: Path) -> None:
     recipe("llama").write(tmp_path / "fits.gguf", speaks=q4_path)
     recipe("qwen35 with a head").write(tmp_path / "own.gguf", speaks=q4_path)
     recipe("qwen2").write(tmp_path / "other.gguf", speaks=q4_path)
+    recipe("gemma4").write(tmp_path / "gemma.gguf", speaks=q4_path)
+    assistant().write(tmp_path / "assistant.gguf", speaks=q4_path)
     found = {one.name: one for one in find_files([tmp_path])[0]}
-    assert {name: [Path(head).name for head in one.heads] for name, one in found.items()} == {
+    assert {name: sorted(Path(head).name for head in one.heads) for name, one in found.items()} == {
         "head": [],
         "fits": ["head.gguf"],
         "own": ["head.gguf"],
         "other": [],
+        "gemma": ["assistant.gguf", "head.gguf"],
+        "assistant": [],
     }
     assert [name for name, one in found.items() if one.own_head] == ["own"]
-    assert found["head"].problem == "it holds a trained head, which guesses for another model"
+    for name in ("head", "assistant"):
+        assert found[name].problem == "it holds a trained head, which guesses for another model"

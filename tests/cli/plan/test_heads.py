@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.slices.recipes import recipe
+from tests.engine.block_reference import dflash_2, dspark
+from tests.engine.shared_reference import assistant
+from tests.engine.slices.recipes import Recipe, recipe
 from twd.cli.app import run
 from twd.kit.exit_codes import ExitCode
 
@@ -41,7 +43,7 @@ def test_one_that_fits(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         ("qwen2", "llama.cpp gives out no layer inputs of qwen2 models"),
         ("gone", "gone.gguf"),
         ("cut", "cut.gguf: the file is cut short"),
-        ("target", "target.gguf is a file of architecture llama, not an EAGLE-3 or DFlash head"),
+        ("target", "target.gguf is a file of architecture llama, not of a trained head"),
     ],
 )
 def test_one_that_does_not(
@@ -69,5 +71,38 @@ def test_on_a_ring_it_is_told_why(head: Path, tmp_path: Path, capsys: pytest.Cap
 def test_a_heads_own_file(head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(head)]) == ExitCode.OK
     assert "head: a trained head (EAGLE-3) for a model of width 64: it reads the inputs of layers 1, 4, 7" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "kind"),
+    [
+        (recipe("dflash"), "DFlash, up to 5 tokens at once"),
+        (dspark(), "DSpark, up to 6 tokens at once"),
+        (dflash_2(), "DFlash 2, up to 5 tokens at once"),
+    ],
+    ids=["dflash", "dspark", "dflash 2"],
+)
+def test_the_file_of_a_head_that_guesses_blocks(
+    one: Recipe, kind: str, head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = one.write(tmp_path / "block.gguf")
+    assert run(["inspect", str(path)]) == ExitCode.OK
+    assert f"head: a trained head ({kind}) for a model of width 64: it reads" in capsys.readouterr().out
+    model = str(recipe("llama").write(tmp_path / "model.gguf"))
+    assert "head: block.gguf guesses; it takes " in planned(model, "--head", str(path), capsys=capsys)
+
+
+def test_the_file_of_an_assistant(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, model = assistant().write(tmp_path / "shared.gguf"), recipe("gemma4").write(tmp_path / "model.gguf")
+    assert run(["inspect", str(path)]) == ExitCode.OK
+    words = "head: a trained head (assistant) for a Gemma 4 model of width 64: it reads the KV cells of its last layers"
+    assert words in capsys.readouterr().out
+    assert "head: shared.gguf guesses; it takes " in planned(str(model), "--head", str(path), capsys=capsys)
+    settings = tmp_path / "twd.yaml"
+    settings.write_text(f"mode: combined\nmodels: {{m: {{path: {model}}}}}\ndrafters: [{{head: {path}}}]\n")
+    assert run(["-c", str(settings), "plan", *SIZES]) == ExitCode.OK
+    assert "shared.gguf reads the KV cells of the model's last layers, so it guesses on one machine only" in (
         capsys.readouterr().out
     )

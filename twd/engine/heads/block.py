@@ -14,19 +14,20 @@ from twd.engine.heads.eagle import EagleHead
 from twd.engine.heads.head import HeadContext
 from twd.engine.library import llama
 from twd.engine.model import LoadedGguf
-from twd.gguf_tools.head_file import BlockFacts
+from twd.gguf_tools.block_head import BLOCK, BlockFacts
 
 _ROUNDS = 3
 
 
 class BlockContext(HeadContext):
-    """A context that takes either tokens or inputs of the target's layers. Tokens of a pass see each other."""
+    """A context that takes either tokens or inputs of the target's layers. Tokens of a pass see each other, if the file
+    does not say otherwise."""
 
     _reads_both = False
 
     def __init__(self, target: Context, model: LoadedGguf) -> None:
         super().__init__(target, model)
-        llama.llama_set_causal_attn(self.handle, False)
+        llama.llama_set_causal_attn(self.handle, model.info.metadata.get(f"{BLOCK}.attention.causal") is True)
 
 
 class BlockHead(EagleHead):
@@ -36,7 +37,7 @@ class BlockHead(EagleHead):
     context_of = BlockContext
 
     def __init__(self, target: Context, model: LoadedGguf, facts: BlockFacts) -> None:
-        self._mask, self._most = facts.mask, facts.size - 1
+        self._facts, self._most = facts, min(facts.most, target.settings.ubatch - facts.first)
         super().__init__(target, model, facts.layers)
 
     def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
@@ -49,12 +50,17 @@ class BlockHead(EagleHead):
         self._ends[slot] = at + len(tokens)
 
     def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
-        count = min(count, self._most)
-        rows = BatchTokens()
-        rows.add(slot, at, [text[-1], *[self._mask] * count])
-        self._context.decode(rows)
-        for row in range(1, count + 1):
+        for row in self._block(slot, at, text[-1], count):
             yield self._context.logits(row).copy()
+
+    def _block(self, slot: int, at: int, last: int, count: int) -> range:
+        """Compute a block behind the last token, and return its rows with a guess."""
+        first = self._facts.first
+        guesses = range(first, first + min(count, self._most))
+        rows, masks = BatchTokens(), [self._facts.mask] * (guesses.stop - 1)
+        rows.add(slot, at, [last, *masks], output_from=0 if self._gives_outputs else guesses.stop)
+        self._context.decode(rows)
+        return guesses
 
     def _measured(self) -> float:
         """The milliseconds of a whole block, for each token of it."""

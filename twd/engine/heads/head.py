@@ -13,14 +13,14 @@ from typing import Final, Protocol
 import numpy as np
 
 from twd.decoding.window import Sampler
-from twd.engine.context import BatchTokens, CacheLayout, Context, Logits
+from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings, Logits
 from twd.engine.heads.binding import give_hidden_rows, heads_available, hidden_row, hidden_rows, use_head_layer
 from twd.engine.library import llama
 from twd.engine.model import LoadedGguf
 from twd.gguf_tools.head_file import own_head_problem
 from twd.wire.failures import FailureCode, TwdError
 
-_KEPT: Final = 128
+KEPT: Final = 128
 """How many of the last hidden states of a slot are kept: it may go back by a window."""
 _WAITING: Final = 16
 """So many tokens at most wait for the next guess, to be computed in one pass with it."""
@@ -75,8 +75,10 @@ class HeadContext(Context):
         self._target = target
         self._predicts = model.head_layers > 0
         """Whether the model has layers of multi-token prediction, which need a kind of context of their own."""
-        wanted = replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
-        super().__init__(model, wanted)
+        super().__init__(model, self._wanted(target))
+
+    def _wanted(self, target: Context) -> ContextSettings:
+        return replace(target.settings, layout=CacheLayout.UNIFIED, snapshots=0, type_k="f16", type_v="f16")
 
     def _parameters(self) -> ctypes.Structure:
         parameters = super()._parameters()
@@ -127,6 +129,8 @@ class OwnHead:
     """Whether llama.cpp gives outputs of all tokens of a pass or of none."""
     _waits = True
     """Whether tokens that it reads may wait for the next guess."""
+    _gives_outputs = True
+    """Whether llama.cpp gives rows of outputs of its passes, and not of all tokens."""
 
     def __init__(self, target: Context, file: LoadedGguf | None = None) -> None:
         """`file`: the model that holds the head, if it is not the target's; it is freed with the head."""
@@ -139,10 +143,10 @@ class OwnHead:
         self._context = self.context_of(target, model)
         self._ends = [0] * settings.parallel
         """For each slot, how many tokens the head has read."""
-        self._hidden = np.zeros((settings.parallel, _KEPT, self._width), np.float32)
+        self._hidden = np.zeros((settings.parallel, KEPT, self._width), np.float32)
         self._waiting = [_Waiting([], self._hidden[0, :0]) for _ in range(settings.parallel)]
         self._want_rows()
-        give_hidden_rows(self._context.handle, outputs_only=True)
+        give_hidden_rows(self._context.handle, outputs_only=self._gives_outputs)
         self.step_ms = self._measured()
 
     def _want_rows(self) -> None:
@@ -158,9 +162,9 @@ class OwnHead:
 
     def read(self, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
         self._back(slot, at if at <= self._ends[slot] else 0)  # llama.cpp refuses gaps
-        before = np.concatenate((self._hidden[slot, (at - 1) % _KEPT][None], rows[: len(tokens) - 1]))
-        for row in range(max(0, len(tokens) - _KEPT), len(tokens)):
-            self._hidden[slot, (at + row) % _KEPT] = rows[row]
+        before = np.concatenate((self._hidden[slot, (at - 1) % KEPT][None], rows[: len(tokens) - 1]))
+        for row in range(max(0, len(tokens) - KEPT), len(tokens)):
+            self._hidden[slot, (at + row) % KEPT] = rows[row]
         waiting, self._ends[slot] = self._waiting[slot], at + len(tokens)
         waiting.add(tokens, before)
         if not self._waits or len(waiting.tokens) > min(_WAITING, self._context.settings.ubatch - 1):
@@ -189,7 +193,7 @@ class OwnHead:
             for logits in self._chain(slot, at, text, count):
                 token = sampler.pick(logits, text)
                 guesses.append(token)
-                sure.append(_share(logits, token))
+                sure.append(self._sure(len(sure), logits, token))
                 text.append(token)
                 chance *= sure[-1]
                 if chance < least:
@@ -214,9 +218,13 @@ class OwnHead:
         self._context.rollback(slot, max(position - self.behind, 0))
         self._ends[slot] = min(self._ends[slot], position)
 
+    def _sure(self, number: int, logits: Logits, token: int) -> float:
+        """How sure it is of a guess. `number`: how many it made before."""
+        return _share(logits, token)
+
     def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
         """The logits behind `text`, which grows by one token after each."""
-        state = self._hidden[slot, (at - 1) % _KEPT]
+        state = self._hidden[slot, (at - 1) % KEPT]
         for step in range(count):
             logits, state = self._step(slot, at + step, text[-1], state)
             yield logits
@@ -266,7 +274,7 @@ class ChainedHeads(OwnHead):
             super()._decode_all(slot, at, tokens, before)
 
     def _chain(self, slot: int, at: int, text: Sequence[int], count: int) -> Iterator[Logits]:
-        states = [self._hidden[slot, (at - 1) % _KEPT]]
+        states = [self._hidden[slot, (at - 1) % KEPT]]
         for number in range(min(count, self._context.model.head_layers)):
             self._use(number, slot, at)
             rows = BatchTokens()
