@@ -7,7 +7,7 @@ models (its program `test-llama-archs`), made smaller, and with eight layers.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,25 +87,28 @@ def _no_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 def _speaking(one: Recipe, source: Path) -> Recipe:
     """The recipe with the vocabulary and the chat template of another model."""
-    fields = [
-        field for key, field in gguf.GGUFReader(source).fields.items() if key.startswith(("tokenizer.", "general.name"))
-    ]
-    size = next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
+    size, fields = _speech(source)
     tensors = {
         name: (size, *shape[1:]) if name in ("token_embd.weight", "output.weight") else shape
         for name, shape in one.tensors.items()
     }
-    return Recipe(
-        one.architecture,
-        {**one.fields, "vocab_size": ("UINT32", size)},
-        tensors,
-        tuple(partial(_copy_field, field=field) for field in fields),
-    )
+    return Recipe(one.architecture, {**one.fields, "vocab_size": ("UINT32", size)}, tensors, fields)
 
 
-def _copy_field(writer: gguf.GGUFWriter, field: gguf.ReaderField) -> None:
+@cache
+def _speech(source: Path) -> tuple[int, tuple[Callable[[gguf.GGUFWriter], None], ...]]:
+    """How many tokens a model knows, and what writes its vocabulary into another one; to read it takes seconds."""
+    fields = [
+        field for key, field in gguf.GGUFReader(source).fields.items() if key.startswith(("tokenizer.", "general.name"))
+    ]
+    size = next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
+    return size, tuple(_copying(field) for field in fields)
+
+
+def _copying(field: gguf.ReaderField) -> Callable[[gguf.GGUFWriter], None]:
     inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-    writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    name, value, kind = field.name, field.contents(), field.types[0]
+    return lambda writer: writer.add_key_value(name, value, kind, inner)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
