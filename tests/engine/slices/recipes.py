@@ -15,6 +15,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+from tests.gguf_fields import fields_of
+
 VOCABULARY: Final = 96
 _FILE: Final = Path(__file__).with_name("recipes.json")
 
@@ -87,28 +89,14 @@ def _no_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 def _speaking(one: Recipe, source: Path) -> Recipe:
     """The recipe with the vocabulary and the chat template of another model."""
-    size, fields = _speech(source)
+    fields = [field for field in fields_of(source) if field.name.startswith(("tokenizer.", "general.name"))]
+    size = next(field.length for field in fields if field.name == "tokenizer.ggml.tokens")
     tensors = {
         name: (size, *shape[1:]) if name in ("token_embd.weight", "output.weight") else shape
         for name, shape in one.tensors.items()
     }
-    return Recipe(one.architecture, {**one.fields, "vocab_size": ("UINT32", size)}, tensors, fields)
-
-
-@cache
-def _speech(source: Path) -> tuple[int, tuple[Callable[[gguf.GGUFWriter], None], ...]]:
-    """How many tokens a model knows, and what writes its vocabulary into another one; to read it takes seconds."""
-    fields = [
-        field for key, field in gguf.GGUFReader(source).fields.items() if key.startswith(("tokenizer.", "general.name"))
-    ]
-    size = next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
-    return size, tuple(_copying(field) for field in fields)
-
-
-def _copying(field: gguf.ReaderField) -> Callable[[gguf.GGUFWriter], None]:
-    inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-    name, value, kind = field.name, field.contents(), field.types[0]
-    return lambda writer: writer.add_key_value(name, value, kind, inner)
+    vocabulary = tuple(field.write for field in fields)
+    return Recipe(one.architecture, {**one.fields, "vocab_size": ("UINT32", size)}, tensors, vocabulary)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:
