@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import psutil
 import pytest
@@ -18,6 +18,17 @@ register_profiles()
 
 WHOLE = ("tests/e2e/", "tests/cli/", "tests/readme/")
 """Where tests start whole installations, many processes each."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Nothing that is made for thousands of tests is garbage before the end: to look for some takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

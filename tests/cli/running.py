@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +13,14 @@ from typing import Any
 import psutil
 
 from tests.cli.command_server import SERVER
+from tests.measurements import leave_measurements, take_measurements
 from tests.waiting import alive, wait_until
 from twd.engine.demo_model import demo_model
 from twd.net.ports import free_port
-from twd.private_file import write_private
 from twd.supervisor.demo import DRAFT, TARGET
 
 TWD = (sys.executable, "-P", "-m", "twd")
 TIMEOUT_S = 180
-MEASURED = "measured-*.json"
 
 
 def _one_core() -> tuple[int, ...]:
@@ -61,20 +59,11 @@ class Installed:
 
     def take_demo_files(self, weights: Path) -> None:
         """The demo's files from where tests keep them: to write them anew takes seconds for each installation."""
+        take_measurements(self.home, weights)
         folder = self.home / "cache"
-        self.home.mkdir(mode=0o700, parents=True)
-        folder.mkdir()
         for kind in (TARGET, DRAFT):
             made = demo_model(weights, kind)
             (folder / made.name).symlink_to(made)
-        for known in weights.glob(MEASURED):
-            shutil.copy(known, folder)
-
-    def leave_measurements(self, weights: Path) -> None:
-        """What was found out of the demo's models the next installation need not find out again."""
-        for found in (self.home / "cache").glob(MEASURED):
-            if not (weights / found.name).exists():
-                write_private(weights / found.name, found.read_bytes())
 
     def up(self, *arguments: str) -> dict[str, Any]:
         """Start it in the background, until it is ready."""
@@ -130,19 +119,24 @@ class Installed:
 
 
 @contextmanager
-def running(home: Path, *arguments: str, weights: Path | None = None, **env: str) -> Iterator[Installed]:
-    """An installation that is up; `weights` has the demo's files ready."""
+def running(
+    home: Path, *arguments: str, weights: Path | None = None, measured: Path | None = None, **env: str
+) -> Iterator[Installed]:
+    """An installation that is up; `weights` has the demo's files ready, and it or `measured` what was measured."""
+    measured = measured or weights
     installed = Installed(home)
     installed.env |= env
     if weights is not None:
         installed.take_demo_files(weights)
+    elif measured is not None:
+        take_measurements(home, measured)
     try:
         installed.up(*arguments)
         yield installed
         down = installed.twd("down")
         assert down.returncode == 0, down.stdout + down.stderr
-        if weights is not None:
-            installed.leave_measurements(weights)
+        if measured is not None:
+            leave_measurements(home, measured)
     finally:
         installed.clean_up()
 

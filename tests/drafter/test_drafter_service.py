@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.backends.listener import ctx
-from tests.drafter.test_drafter_core import opened
+from tests.drafter.cores import opened
 from tests.drafter.test_openings import FOLLOWING
 from twd.bus.memory.bus import MemoryBroker
 from twd.drafter.openings import PendingSessions

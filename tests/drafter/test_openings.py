@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tests.drafter.test_drafter_core import opened
+from tests.drafter.cores import opened
 from tests.speculator.fakes import TruePicker
 from tests.waiting import until
 from twd.drafter import openings

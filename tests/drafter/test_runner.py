@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.drafter.test_drafter_core import opened
+from tests.drafter.cores import opened
 from tests.speculator.fakes import FakeTarget
 from twd.decoding.turns import WaitForPost
 from twd.decoding.window import Logits

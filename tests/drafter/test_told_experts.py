@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.drafter.test_drafter_core import ME, give_slots, only, opened, step, tokens
+from tests.drafter.cores import ME, give_slots, only, opened, step, tokens
 from tests.properties import examples
 from tests.speculator.fakes import TruePicker
 from twd.drafter.core import DrafterCore

@@ -27,7 +27,7 @@ def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     settings = f"agent: {{port: 0}}\nmodels:\n{models}gate: {{fleet: [quick], economy: false, hold: 12, audit: 0.0}}\n"
     (home.parent / "twd.yaml").write_text(settings)
-    with running(home) as installed:
+    with running(home, measured=model_cache) as installed:
         wait_until(lambda: "big+gate" in names(installed), "the gate is ready")
         yield installed
 

@@ -29,7 +29,7 @@ def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         "agent: {port: 0}\n"
         f"models: {{twin: {{path: '{demo_model(model_cache, 'q4_0')}', ctx_size: 256, parallel: 2, replicas: 2}}}}\n"
     )
-    with running(home) as installed:
+    with running(home, measured=model_cache) as installed:
         wait_until(lambda: len(replicas(installed)) == 2, "both are ready")
         yield installed
 

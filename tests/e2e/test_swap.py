@@ -27,7 +27,7 @@ def house(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"agent: {{port: 0, model_dirs: ['{folder / 'files'}']}}\n"
         f"models: {{first: {{path: '{demo_model(model_cache, 'q4_0')}', ctx_size: 512, parallel: 2}}}}\n"
     )
-    with running(folder / "home") as installed:
+    with running(folder / "home", measured=model_cache) as installed:
         yield installed
 
 

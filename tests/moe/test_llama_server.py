@@ -36,7 +36,7 @@ def planned(model: Path, address: str) -> tuple[MixturePlan, list[DeviceScore]]:
     return place(summarize(read_mixture(model)), devices), devices
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("shell", ["sh", pytest.param("bash", marks=pytest.mark.thorough)])
 def test_buffers_are_where_the_plan_says(upcycled: Path, tmp_path: Path, shell: str) -> None:
     server = program("TWD_LLAMA_SERVER", "llama-server")
     rpc = program("TWD_RPC_SERVER", "ggml-rpc-server")

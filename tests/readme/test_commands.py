@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from tests.measurements import leave_measurements, take_measurements
 from tests.model_fixtures import model_cache
 from tests.readme.machines import Machine, two_machines, until_it_says
 from tests.readme.printed import block_commands, spoken_commands, twd_arguments, yaml_block
@@ -104,10 +105,13 @@ def machines(tmp_path: Path, model_cache: Path) -> Iterator[tuple[Machine, Machi
     """Two of them, with the files that the README names; the first has its settings, too."""
     with two_machines(tmp_path) as (first, second):
         for machine in (first, second):
+            take_measurements(machine.folder / ".twd", model_cache)
             for name in (TARGET, OTHER):
                 (machine.folder / "models" / name).symlink_to(demo_model(model_cache))
         (first.folder / "twd.yaml").write_text(yaml_block("# twd.yaml").partition("drafters:")[0])
         yield first, second
+        for machine in (first, second):
+            leave_measurements(machine.folder / ".twd", model_cache)
 
 
 def let_in(first: Machine, second: Machine) -> None:
@@ -193,7 +197,6 @@ def test_a_ring_that_is_played(machines: tuple[Machine, Machine], model_cache: P
     first, _ = machines
     (first.folder / "twd.yaml").unlink()
     cache = first.folder / ".twd" / "cache"
-    cache.mkdir(parents=True)
     for kind in (DEMO_TARGET, DEMO_DRAFT):
         made = demo_model(model_cache, kind)
         (cache / made.name).symlink_to(made)

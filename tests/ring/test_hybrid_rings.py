@@ -70,7 +70,10 @@ def ask(made: Desk, name: str, prompt: list[int], sampling: Sampling = SAMPLED) 
     return made.texts[name]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "sampling",
+    [pytest.param(Sampling(), marks=pytest.mark.thorough, id="greedy"), pytest.param(SAMPLED, id="sampled")],
+)
 def test_the_text_is_that_of_the_whole_model(case: Case, sampling: Sampling) -> None:
     text = alone(case.whole, PROMPT, sampling)
     guesses: list[Guess | None] = [

@@ -30,7 +30,10 @@ def text(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[int]:
         return desk.speak([PROMPT], COUNT, [None])[0].tokens
 
 
-@pytest.mark.parametrize("cuts", [(0, 2, 4), (0, 1, 2, 3, 4)], ids=["two", "four"])
+@pytest.mark.parametrize(
+    "cuts",
+    [pytest.param((0, 2, 4), id="two"), pytest.param((0, 1, 2, 3, 4), marks=pytest.mark.thorough, id="four")],
+)
 def test_the_text_goes_on_when_a_stage_is_killed(
     source: Path, text: list[int], tmp_path: Path, cuts: tuple[int, ...]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import ast
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -13,15 +13,19 @@ PACKAGE = ROOT / "twd"
 @cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package by its path below the root."""
+    gc.collect()
+    trees = parsed(PACKAGE.rglob("*.py"))
+    gc.freeze()  # they stay: to look through millions of nodes for garbage again and again takes seconds
+    return trees
+
+
+def parsed(paths: Iterable[Path]) -> dict[str, ast.Module]:
+    """These modules by their paths below the root."""
     gc.disable()  # Python 3.11 fails where what is collected in mid-parse is a syntax tree, too
     try:
-        return _parsed()
+        return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
     finally:
         gc.enable()
-
-
-def _parsed() -> dict[str, ast.Module]:
-    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")}
 
 
 @cache

@@ -44,7 +44,9 @@ async def start(broker: MemoryBroker) -> tuple[SupervisorService, ProcessTable, 
     return supervisor_service, table, changes
 
 
-async def test_the_board_follows_a_service_that_starts() -> None:
+async def test_the_board_follows_a_service_that_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pause in ("LOOK_S", "LOOK_WHILE_STARTING_S"):
+        monkeypatch.setattr(f"twd.supervisor.service.{pause}", 0.05)
     broker = MemoryBroker()
     supervisor_service, table, changes = await start(broker)
     worker = Worker(ctx(broker, 7))

@@ -1,95 +1,30 @@
 """Remote servers as targets: the texts are those that the server alone would write, in fewer requests."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable
 
 import msgspec
 import pytest
 
-from tests.backends.fakes.gpu_servers import FakeSglang, FakeVllm
+from tests.backends.fakes.gpu_servers import FakeVllm
 from tests.backends.fakes.openai_server import OpenAiServer
-from tests.backends.fakes.server import Farm
 from tests.backends.fakes.toy import EMOJI, TOY
-from tests.backends.listener import MODEL, Listener, chat, ctx, job
+from tests.backends.listener import chat, job
 from tests.backends.rigs import echoing
-from tests.waiting import until
-from twd.backends.clients.base import Backend
-from twd.backends.clients.detection import open_backend
-from twd.backends.verifier.model import open_verifying
-from twd.bus.memory.bus import MemoryBroker
-from twd.settings.model import ServerConfig as ServerSettings
-from twd.settings.model import Settings
-from twd.speculator.service import SpeculatorService
-from twd.speculator.targets.source import ReadySource
-from twd.supervisor.remote_target import RemoteModel
-from twd.wire.base import InstanceId, JobId, ModelId, NodeId
-from twd.wire.draft import DrafterAttached, SessionOpened
-from twd.wire.failures import Failure, FailureCode, TwdError
+from tests.backends.verifier.towers import LOOPING, SERVERS, OpenTower, emoji_start, text_of
+from twd.wire.failures import Failure, FailureCode
 from twd.wire.job import (
     FinishReason,
     Grammar,
     GrammarKind,
-    JobCancelled,
     JobFinished,
-    JobSubmitted,
     Judge,
     Prompt,
     Sampling,
     Speculation,
     TokensAccepted,
 )
-from twd.wire.model import ModelFailed, ModelReady, VocabFingerprint
-
-SERVERS: list[tuple[str, Callable[[], OpenAiServer]]] = [("vllm", FakeVllm), ("sglang", FakeSglang), ("echo", echoing)]
-LOOPING = " now and then and now and then and now and then and now and then"
-
-
-@dataclass
-class Tower:
-    """A real speculator whose target is a fake server."""
-
-    server: OpenAiServer
-    ear: Listener
-    speculator: SpeculatorService
-
-    async def run(self, asked: JobSubmitted) -> tuple[str, JobFinished | Failure]:
-        """A job to its end."""
-        await self.ear.submit(asked)
-        await until(lambda: bool(self.ear.ends(asked.job)), timeout_s=20)
-        return "".join(event.text for event in self.ear.of(TokensAccepted, asked.job)), self.ear.end(asked.job)
-
-
-OpenTower = Callable[..., Awaitable[Tower]]
-
-
-@pytest.fixture
-async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
-    """Opens towers; closes them at the end of the test."""
-    towers: list[Tower] = []
-
-    async def open_one(make: Callable[[], OpenAiServer] = FakeVllm, *, timeout_s: float = 2.0) -> Tower:
-        broker, server = MemoryBroker(), make()
-        await farm.add(server)
-        settings = ServerSettings(url=server.url, timeout_s=timeout_s)
-        ear = Listener(broker)
-        await ear.listen()
-        speculator = SpeculatorService(
-            ctx(broker, 2),
-            MODEL,
-            ReadySource(lambda progress: cast(Any, RemoteModel(open_verifying(settings, MODEL), Settings(), MODEL))),
-        )
-        await speculator.start()
-        await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), timeout_s=20)
-        towers.append(Tower(server, ear, speculator))
-        return towers[-1]
-
-    yield open_one
-    for tower in towers:
-        tower.server.release.set()
-        await tower.speculator.stop()
-        assert tower.speculator.fault is None
+from twd.wire.model import ModelReady
 
 
 @pytest.mark.parametrize("make", [make for _, make in SERVERS], ids=[name for name, _ in SERVERS])
@@ -141,80 +76,20 @@ async def test_plain_text_comes_from_one_stream(open_tower: OpenTower) -> None:
 async def test_emoji_are_whole(open_tower: OpenTower) -> None:
     for _, make in SERVERS:
         tower = await open_tower(make)
-        start = _emoji_start()
+        start = emoji_start()
         text, _ = await tower.run(job(start, max_tokens=60))
         assert TOY.shown(TOY.generate(TOY.tokenize(start), 300)).startswith(text)
         assert EMOJI in text
 
 
-def _emoji_start() -> str:
-    return next(f"{w} it" for w in ("one", "two", "now", "who") if EMOJI in TOY.shown(_text_of(f"{w} it")))
-
-
 async def test_a_text_is_taken_over_at_any_place(open_tower: OpenTower) -> None:
-    tower, start = await open_tower(), _emoji_start()
-    whole = _text_of(start)
+    tower, start = await open_tower(), emoji_start()
+    whole = text_of(start)
     first = next(cut for cut in range(len(whole)) if EMOJI in TOY.shown(whole[:cut]))
     for cut in range(first - 4, first + 2):
         text, _ = await tower.run(job(start, f"cut-{cut}", max_tokens=60, resume=whole[:cut], attempt=2))
         told = TOY.shown(whole[:cut]).split("\ufffd")[0]
         assert told + text == TOY.shown(whole)
-
-
-async def test_what_cannot_be_read_ends_its_own_job(open_tower: OpenTower) -> None:
-    tower, start = await open_tower(), _emoji_start()
-    await tower.run(job(start, "warm", max_tokens=60))
-    tower.server.faults.mode, tower.server.faults.only = "500", "detokenize"
-    for asked in (
-        job(start, "emoji", max_tokens=60),
-        job(start, "taken-over", max_tokens=60, resume=[TOY.tokenize("z")[0]], attempt=2),
-    ):
-        _, end = await tower.run(asked)
-        assert isinstance(end, Failure)
-        assert end.code is FailureCode.BACKEND_BROKEN
-    tower.server.faults.mode = ""
-    text, _ = await tower.run(job(start, "later", max_tokens=60))
-    assert text == TOY.shown(_text_of(start))
-
-
-@pytest.mark.parametrize("mode", ["500", "hang"])
-async def test_a_prompt_that_cannot_be_told_to_a_drafter_by_text_is_left_out(
-    open_tower: OpenTower, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("twd.backends.verifier.prompt_texts.KEPT_MAX", 1)
-    tower = await open_tower(timeout_s=60)
-    await tower.run(job("once upon", "warm", max_tokens=10))
-    await tower.run(job("another", "warm too", max_tokens=1))
-    await tower.ear.registers(_by_text().drafter)
-    await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
-    tower.server.faults.mode, tower.server.faults.only = mode, "detokenize"
-    text, _ = await tower.run(job("once upon", max_tokens=3))
-    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 3))
-    (opened,) = tower.ear.of(SessionOpened, "job-1")
-    assert opened.text == ""
-
-
-async def test_a_drafter_by_text_is_told_the_prompt(open_tower: OpenTower) -> None:
-    tower = await open_tower()
-    await tower.ear.registers(_by_text().drafter)
-    await tower.ear.publish(_by_text())
-    await until(lambda: bool(tower.speculator.facts().drafters) and tower.speculator._idle.is_set())
-    for number in range(2):  # whoever asks first may be too early
-        await tower.run(job("once upon", f"job-{number}", max_tokens=3))
-    (opened,) = tower.ear.of(SessionOpened, "job-1")
-    assert opened.text == "once upon"
-
-
-def _by_text() -> DrafterAttached:
-    vocab = VocabFingerprint(hash="", tokens=0, kind="")
-    return DrafterAttached(
-        drafter=InstanceId("drafter.far.x"), node=NodeId("far"), model=ModelId("small"), vocab=vocab, by_text=True
-    )
-
-
-def _text_of(start: str) -> list[int]:
-    return TOY.generate(TOY.tokenize(start), 60)
 
 
 async def test_a_conversation(open_tower: OpenTower) -> None:
@@ -239,7 +114,7 @@ async def test_other_ways_to_choose_are_passed_through(open_tower: OpenTower) ->
 
 async def test_stops_and_limits_are_kept_here(open_tower: OpenTower) -> None:
     tower = await open_tower()
-    whole = TOY.shown(_text_of("once upon"))
+    whole = TOY.shown(text_of("once upon"))
     stop = whole[20:23]
     text, end = await tower.run(job("once upon", max_tokens=60, stop=[stop]))
     assert text == whole[: whole.index(stop)]
@@ -277,84 +152,6 @@ async def test_many_sessions_at_once(open_tower: OpenTower) -> None:
     for one, (text, end) in zip(jobs, results, strict=True):
         assert text == TOY.shown(TOY.generate(TOY.tokenize(one.prompt.text or ""), 30))
         assert isinstance(end, JobFinished)
-
-
-@pytest.mark.parametrize(
-    ("mode", "code"),
-    [
-        ("500", FailureCode.BACKEND_BROKEN),
-        ("502", FailureCode.BACKEND_DOWN),
-        ("hang", FailureCode.DEADLINE),
-        ("broken_json", FailureCode.BACKEND_BROKEN),
-        ("die", FailureCode.BACKEND_BROKEN),
-        ("stall", FailureCode.DEADLINE),
-    ],
-)
-async def test_trouble_ends_a_job_and_not_the_target(open_tower: OpenTower, mode: str, code: FailureCode) -> None:
-    tower = await open_tower(timeout_s=0.3)
-    tower.server.faults.mode, tower.server.faults.only = mode, "completions"
-    _, end = await tower.run(job("once upon", max_tokens=40))
-    assert isinstance(end, Failure)
-    assert end.code is code
-    tower.server.faults.mode = ""
-    text, end = await tower.run(job("once upon", "job-2", max_tokens=40))
-    assert isinstance(end, JobFinished)
-    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 40))
-
-
-async def test_a_cancelled_session_hangs_up(open_tower: OpenTower) -> None:
-    tower = await open_tower(timeout_s=20)
-    tower.server.hold_after = 5
-    asked = job("once upon", max_tokens=200, speculation=Speculation(enabled=False), deadline_ms=200)
-    await tower.ear.submit(asked)
-    await until(lambda: tower.server.streaming == 1)
-    await until(lambda: bool(tower.ear.ends(asked.job)), timeout_s=10)
-    await until(lambda: tower.server.cut_off == 1, "the server would write on for ever", timeout_s=10)
-
-
-async def test_one_request_that_hangs_holds_up_nobody_else(open_tower: OpenTower) -> None:
-    tower = await open_tower(timeout_s=60)
-    server = tower.server
-    await tower.run(job("once upon", "warm", max_tokens=30))
-    server.faults.mode, server.faults.only, server.faults.times = "hang", "completions", 1
-    await tower.ear.submit(job("who it", "hung", max_tokens=30))
-    await until(lambda: server.streaming == 1)
-    text, _ = await tower.run(job("once upon", "other", max_tokens=30))
-    assert text == TOY.shown(TOY.generate(TOY.tokenize("once upon"), 30))
-    await tower.ear.publish(JobCancelled(job=JobId("hung"), reason="enough"))
-    await until(lambda: bool(tower.ear.ends("hung")), timeout_s=20)
-    await until(lambda: server.cut_off == 1, timeout_s=20)
-
-
-async def test_a_server_that_cannot_score_is_no_target(farm: Farm) -> None:
-    server = OpenAiServer()
-    await farm.add(server)
-    with pytest.raises(TwdError, match="passed through") as caught:
-        await asyncio.to_thread(open_verifying, ServerSettings(url=server.url), MODEL)
-    assert caught.value.code is FailureCode.UNSUPPORTED
-    with pytest.raises(TwdError) as caught:
-        await asyncio.to_thread(open_verifying, ServerSettings(url="http://127.0.0.1:9"), MODEL)
-    assert caught.value.code is FailureCode.BACKEND_DOWN
-
-
-async def test_a_server_that_fails_while_it_is_measured_is_hung_up_on(
-    farm: Farm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await farm.add(server := echoing())
-    opened: list[Backend] = []
-
-    async def open_and_keep(*args: Any, **options: Any) -> Backend:
-        opened.append(await open_backend(*args, **options))
-        return opened[-1]
-
-    async def fails(*_: object) -> None:
-        raise TwdError(FailureCode.BACKEND_DOWN, "it went away")
-
-    monkeypatch.setattr("twd.backends.verifier.model.open_backend", open_and_keep)
-    monkeypatch.setattr("twd.backends.verifier.model.measure", fails)
-    with pytest.raises(TwdError, match="it went away"):
-        await asyncio.to_thread(open_verifying, ServerSettings(url=server.url), MODEL)
-    assert opened[0].upstream._session is None
 
 
 async def test_a_guessed_end_that_was_never_met_before_ends_the_text(open_tower: OpenTower) -> None:

@@ -3,7 +3,7 @@
 import ast
 import re
 
-from tests.rules.source import ROOT, modules
+from tests.rules.source import PACKAGE, ROOT, parsed
 from twd.cli.doctor.finding_ids import FindingId
 
 PAGE = (ROOT / "docs/findings.md").read_text("utf-8")
@@ -20,10 +20,10 @@ def test_every_section_says_symptom_cause_and_command() -> None:
 
 
 def test_every_name_is_used_where_something_is_found() -> None:
+    with_findings = (path for path in (PACKAGE / "cli").rglob("*.py") if "FindingId." in path.read_text("utf-8"))
     used = {
         node.attr
-        for path, tree in modules().items()
-        if path.startswith("twd/cli/") and not path.endswith("finding_ids.py")
+        for tree in parsed(with_findings).values()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "FindingId"
     }

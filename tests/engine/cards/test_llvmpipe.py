@@ -11,6 +11,7 @@ LIMIT_S = 600
 
 
 @pytest.mark.card
+@pytest.mark.thorough
 @pytest.mark.model
 @pytest.mark.slow
 def test_what_must_hold_on_a_card_holds_on_llvmpipe(llvmpipe: dict[str, str]) -> None:

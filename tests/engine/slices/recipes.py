@@ -7,13 +7,15 @@ models (its program `test-llama-archs`), made smaller, and with eight layers.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
 import numpy as np
 import numpy.typing as npt
+
+from tests.gguf_fields import fields_of
 
 VOCABULARY: Final = 96
 _FILE: Final = Path(__file__).with_name("recipes.json")
@@ -87,25 +89,14 @@ def _no_vocabulary(writer: gguf.GGUFWriter) -> None:
 
 def _speaking(one: Recipe, source: Path) -> Recipe:
     """The recipe with the vocabulary and the chat template of another model."""
-    fields = [
-        field for key, field in gguf.GGUFReader(source).fields.items() if key.startswith(("tokenizer.", "general.name"))
-    ]
-    size = next(len(field.data) for field in fields if field.name == "tokenizer.ggml.tokens")
+    fields = [field for field in fields_of(source) if field.name.startswith(("tokenizer.", "general.name"))]
+    size = next(field.length for field in fields if field.name == "tokenizer.ggml.tokens")
     tensors = {
         name: (size, *shape[1:]) if name in ("token_embd.weight", "output.weight") else shape
         for name, shape in one.tensors.items()
     }
-    return Recipe(
-        one.architecture,
-        {**one.fields, "vocab_size": ("UINT32", size)},
-        tensors,
-        tuple(partial(_copy_field, field=field) for field in fields),
-    )
-
-
-def _copy_field(writer: gguf.GGUFWriter, field: gguf.ReaderField) -> None:
-    inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
-    writer.add_key_value(field.name, field.contents(), field.types[0], inner)
+    vocabulary = tuple(field.write for field in fields)
+    return Recipe(one.architecture, {**one.fields, "vocab_size": ("UINT32", size)}, tensors, vocabulary)
 
 
 def _add(writer: gguf.GGUFWriter, key: str, kind: str, value: Any) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.drafter.test_drafter_core import opened
+from tests.drafter.cores import opened
 from tests.engine.steps.test_picking import samplings
 from tests.engine.tiny_models import write_llama
 from twd.decoding.sampler import SamplerFactory
