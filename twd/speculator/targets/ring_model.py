@@ -151,10 +151,11 @@ def load_ring(
     checked and tried."""
     began = time.monotonic()
     entry = settings.models[name]
+    given = given_template(entry)
     progress(0.1, "reading the vocabulary")
     model = LoadedGguf.load(ModelLoadOptions(path=path_of(entry.path), vocab_only=True))
     try:
-        template = ChatTemplate.of(given_template(entry) or model.chat_template, model.vocab)
+        template = ChatTemplate.of(given or model.chat_template, model.vocab)
         model.vocab.warm()
         pipe = pipe_of(stages, home.bounds.credits)
         target = RingTarget(home, pipe, vocabulary=model.vocab.size, in_flight=_in_flight(settings))
