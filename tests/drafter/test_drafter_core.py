@@ -11,7 +11,7 @@ from tests.drafter.cores import ME, core_with, give_slots, only, opened, step, t
 from tests.properties import examples
 from tests.speculator.fakes import TruePicker, text_of
 from twd.decoding.window import Window
-from twd.drafter.core import DrafterCore
+from twd.drafter.core import READ_AT_ONCE, DrafterCore
 from twd.drafter.draft import DraftRules, Guess
 from twd.kit.jobs.liveness import SILENCE_S
 from twd.wire.base import JobId, SessionId
@@ -240,11 +240,11 @@ def test_a_pace_of_other_circumstances_is_forgotten_at_once() -> None:
     assert 5.0 < core.token_ms < 40.0, "one step alone says little"
 
 
-@pytest.mark.parametrize("yields", [False, True])
-def test_on_cores_of_stages_a_prompt_is_read_after_the_first_token(yields: bool) -> None:
+@pytest.mark.parametrize(("prompt", "waits"), [(READ_AT_ONCE, False), (READ_AT_ONCE + 1, True)])
+def test_on_cores_of_stages_only_a_long_prompt_is_read_after_the_first_token(prompt: int, waits: bool) -> None:
     core = DrafterCore(ME, slots=2, ctx_size=256)
-    event = replace(opened([5] * 40), reading=True)
-    core.open(event, DraftRules(TruePicker()), beside=False, yields=yields)
-    assert bool(core.waiting()) is not yields
-    core.accept(event.job, 40, [7])
+    event = replace(opened([5] * prompt), reading=True)
+    core.open(event, DraftRules(TruePicker()), beside=False, yields=True)
+    assert bool(core.waiting()) is not waits
+    core.accept(event.job, prompt, [7])
     assert core.waiting()
