@@ -9,6 +9,7 @@ from typing import Any, Final
 import gguf
 import numpy as np
 
+from tests.engine.head_inputs import tensors_of
 from tests.engine.slices.recipes import VOCABULARY, Recipe, Weights, recipe
 from twd.decoding.window import Sampler
 
@@ -110,8 +111,7 @@ class BlockReference:
 
     @cached_property
     def tensors(self) -> dict[str, Weights]:
-        both = (gguf.GGUFReader(path).tensors for path in (self.target, self.path))
-        shared, own = ({one.name: np.array(one.data) for one in tensors} for tensors in both)
+        shared, own = tensors_of(self.target), tensors_of(self.path)
         return {name: shared[name] for name in ("token_embd.weight", "output.weight")} | own
 
     @cached_property

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 
 from tests.engine.block_reference import product
+from tests.engine.head_inputs import tensors_of
 from tests.engine.slices.recipes import VOCABULARY, Recipe, Weights, recipe
 
 LAYERS: Final = 3
@@ -96,11 +97,11 @@ class SharedReference:
 
     @cached_property
     def own(self) -> dict[str, Weights]:
-        return _tensors(self.path)
+        return tensors_of(self.path)
 
     @cached_property
     def theirs(self) -> dict[str, Weights]:
-        return _tensors(self.target)
+        return tensors_of(self.target)
 
     @cached_property
     def target_layers(self) -> int:
@@ -168,10 +169,6 @@ _NAMES: Final = (
     "ffn_down",
     "post_ffw_norm",
 )
-
-
-def _tensors(path: Path) -> dict[str, Weights]:
-    return {one.name: np.array(one.data) for one in gguf.GGUFReader(path).tensors}
 
 
 def _norm(rows: Weights, weight: Any) -> Weights:

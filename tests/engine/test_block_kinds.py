@@ -1,6 +1,5 @@
 """DSpark and DFlash 2: their guesses are those that a computation with numpy finds, and change no word."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.engine.block_reference import BlockReference, deepseek, dflash_2, dspark, strong
+from tests.engine.head_inputs import heard, tensors_of
 from tests.engine.slices.recipes import Change, Recipe, Weights, recipe
 from tests.engine.test_eagle_head import last_token_alone, load
 from tests.engine.test_own_head import COUNT, PROMPT, SAMPLINGS, text, write
@@ -35,15 +35,7 @@ def head(request: pytest.FixtureRequest) -> Recipe:
 @pytest.fixture
 def inputs(monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """What heads read of each position."""
-    seen: list[Weights] = []
-    read = BlockHead.read
-
-    def listening(self: BlockHead, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
-        seen[at:] = np.array(rows[: len(tokens)], np.float64)
-        read(self, slot, at, tokens, rows)
-
-    monkeypatch.setattr(BlockHead, "read", listening)
-    return seen
+    return heard(BlockHead, monkeypatch)
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=["greedy", "sampled"])
@@ -71,7 +63,7 @@ def test_it_guesses_what_the_formulas_say(
 def test_one_that_knows_is_right(sampling: Sampling, tmp_path: Path) -> None:
     """Each guess follows the one before it, also where the sampler did not take the likeliest token."""
     path = recipe("llama").write(tmp_path / "model.gguf", change=last_token_alone)
-    shared = {one.name: np.array(one.data) for one in gguf.GGUFReader(path).tensors}
+    shared = tensors_of(path)
     embedded = shared["token_embd.weight"]
     normed: Weights = embedded / np.sqrt((embedded * embedded).mean(axis=1, keepdims=True))
 

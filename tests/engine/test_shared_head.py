@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.engine.head_inputs import heard
 from tests.engine.shared_reference import SharedReference, assistant, attentive
 from tests.engine.slices.recipes import Weights, recipe
 from tests.engine.test_eagle_head import load
 from tests.engine.test_own_head import COUNT, PROMPT, SAMPLINGS, text, write
 from twd.decoding.window import Window
-from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
+from twd.engine.context import BatchTokens, Context, ContextSettings
 from twd.engine.heads.binding import give_layer_inputs, layer_inputs
 from twd.engine.heads.shared import SharedHead
 from twd.engine.model import LoadedGguf, ModelLoadOptions
@@ -35,15 +36,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> SharedReference:
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch) -> list[Weights]:
     """What heads read of each position."""
-    seen: list[Weights] = []
-    read = SharedHead.read
-
-    def listening(self: SharedHead, slot: int, at: int, tokens: Sequence[int], rows: Logits) -> None:
-        seen[at:] = np.array(rows[: len(tokens)], np.float64)
-        read(self, slot, at, tokens, rows)
-
-    monkeypatch.setattr(SharedHead, "read", listening)
-    return seen
+    return heard(SharedHead, monkeypatch)
 
 
 def inputs_of(path: Path, tokens: Sequence[int]) -> dict[int, Weights]:
