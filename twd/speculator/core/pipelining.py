@@ -19,7 +19,6 @@ from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import InFlightWindow, Session
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.speculator.drafters.pool import DrafterPool
-from twd.wire.base import InstanceId
 
 WORTH = 0.02
 """A following window must be expected to win this many tokens for each row that it computes."""
@@ -147,7 +146,8 @@ def drafts_together(chance: float, token_ms: float, pipe: PipelineState, most: i
         return pipe.trip_ms(width) + (width - 1) / 2 * token_ms + between * on / (1.0 - on)
 
     times = [run_ms(width) for width in range(1, max(1, min(most, _GATHERED_MAX)) + 1)]
-    return 1 + next(i for i, spent in enumerate(times) if spent <= _ALIKE * min(times))
+    enough = _ALIKE * min(times)
+    return 1 + next(i for i, spent in enumerate(times) if spent <= enough)
 
 
 def _held(held: Sequence[float], count: int) -> float:
@@ -312,8 +312,10 @@ class PipelinePlanner(StepPlanner):
 
     def _gathers(self, session: Session, known: int, now: float) -> float | None:
         """Returns until when a window with `known` drafts should wait for more; None: it should leave."""
-        for name, drafter in self._sharing(session):
-            link, depth = session.links[name], session.tree.depth(name)
+        for drafter, link in self._drafter_pool.at_work(session):
+            depth = session.tree.depth(drafter.name)
+            if not drafter.yields:
+                continue
             missing = self._together_of(session, drafter) - known
             latest = link.due(drafter, depth) + missing * drafter.token_ms / 1000
             if missing > 0 and now < latest and link.expected(drafter, depth, 0.0, now) is not None:
@@ -323,11 +325,6 @@ class PipelinePlanner(StepPlanner):
     def _together_of(self, session: Session, drafter: AttachedDrafter) -> int:
         fixed, most = self._fixed(session), min(self._limits.max_window, self._rows_max)
         return fixed or drafts_together(session.beliefs.typical(drafter.name), drafter.token_ms, self._pipe, most)
-
-    def _sharing(self, session: Session) -> list[tuple[InstanceId, AttachedDrafter]]:
-        """Returns the drafters at work for a session that share cores with the stages."""
-        here = [(name, self._drafter_pool.drafters.get(name)) for name in session.links]
-        return [(name, drafter) for name, drafter in here if drafter is not None and drafter.yields]
 
     def _room(self, under_way: int, reached: float) -> float:
         """Returns how many drafts may be in flight for a session. Their chance `reached` tells how soon one will be
@@ -354,7 +351,8 @@ class PipelinePlanner(StepPlanner):
         if not first:
             return 0.0, []
         width = best_width([chance / first for _, chance in path[1:]], self._pipe, passes=passes)
-        wanted = max((self._together_of(session, drafter) for _, drafter in self._sharing(session)), default=1)
+        sharing = (drafter for drafter, _ in self._drafter_pool.at_work(session) if drafter.yields)
+        wanted = max((self._together_of(session, drafter) for drafter in sharing), default=1)
         nodes = [node for node, _ in path[: fixed or max(width.rows, wanted)]]
         step_ms = self._pipe.step_ms(len(nodes))
         verdict = next(inflight.due for inflight in session.inflight_windows if inflight.picks)

@@ -71,17 +71,18 @@ class DrafterPool:
         """Returns how soon enough of the drafters at work on a session vote on its next tokens; 0: nobody is."""
         paces = sorted(
             drafter.lead_ms + (link.credit if drafter.beside else 2) * drafter.token_ms
-            for drafter, link in self._at_work(session)  # who is beside the target sends all of its drafts at once
+            for drafter, link in self.at_work(session)  # who is beside the target sends all of its drafts at once
         )
         enough = len(paces) // 2 if self.limits.consensus == "majority" else -1
         return paces[enough] if paces else 0.0
 
     def voted_at(self, session: Session) -> float | None:
         """Returns when the last drafter at work on a session voted on its next tokens; None: some have not."""
-        links = [link for _, link in self._at_work(session)]
+        links = [link for _, link in self.at_work(session)]
         return max((link.heard_at for link in links), default=None) if all(map(_has_voted, links)) else None
 
-    def _at_work(self, session: Session) -> list[tuple[AttachedDrafter, DrafterLink]]:
+    def at_work(self, session: Session) -> list[tuple[AttachedDrafter, DrafterLink]]:
+        """Returns the drafters that may draft for a session now."""
         links = ((self.drafters.get(name), link) for name, link in session.links.items() if link.credit)
         return [(drafter, link) for drafter, link in links if drafter is not None]
 
