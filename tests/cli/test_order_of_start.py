@@ -71,9 +71,9 @@ def test_a_drafter_and_a_backend_whose_servers_are_away_are_missing_until_they_c
 @pytest.mark.thorough
 def test_whoever_wants_all_waits_for_all_and_hears_what_is_missing(installed: Installed) -> None:
     configured(installed, "drafters: [{name: d1, url: 'http://127.0.0.1:9'}]\n")
-    done = installed.twd("up", "-d", "--wait", "all", "--timeout", "8")
+    done = installed.twd("up", "-d", "--wait", "all", "--timeout", "40")
     assert done.returncode == 7
-    assert "not ready within 8 s, drafter.d1 is missing: " in done.stderr
+    assert "not ready within 40 s, drafter.d1 is missing: " in done.stderr
     assert installed.twd("status").returncode == 4
 
 
