@@ -17,8 +17,6 @@ from twd.wire.base import InstanceId, JobId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionOpened
 
 CHUNK = 64
-READ_AT_ONCE = 96
-"""A prompt of up to this many tokens counts as short."""
 COPIES_MAX = 8
 _FLIGHT_MS = 6.0
 _PACE_SMOOTH = 0.1
@@ -53,9 +51,8 @@ class DrafterCore:
     def open(self, event: SessionOpened, following: DraftRules, beside: bool, yields: bool = False) -> None:
         """Open a session for drafting; a known session is brought up to date.
 
-        `beside`: this drafter computes on the target's device, so it waits until the target has read the prompt.
-        `yields`: it computes on cores of stages or workers. It reads a short prompt while these wait for the network;
-        a long prompt keeps them busy, so it waits.
+        `beside`: this drafter computes on the target's device. `yields`: it computes on cores of stages or workers.
+        In both cases it waits until the target has read the prompt, so that the first token comes no later.
         """
         known = self.drafts.get(event.session)
         if known is not None:
@@ -75,7 +72,7 @@ class DrafterCore:
             floor=FLOOR_BESIDE if beside else FLOOR,
             beside=beside,
             trust=self.trust,
-            waits=event.reading and (beside or (yields and len(event.tokens) > READ_AT_ONCE)),
+            waits=event.reading and (beside or yields),
             tells=event.wants_experts and self.chosen is not None,
         )
         self.drafts[event.session] = draft
