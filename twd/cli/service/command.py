@@ -74,12 +74,8 @@ def uninstall(ctx: CliContext, user: bool | None, agent: bool, purge: bool) -> E
     for line in done or [f"there is no {places.unit}"]:
         click.echo(line)
     for folder in (machine.at(home), places.config):
-        if not folder.is_dir():
-            continue
-        if purge:
-            _purge(folder)
-        else:
-            click.echo(f"kept: {folder}")
+        if folder.is_dir():
+            _purge(folder) if purge else click.echo(f"kept: {folder}")
     return ExitCode.OK
 
 
