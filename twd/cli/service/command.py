@@ -73,9 +73,11 @@ def uninstall(ctx: CliContext, user: bool | None, agent: bool, purge: bool) -> E
     done = uninstall_service(machine, name, system)
     for line in done or [f"there is no {places.unit}"]:
         click.echo(line)
-    for folder in (machine.at(home), places.config):
-        if folder.is_dir():
-            _purge(folder) if purge else click.echo(f"kept: {folder}")
+    for folder in filter(Path.is_dir, (machine.at(home), places.config)):
+        if purge:
+            _purge(folder)
+        else:
+            click.echo(f"kept: {folder}")
     return ExitCode.OK
 
 
