@@ -13,7 +13,7 @@ from twd.process import platform
 from twd.process.fork_server import OURS
 from twd.settings.model import BinariesConfig, PoolConfig
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.node import ModelFile, ProcessWanted
+from twd.wire.node import ModelFile, ProcessWanted, StageWanted
 
 ENGINE: Final = "engine"
 GIB: Final = 1024**3
@@ -134,6 +134,10 @@ def find_model(wanted: ProcessWanted, models: Sequence[ModelFile], slices: Path)
     alone = find_slice(slices, stage.hash, stage.first, stage.end, stage.head)
     if alone is not None:
         return str(alone)
+    raise TwdError(FailureCode.MODEL_NOT_FOUND, _why_not_found(stage, models), "stage.hash")
+
+
+def _why_not_found(stage: StageWanted, models: Sequence[ModelFile]) -> str:
     named = next((model for model in models if model.name == stage.file), None)
     text = f"there is no copy of {stage.file} on this machine; put one into a folder of agent.model_dirs"
     if named is not None:
@@ -141,7 +145,7 @@ def find_model(wanted: ProcessWanted, models: Sequence[ModelFile], slices: Path)
             f"{named.path} is another file than the one that is wanted ({named.hash[:8]} here, {stage.hash[:8]} "
             "there); copy it anew"
         )
-    raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "stage.hash")
+    return text
 
 
 def _threads(program: str, threads: int) -> Iterable[str]:

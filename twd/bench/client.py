@@ -97,27 +97,28 @@ class BenchClient(Service):
             self._open.pop(job, None)
 
     async def _submit(self, job: JobId, model: ModelId, prompt: BenchPrompt, how: BenchRequest) -> None:
-        reply = await self.ask(
-            JobSubmitted(
-                job=job,
-                model=model,
-                owner=InstanceId(self.instance),
-                prompt=Prompt(messages=list(prompt.messages)),
-                grammar=how.grammar or prompt.grammar,
-                stop=list(how.stop),
-                logprobs=how.logprobs,
-                sampling=how.sampling,
-                max_tokens=how.max_tokens,
-                ignore_eos=how.ignore_eos and prompt.grammar is None and how.grammar is None,
-                speculation=replace(how.speculation, recall=how.recall),
-                created_ms=self.clock.wall_ms(),
-                deadline_ms=int(how.timeout_s * 1000),
-            )
-        )
+        reply = await self.ask(self._job(job, model, prompt, how))
         if isinstance(reply, JobFailed):
             raise TwdError(reply.failure.code, reply.failure.message)
         if isinstance(reply, Rejected) or not isinstance(reply, JobQueued):
             raise TwdError(FailureCode.INTERNAL, f"a job was answered with {reply}")
+
+    def _job(self, job: JobId, model: ModelId, prompt: BenchPrompt, how: BenchRequest) -> JobSubmitted:
+        return JobSubmitted(
+            job=job,
+            model=model,
+            owner=InstanceId(self.instance),
+            prompt=Prompt(messages=list(prompt.messages)),
+            grammar=how.grammar or prompt.grammar,
+            stop=list(how.stop),
+            logprobs=how.logprobs,
+            sampling=how.sampling,
+            max_tokens=how.max_tokens,
+            ignore_eos=how.ignore_eos and prompt.grammar is None and how.grammar is None,
+            speculation=replace(how.speculation, recall=how.recall),
+            created_ms=self.clock.wall_ms(),
+            deadline_ms=int(how.timeout_s * 1000),
+        )
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
         """Record the tokens and their arrival time."""

@@ -125,11 +125,11 @@ def _wait_for(port: int) -> None:
             return
 
 
-def measure(asked: RpcRequest) -> RpcMeasurement:
-    """Load the model over the workers, decode all prompts one after the other, and return the rate."""
+def _plan(asked: RpcRequest) -> LoadPlan:
+    """The model with its layers over all workers alike."""
     share, rest = divmod(asked.layers, len(asked.endpoints))
     shares = tuple(LayerShare(share + (i < rest), endpoint) for i, endpoint in enumerate(asked.endpoints))
-    plan = LoadPlan(
+    return LoadPlan(
         ModelId("bench"),
         Path(asked.source),
         ctx_size=asked.ctx_size,
@@ -139,7 +139,11 @@ def measure(asked: RpcRequest) -> RpcMeasurement:
         test=False,
         pool=PoolPlan(shares, head_here=asked.head_here),
     )
-    native = load_native(plan, lambda share, stage: None)
+
+
+def measure(asked: RpcRequest) -> RpcMeasurement:
+    """Load the model over the workers, decode all prompts one after the other, and return the rate."""
+    native = load_native(_plan(asked), lambda share, stage: None)
     try:
         _decode(native, asked.prompts[0], _WARM)
         spent = sum(_decode(native, prompt, asked.tokens) for prompt in asked.prompts)
@@ -148,16 +152,22 @@ def measure(asked: RpcRequest) -> RpcMeasurement:
     return RpcMeasurement((asked.tokens - 1) * len(asked.prompts) / spent)
 
 
+def _read(native: NativeModel, slot: int, prompt: Sequence[int], at: int) -> int:
+    """Compute a prompt up to its last token; returns the position of that one."""
+    while at < len(prompt) - 1:
+        chunk = tuple(prompt[at : min(at + _CHUNK, len(prompt) - 1)])
+        native.target.submit([Window(slot, FIRST_EPOCH, at, chunk, picks=False, committed=len(chunk))])
+        native.target.collect()
+        at += len(chunk)
+    return at
+
+
 def _decode(native: NativeModel, prompt: Sequence[int], count: int) -> float:
     """Decode one prompt; returns the seconds from the first token to the last."""
     target = native.target
     sampler = native.samplers.sampler(Sampling(), 0, prompt_len=len(prompt), ignore_eos=True)
     slot, at = target.open(prompt, sampler)
-    while at < len(prompt) - 1:
-        chunk = tuple(prompt[at : min(at + _CHUNK, len(prompt) - 1)])
-        target.submit([Window(slot, FIRST_EPOCH, at, chunk, picks=False, committed=len(chunk))])
-        target.collect()
-        at += len(chunk)
+    at = _read(native, slot, prompt, at)
     token, began = prompt[-1], 0.0
     for number in range(count):
         target.submit([Window(slot, FIRST_EPOCH, at + number, (token,))])

@@ -80,6 +80,21 @@ def facts_of(lease: ServiceLease) -> SpeculatorFacts:
     return lease.told(SpeculatorFacts) or SpeculatorFacts(ready=False)
 
 
+async def _pair(
+    client: BenchClient,
+    model: ModelId,
+    prompt: BenchPrompt,
+    plain_drafted: tuple[BenchRequest, BenchRequest],
+    *,
+    drafted_first: bool,
+) -> PlainDraftedPair:
+    """Ask one prompt in both ways."""
+    answers: dict[bool, MeasuredAnswer] = {}
+    for with_drafts in (drafted_first, not drafted_first):
+        answers[with_drafts] = await client.answer(model, prompt, plain_drafted[with_drafts])
+    return PlainDraftedPair(prompt.kind, answers[False], answers[True])
+
+
 async def run_bench(
     client: BenchClient, lease: ServiceLease, plan: BenchPlan, tell: Callable[[int, int, PlainDraftedPair], None]
 ) -> BenchResult:
@@ -92,10 +107,7 @@ async def run_bench(
     total = len(plan.prompts) * plan.rounds
     for number in range(total):
         prompt = plan.prompts[number % len(plan.prompts)]
-        answers: dict[bool, MeasuredAnswer] = {}
-        for with_drafts in (number % 2 == 0, number % 2 == 1):
-            answers[with_drafts] = await client.answer(model, prompt, drafted if with_drafts else plain)
-        pairs.append(PlainDraftedPair(prompt.kind, answers[False], answers[True]))
+        pairs.append(await _pair(client, model, prompt, (plain, drafted), drafted_first=number % 2 == 0))
         tell(number + 1, total, pairs[-1])
     lease = await find_speculator(client, model)
     return _result(model, lease, pairs)

@@ -12,10 +12,12 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from twd.gate.asking import Asker
     from twd.gate.calibration.lines import Read
     from twd.gate.calibration.profile import Conditions
     from twd.gate.calibration.search import Calibrated, Observation
     from twd.gate.observing import Failed, Task
+    from twd.wire.leases.base import ServerFacts
     from twd.wire.leases.gate import AuditFacts, GateFacts
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -204,43 +206,42 @@ async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[T
     from twd.gate.members import members_of
     from twd.gate.observing import Task
     from twd.wire.job import Sampling
-    from twd.wire.leases.base import ServerFacts
     from twd.wire.leases.speculator import SpeculatorFacts
-    from twd.wire.service import told_by
 
     settings = command_context.settings
     judge = how["judge"] or settings.gate.verifier or settings.default_model
     member = how["member"] or next(iter(members_of(settings)), "")
     if not member:
         raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
-    served = {str(facts.model): facts for _, facts in told_by(await asker.leases(), ServerFacts) if facts.model}
-    for name in (judge, member):
-        if name not in served:
-            raise CommandError(
-                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(served) or 'none'}"
-            )
-    judges = served[judge]
+    judges, writes = await _served(asker, judge, member)
     if not judges.judges:
         raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
     sampling = Sampling(temperature=how["temperature"], seed=0)
-    task = Task(
-        judge,
-        member,
-        sampling,
-        how["max_tokens"],
-        how["error"],
-        how["arbiter"],
-        judges.single_step_ms if isinstance(judges, SpeculatorFacts) else 0.0,
-    )
+    step_ms = judges.single_step_ms if isinstance(judges, SpeculatorFacts) else 0.0
+    task = Task(judge, member, sampling, how["max_tokens"], how["error"], how["arbiter"], step_ms)
     conditions = profile.Conditions(
         judge=judge,
         member=member,
         judge_is=profile.identity(judges),
-        member_is=profile.identity(served[member]),
+        member_is=profile.identity(writes),
         sampling=profile.sampling_hash(sampling),
         hold=str(settings.gate.hold),
     )
     return task, conditions
+
+
+async def _served(asker: "Asker", *names: str) -> "list[ServerFacts]":
+    """What serves these models now; raises CommandError where one of them is not served."""
+    from twd.wire.leases.base import ServerFacts
+    from twd.wire.service import told_by
+
+    served = {str(facts.model): facts for _, facts in told_by(await asker.leases(), ServerFacts) if facts.model}
+    for name in names:
+        if name not in served:
+            raise CommandError(
+                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(served) or 'none'}"
+            )
+    return [served[name] for name in names]
 
 
 def _profile(found: "Calibrated", conditions: "Conditions", how: dict[str, Any], read: "Read") -> Any:
@@ -299,10 +300,6 @@ def _show(
     if as_json:
         click.echo(msgspec.json.encode(told))
         return
-    for problem in read.broken[:10]:
-        click.echo(problem)
-    for one in failed[:10]:
-        click.echo(f"prompt {one.line}: {one.why}")
-    for row in rows(found, seen):
-        click.echo(row)
-    click.echo(outcome)
+    failures = (f"prompt {one.line}: {one.why}" for one in failed[:10])
+    for line in (*read.broken[:10], *failures, *rows(found, seen), outcome):
+        click.echo(line)

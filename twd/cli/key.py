@@ -48,11 +48,15 @@ def add(ctx: CliContext, /, name: str, models: tuple[str, ...], as_json: bool, *
     if as_json:
         click.echo(json.dumps({"key": secret, **_shown(made)}))
     else:
-        click.echo(secret)
-        click.echo(f"This is the only time that the key {name!r} is shown.", err=True)
-        if first:
-            click.echo("It is the first one: from now on nobody enters without a key.", err=True)
+        _print_once(secret, name, first)
     return ExitCode.OK
+
+
+def _print_once(secret: str, name: str, first: bool) -> None:
+    click.echo(secret)
+    click.echo(f"This is the only time that the key {name!r} is shown.", err=True)
+    if first:
+        click.echo("It is the first one: from now on nobody enters without a key.", err=True)
 
 
 @key.command("list")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
@@ -47,9 +47,7 @@ def status(ctx: CliContext, as_json: bool) -> ExitCode:
     else:
         _print(found, missing, _addresses(ctx))
         for pool in pools:
-            click.echo(f"{pool.model} over {len(pool.stages)} {pool.engine} stages or workers: {forecast(pool)}")
-            for note in pool.notes:
-                click.echo(f"  {note}")
+            _print_pool(pool)
     if not found:
         return ExitCode.NOTHING_RUNS
     well = not missing and all(stage_of(lease) in WELL for lease, _ in found)
@@ -128,6 +126,12 @@ def _service_json(lease: ServiceLease, age_s: float) -> dict[str, Any]:
     }
 
 
+def _print_pool(pool: PoolState) -> None:
+    click.echo(f"{pool.model} over {len(pool.stages)} {pool.engine} stages or workers: {forecast(pool)}")
+    for note in pool.notes:
+        click.echo(f"  {note}")
+
+
 def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], addresses: dict[str, str]) -> None:
     from rich.markup import escape
 
@@ -145,19 +149,28 @@ def _print(found: list[tuple[ServiceLease, float]], missing: dict[str, str], add
     for name, why in missing.items():
         rows.add_row("", escape(name), "[red]missing[/]", "", "", "", escape(why))
     show(rows)
-    for lease, _ in found:
+    _print_engines([lease for lease, _ in found])
+    for name, address in addresses.items():
+        console().print(f"[dim]{name:8}[/] {escape(address)}")
+
+
+def _print_engines(leases: Sequence[ServiceLease]) -> None:
+    """What the services tell of pools, rejected drafts, shared cores and experts."""
+    from rich.markup import escape
+
+    from twd.kit.terminal import console
+
+    for lease in leases:
         for line in _pool(lease):
             console().print(line, highlight=False)
-    for lease, _ in found:
+    for lease in leases:
         told = lease.told(SpeculatorFacts)
         if told is not None and told.rollback:
             console().print(f"[dim]rollback[/] {escape(f'{told.model}: {told.rollback}')}", highlight=False)
-    for line in shared_lines(lease for lease, _ in found):
+    for line in shared_lines(leases):
         console().print(f"[dim]cores[/] {escape(line)}", highlight=False)
-    for line in expert_lines(lease for lease, _ in found):
+    for line in expert_lines(leases):
         console().print(f"[dim]experts[/] {escape(line)}", highlight=False)
-    for name, address in addresses.items():
-        console().print(f"[dim]{name:8}[/] {escape(address)}")
 
 
 def _details(lease: ServiceLease) -> str:

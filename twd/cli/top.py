@@ -158,6 +158,15 @@ def drawn(states: list[PoolState], note: str = "", beside: Beside = NOBODY) -> "
 NOTHING: Final = "no model lies on several machines; `twd up --demo --ring 2` shows one that does"
 
 
+def _print_pool(pool: PoolState) -> None:
+    from twd.kit.terminal import show
+
+    click.echo(headline(pool))
+    show(stages_table(pool))
+    for warning in pool.warnings:
+        click.echo(f"! {warning}")
+
+
 def _print(states: list[PoolState], beside: Beside, as_json: bool) -> None:
     import msgspec
 
@@ -165,13 +174,8 @@ def _print(states: list[PoolState], beside: Beside, as_json: bool) -> None:
         told = {"pools": [msgspec.to_builtins(pool) for pool in states], **beside._asdict()}
         click.echo(msgspec.json.encode(told))
         return
-    from twd.kit.terminal import show
-
     for pool in states:
-        click.echo(headline(pool))
-        show(stages_table(pool))
-        for warning in pool.warnings:
-            click.echo(f"! {warning}")
+        _print_pool(pool)
     lines = beside.lines(bool(states))
     for line in lines:
         click.echo(line)

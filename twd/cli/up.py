@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,6 +14,7 @@ import twd
 from twd.cli.common.context import CliContext
 from twd.cli.common.head_option import head_option, head_words
 from twd.cli.common.numbers import SECONDS, NumberRange
+from twd.cli.common.options_as import options_as
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode, exit_code_of
 from twd.net.ports import bindable_port
@@ -30,7 +31,38 @@ from twd.supervisor.simulated_machines import SimulatedMachines
 from twd.supervisor.start_display import StartSnapshot, StartView, choose_view
 from twd.wire.failures import TwdError
 
+if TYPE_CHECKING:
+    from twd.bus.broker import EmbeddedBroker
+
 READY_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line asks for."""
+
+    services: tuple[str, ...]
+    demo: bool
+    moe: bool
+    memory: int
+    models: tuple[str, ...]
+    no_models: bool
+    head: str
+    rpc: int
+    ring: int
+    bare: int
+    link_rtt: float
+    skip_version_check: bool
+    detach: bool
+    as_json: bool
+    wait: str
+    timeout: float
+    report: bool
+
+    @property
+    def served(self) -> tuple[str, ...] | None:
+        """The models to serve; None: all that the settings say are served."""
+        return self.models if self.models or self.no_models else None
 
 
 @click.command()
@@ -60,66 +92,65 @@ READY_S: Final = 600.0
 @click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)
 @click.pass_obj
-def up(
-    ctx: CliContext,
-    services: tuple[str, ...],
-    demo: bool,
-    moe: bool,
-    memory: int,
-    models: tuple[str, ...],
-    no_models: bool,
-    head: str,
-    rpc: int,
-    ring: int,
-    bare: int,
-    link_rtt: float,
-    skip_version_check: bool,
-    detach: bool,
-    as_json: bool,
-    wait: str,
-    timeout: float,
-    report: bool,
-) -> ExitCode:
+@options_as(UpOptions)
+def up(ctx: CliContext, asked: UpOptions) -> ExitCode:
     """Start broker and services, and keep them alive. The first Ctrl-C drains, the second kills."""
-    played = SimulatedMachines.asked(rpc, ring, link_rtt, bare)
-    demo_of = DemoAsked.of(demo, moe, memory)
-    home = ctx.home
-    home.prepare()
-    if head:
-        ctx.settings = with_head(ctx.settings, head)
-    if not report:
-        for word in head_words(ctx.settings) if head else ():
-            click.echo(word, err=True)
-        for hint in ctx.loaded.hints:
-            click.echo(f"hint: {hint}", err=True)
-        for way in ways_in_clear(ctx.settings):
-            click.echo(f"in the clear: {way.text}; {way.mend}", err=True)
-    if detach:
-        from twd.cli.detach import start_detached
+    played = SimulatedMachines.asked(asked.rpc, asked.ring, asked.link_rtt, asked.bare)
+    demo = DemoAsked.of(asked.demo, asked.moe, asked.memory)
+    ctx.home.prepare()
+    if asked.head:
+        ctx.settings = with_head(ctx.settings, asked.head)
+    if not asked.report:
+        _say_first(ctx, asked.head)
+    if asked.detach:
+        return _detach(ctx, asked, demo, played)
+    _put_under_guard(ctx, terminal=not asked.report)
+    return _start(ctx, asked, demo, played)
 
-        more = (*(f"--model={name}" for name in models), *(("--no-models",) if no_models else ()))
-        more += (f"--head={head}",) if head else ()
-        more += (*(played.options if played else ()), *(("--skip-version-check",) if skip_version_check else ()))
-        more += (f"--wait={wait}", *(demo_of.options if demo_of else ()))
-        return start_detached(ctx, services, demo, choose_view(as_json, False), timeout, more)
+
+def _say_first(ctx: CliContext, head: str) -> None:
+    """What a person should know of these settings before they are used."""
+    for word in head_words(ctx.settings) if head else ():
+        click.echo(word, err=True)
+    for hint in ctx.loaded.hints:
+        click.echo(f"hint: {hint}", err=True)
+    for way in ways_in_clear(ctx.settings):
+        click.echo(f"in the clear: {way.text}; {way.mend}", err=True)
+
+
+def _detach(ctx: CliContext, asked: UpOptions, demo: "DemoAsked | None", played: SimulatedMachines | None) -> ExitCode:
+    """Let another process do all this, and wait until it is ready."""
+    from twd.cli.detach import start_detached
+
+    more = (*(f"--model={name}" for name in asked.models), *(("--no-models",) if asked.no_models else ()))
+    more += (f"--head={asked.head}",) if asked.head else ()
+    more += (*(played.options if played else ()), *(("--skip-version-check",) if asked.skip_version_check else ()))
+    more += (f"--wait={asked.wait}", *(demo.options if demo else ()))
+    return start_detached(ctx, asked.services, asked.demo, choose_view(asked.as_json, False), asked.timeout, more)
+
+
+def _put_under_guard(ctx: CliContext, terminal: bool) -> None:
+    """Let a process watch this one, where no service manager does."""
     ctx.service_manager = NotifySocket.inherited()
     if ctx.service_manager is None and ctx.own_process:
         from twd.supervisor.guard import guard
 
-        ctx.guard = guard(policy_of(ctx.settings.hang_s), terminal=not report)
+        ctx.guard = guard(policy_of(ctx.settings.hang_s), terminal=terminal)
+
+
+def _start(ctx: CliContext, asked: UpOptions, demo: "DemoAsked | None", played: SimulatedMachines | None) -> ExitCode:
     from twd.cli.fork_server import fork_off
 
     forks = fork_off()
-    view = choose_view(as_json, report)
+    view = choose_view(asked.as_json, asked.report)
     try:
-        if skip_version_check:
+        if asked.skip_version_check:
             ctx.settings = skipping_version_check(ctx.settings)
-        chosen = None if not (models or no_models) else models
-        return _run(ctx, home, services, demo_of, played, chosen, view, forks, Wait(wait))
+        return _run(ctx, asked, demo, played, view, forks)
     except TwdError as error:
-        if report:
+        if asked.report:
             code = error.exit_code if isinstance(error, CommandError) else exit_code_of(error.code)
-            view.show(StartSnapshot(home=str(home.path), pid=os.getpid(), rows=[], note=str(error), exit_code=code))
+            view.show(StartSnapshot(home=str(ctx.home.path), pid=os.getpid(), rows=[], note=str(error), exit_code=code))
         raise
 
 
@@ -157,31 +188,27 @@ class DemoAsked:
 
 def _run(
     ctx: CliContext,
-    home: StateFolder,
-    services: tuple[str, ...],
+    asked: UpOptions,
     demo: DemoAsked | None,
     played: SimulatedMachines | None,
-    models: tuple[str, ...] | None,
     view: StartView,
     forks: ForkServerHandle | None,
-    wait: Wait,
 ) -> ExitCode:
-    with _holding(ctx, home):
-        settings = ctx.settings
+    with _holding(ctx, ctx.home):
+        settings, models = ctx.settings, asked.served
         if demo is not None:
-            settings = demo.settings(settings, home, played.machines if played else 1)
+            settings = demo.settings(settings, ctx.home, played.machines if played else 1)
         settings = played.settings(settings) if played else settings
-        specs = _only_models(settings, _specs(settings, services), models)
+        specs = _only_models(settings, _specs(settings, asked.services), models)
         settings = settings if models is None else with_served(settings, models)
         specs += played.agents() if played else []
-        return _live(ctx, settings, specs, view, demo is not None and not services and view.talks, forks, wait)
+        measured = demo is not None and not asked.services and view.talks
+        return _live(ctx, settings, specs, view, measured, forks, Wait(asked.wait))
 
 
 @contextmanager
 def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     """Hold the home, and say from the first moment on who does."""
-    from twd.process import platform
-
     try:
         home.acquire()
     except AlreadyRunning as error:
@@ -189,23 +216,27 @@ def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
     _log_to_file(ctx)
     if stale := home.clear_stale():
         click.echo(stale, err=True)
-    pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
-    born = platform.born(pid) or 0.0
-    home.write_instance(
-        RunningInstance(
-            pid=pid,
-            born=born,
-            started_ms=now_ms,
-            version=twd.__version__,
-            node=ctx.node,
-            guard=ctx.guard.pid,
-            in_terminal=ctx.guard.in_terminal,
-        )
-    )
+    home.write_instance(_instance(ctx))
     try:
         yield
     finally:
         home.forget_instance()
+
+
+def _instance(ctx: CliContext) -> RunningInstance:
+    """What others read of this process from its first moment on."""
+    from twd.process import platform
+
+    pid, now_ms = os.getpid(), time.time_ns() // 1_000_000
+    return RunningInstance(
+        pid=pid,
+        born=platform.born(pid) or 0.0,
+        started_ms=now_ms,
+        version=twd.__version__,
+        node=ctx.node,
+        guard=ctx.guard.pid,
+        in_terminal=ctx.guard.in_terminal,
+    )
 
 
 def _live(
@@ -217,17 +248,11 @@ def _live(
     forks: ForkServerHandle | None,
     wait: Wait,
 ) -> ExitCode:
-    from twd.bus.broker import EmbeddedBroker
-    from twd.membership.store import MemberStore
     from twd.process import platform
     from twd.process.heartbeat import Heartbeat, beating
     from twd.supervisor.installation.installation import Installation
 
-    bus = settings.bus
-    store = MemberStore(ctx.home.path)
-    played = tuple(dict.fromkeys(spec.node for spec in specs if spec.node))
-    users = store.for_broker(ctx.node, played) if bus.lets_others_in else None
-    broker = None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, users)
+    broker = _own_broker(ctx, settings, specs)
 
     async def live() -> ExitCode:
         installation = Installation(
@@ -248,6 +273,18 @@ def _live(
 
     with asyncio.Runner(loop_factory=platform.new_event_loop) as runner:
         return runner.run(live())
+
+
+def _own_broker(ctx: CliContext, settings: Settings, specs: list[ProcessSpec]) -> "EmbeddedBroker | None":
+    """The broker of this installation; None where the settings name one elsewhere."""
+    from twd.bus.broker import EmbeddedBroker
+    from twd.membership.store import MemberStore
+
+    bus = settings.bus
+    store = MemberStore(ctx.home.path)
+    played = tuple(dict.fromkeys(spec.node for spec in specs if spec.node))
+    users = store.for_broker(ctx.node, played) if bus.lets_others_in else None
+    return None if bus.url else EmbeddedBroker(ctx.home.path, bus.host, bus.port, bus.token, users)
 
 
 def _specs(settings: Settings, services: tuple[str, ...]) -> list[ProcessSpec]:

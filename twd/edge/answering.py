@@ -273,12 +273,15 @@ def _add(facts: TwdFacts, choice: AnswerChoice) -> None:
     facts.workers_replaced += choice.workers_replaced
     if choice.finished is None:
         return
-    stats = choice.finished.stats
     if choice.finished.judged is not None:
         _add_judged(facts, choice.finished.judged)
     elif choice.job.model.endswith(GATE):  # the gate's verdict on that part is lost
         facts.approximate = facts.approximate or choice.lent
         facts.why = "the gate was lost; the model went on itself"
+    _add_stats(facts, choice.finished.stats)
+
+
+def _add_stats(facts: TwdFacts, stats: JobStats) -> None:
     facts.checked += stats.checked
     facts.taken += stats.taken
     facts.passes += stats.passes

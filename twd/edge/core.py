@@ -206,15 +206,9 @@ def jobs_for(
 ) -> list[JobSubmitted]:
     """One job for each choice of each prompt."""
     check_options(terms)
-    if grammar is not None and len(grammar.text) > GRAMMAR_MAX:
-        text = f"what the answer must follow has {len(grammar.text)} characters; at most {GRAMMAR_MAX}"
-        raise TwdError(FailureCode.BAD_REQUEST, text, grammar.field)
     n = request.n or 1
-    if n * len(prompts) > MAX_CHOICES:
-        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")
-    if n > 1 and n * (len(prediction) + sum(map(_size_of, prompts))) > CHOICES_BYTES_MAX:
-        text = f"n={n} choices of so long a prompt exceed {CHOICES_BYTES_MAX} bytes; ask for fewer at once"
-        raise TwdError(FailureCode.BAD_REQUEST, text, "n")
+    _check_grammar(grammar)
+    _check_choices(n, prompts, prediction)
     return [
         JobSubmitted(
             job=terms.new_job(),
@@ -236,6 +230,21 @@ def jobs_for(
         for prompt in prompts
         for choice in range(n)
     ]
+
+
+def _check_grammar(grammar: Grammar | None) -> None:
+    if grammar is not None and len(grammar.text) > GRAMMAR_MAX:
+        text = f"what the answer must follow has {len(grammar.text)} characters; at most {GRAMMAR_MAX}"
+        raise TwdError(FailureCode.BAD_REQUEST, text, grammar.field)
+
+
+def _check_choices(n: int, prompts: list[Prompt], prediction: str) -> None:
+    """Refuse more choices than one request may ask for, and more than fit into memory."""
+    if n * len(prompts) > MAX_CHOICES:
+        raise TwdError(FailureCode.BAD_REQUEST, f"{len(prompts)} prompts x n={n} exceed {MAX_CHOICES} choices", "n")
+    if n > 1 and n * (len(prediction) + sum(map(_size_of, prompts))) > CHOICES_BYTES_MAX:
+        text = f"n={n} choices of so long a prompt exceed {CHOICES_BYTES_MAX} bytes; ask for fewer at once"
+        raise TwdError(FailureCode.BAD_REQUEST, text, "n")
 
 
 def _speculation_for(prompt: Prompt, grammar: Grammar | None, logprobs: int | None, wanted: Speculation) -> Speculation:

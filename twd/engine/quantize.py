@@ -5,6 +5,7 @@ import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from twd.engine.library import last_errors, llama, start
 from twd.gguf_tools.inspect import inspect
@@ -24,14 +25,19 @@ def file_type(kind: str) -> int:
     return int(code)
 
 
-def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
-    """Write `source` to `target` with weights of `kind`; returns `target`. A quantized source loses more precision."""
-    start()
-    inspect(source)
+def _parameters(kind: str, threads: int) -> Any:
     parameters = llama.llama_model_quantize_default_params()
     parameters.ftype = file_type(kind)
     parameters.allow_requantize = True
     parameters.nthread = threads or usable_cores()
+    return parameters
+
+
+def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
+    """Write `source` to `target` with weights of `kind`; returns `target`. A quantized source loses more precision."""
+    start()
+    inspect(source)
+    parameters = _parameters(kind, threads)
     target.parent.mkdir(parents=True, exist_ok=True)
     _log.info("writing %s as %s, once", target.name, kind)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

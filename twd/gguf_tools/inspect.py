@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from twd.gguf_tools.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
@@ -80,17 +81,19 @@ def inspect(path: Path) -> GgufInfo:
     return _info(path, shards, headers, architecture, tensors)
 
 
+def _count(path: Path, header: GgufHeader, architecture: str, name: str, default: int = 0) -> int:
+    """A number of the architecture, if it can be one; raises BrokenGguf otherwise."""
+    found = header.number(f"{architecture}.{name}", default)
+    if not 0 <= found <= _COUNT_MAX:
+        raise BrokenGguf(path, f"corrupt header: {architecture}.{name} is {found}; fetch it again")
+    return found
+
+
 def _info(
     path: Path, shards: list[Path], headers: list[GgufHeader], architecture: str, tensors: list[TensorInfo]
 ) -> GgufInfo:
     first = headers[0]
-
-    def count(name: str, default: int = 0) -> int:
-        found = first.number(f"{architecture}.{name}", default)
-        if not 0 <= found <= _COUNT_MAX:
-            raise BrokenGguf(path, f"corrupt header: {architecture}.{name} is {found}; fetch it again")
-        return found
-
+    count = partial(_count, path, first, architecture)
     layers = first.number(f"{architecture}.block_count")
     if not 0 <= layers <= max(len(tensors), _layers_named(tensors)):
         raise BrokenGguf(path, f"claims {layers} layers but holds {len(tensors)} tensors; fetch it again")

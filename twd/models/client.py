@@ -93,6 +93,10 @@ class HubClient:
 
     # -- one request -------------------------------------------------------------------------------
 
+    def _authorization(self, url: str) -> dict[str, str]:
+        """The header with the token, for addresses that may have it."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token and may_have_token(url, self.endpoint) else {}
+
     @asynccontextmanager
     async def once(
         self, method: str, url: str, headers: Mapping[str, str] | None = None
@@ -100,9 +104,7 @@ class HubClient:
         """Yield the response of one server, a redirect too; raises HubError for what is neither."""
         if self._offline:
             raise HubError(SourceTrouble.REFUSED, f"HF_HUB_OFFLINE is set, so {self.host} is not asked; unset it")
-        told = dict(headers or {})
-        if self._token and may_have_token(url, self.endpoint):
-            told["Authorization"] = f"Bearer {self._token}"
+        told = {**(headers or {}), **self._authorization(url)}
         try:
             async with self._client().request(method, url, headers=told, allow_redirects=False) as response:
                 if response.status not in (200, 206, *_MOVED):

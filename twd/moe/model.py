@@ -155,6 +155,11 @@ def _check_indexed(model: MixtureFile, key: ExpertTensor, tensors: dict[int, Sto
     if len(tensors) > model.experts:
         extra = next(expert for expert in tensors if expert >= model.experts)
         raise BrokenGguf(model.path, f"it holds {key.indexed(extra)!r}, but its header counts {model.experts} experts")
+    _check_alike(model, tensors)
+
+
+def _check_alike(model: MixtureFile, tensors: dict[int, StoredTensor]) -> None:
+    """Refuse experts of one layer of which one is empty or unlike the first."""
     first = tensors[0].info
     for expert, tensor in tensors.items():
         if (tensor.info.kind, tensor.info.shape) != (first.kind, first.shape):

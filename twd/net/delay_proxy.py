@@ -52,6 +52,13 @@ class DelayProxy:
                 return
             threading.Thread(target=self._connect, args=(client,), name="delay-connect", daemon=True).start()
 
+    def _carry(self, client: socket.socket, server: socket.socket) -> None:
+        """Copy both ways until both have ended."""
+        there = self._pump(client, server, "bytes_there")
+        back = self._pump(server, client, "bytes_back")
+        for thread in (*there, *back):
+            thread.join()
+
     def _connect(self, client: socket.socket) -> None:
         try:
             server = socket.create_connection(self._target, CONNECT_S)
@@ -64,10 +71,7 @@ class DelayProxy:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._open.update(ends)
-        there = self._pump(client, server, "bytes_there")
-        back = self._pump(server, client, "bytes_back")
-        for thread in (*there, *back):
-            thread.join()
+        self._carry(client, server)
         with self._lock:
             self._open.difference_update(ends)
         _hang_up(ends)

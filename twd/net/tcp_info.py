@@ -29,6 +29,17 @@ class LinkCount:
     """The other end has closed one of them."""
 
 
+def _joined(before: LinkCount, one: LinkCount) -> LinkCount:
+    """The counts of two connections to the same address."""
+    return LinkCount(
+        before.sent + one.sent,
+        before.received + one.received,
+        max(before.rtt_ms, one.rtt_ms),
+        max(before.rate, one.rate),
+        before.hung_up or one.hung_up,
+    )
+
+
 def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCount]:
     """Return the counts by address; empty where the system does not tell."""
     if not sys.platform.startswith("linux") or not addresses:
@@ -43,14 +54,7 @@ def count_links(addresses: set[tuple[str, int]]) -> dict[tuple[str, int], LinkCo
             continue
         if counted is not None:
             address, one = counted
-            before = found.get(address, LinkCount())
-            found[address] = LinkCount(
-                before.sent + one.sent,
-                before.received + one.received,
-                max(before.rtt_ms, one.rtt_ms),
-                max(before.rate, one.rate),
-                before.hung_up or one.hung_up,
-            )
+            found[address] = _joined(found.get(address, LinkCount()), one)
     return found
 
 

@@ -176,15 +176,17 @@ class StageServer:
                 if self._closing.wait(_BREATH_S):
                     return
                 continue  # perhaps no file descriptors are left; this passes
-            peer = f"{address[0]}:{address[1]}"
-            if self._membership is None:
-                sock.close()  # no ring is expected; a ring's member tries again
-                continue
-            if not self._has_room(address[0]):
-                self.faults.note(FrameFault.TOO_MANY, peer, "too many connections at once")
-                sock.close()
-                continue
-            guest = (sock, peer, address[0])
+            self._hear(sock, address[0], f"{address[0]}:{address[1]}")
+
+    def _hear(self, sock: socket.socket, host: str, peer: str) -> None:
+        """Hear a new connection on a thread of its own, or close it."""
+        if self._membership is None:
+            sock.close()  # no ring is expected; a ring's member tries again
+        elif not self._has_room(host):
+            self.faults.note(FrameFault.TOO_MANY, peer, "too many connections at once")
+            sock.close()
+        else:
+            guest = (sock, peer, host)
             threading.Thread(target=self._receive, args=guest, name="stage-guest", daemon=True).start()
 
     def _has_room(self, host: str) -> bool:

@@ -10,6 +10,7 @@ from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.process.core_registry import OwnCores
 from twd.ring.trust import make_identity
 from twd.stage.loaded import Load, LoadedSlice
+from twd.stage.membership import RingMembership
 from twd.stage.server import LinkRules, StageHooks, StageServer
 from twd.stage.worker import StageCounters
 from twd.wire.base import Event, InstanceId, ModelId
@@ -133,31 +134,8 @@ class StageService(Service):
         return self._description(loaded, identity.certificate, port)
 
     def _description(self, loaded: LoadedSlice, certificate: str, port: int) -> StageReady:
-        held, engine, timing = loaded.held, loaded.engine, loaded.timing
-        return StageReady(
-            stage=InstanceId(self.instance),
-            node=self.ctx.node,
-            model=held.model,
-            file_hash=held.file_hash,
-            first=held.first,
-            end=held.end,
-            layers=held.layers,
-            head=held.head,
-            host=self._address.told or self._address.host,
-            port=port,
-            certificate=certificate,
-            slots=engine.n_slots,
-            ctx_size=engine.ctx_size,
-            window_max=engine.window_max,
-            n_embd=engine.n_embd,
-            build=loaded.build,
-            settings=loaded.settings,
-            layer_ms=timing.layer_ms,
-            head_ms=timing.head_ms,
-            cost=timing.cost,
-            load_ms=loaded.load_ms,
-            guess_ms=engine.guesser.step_ms if engine.guesser is not None else 0.0,
-        )
+        host = self._address.told or self._address.host
+        return loaded.described(InstanceId(self.instance), self.ctx.node, host, port, certificate)
 
     def _tell_progress(self, share: float, stage: str) -> None:
         self.note = f"{stage} {share:.0%}"
@@ -206,42 +184,44 @@ class StageService(Service):
         if self._cores is not None:
             self._cores.look()
         self._look_whether_idle()
-        server, membership = self._server, self._server.membership if self._server is not None else None
-        if server is None or membership is None:
+        membership = self._server.membership if self._server is not None else None
+        if self._server is None or membership is None:
             return None
-        counters, told = server.worker.counters, self._told
-        self._silent_ticks = 0 if counters.passes != told.passes else self._silent_ticks + 1
+        counters = replace(self._server.worker.counters)  # the engine's thread goes on counting
+        since = counters.since(self._told)
+        self._silent_ticks = 0 if since.passes else self._silent_ticks + 1
         if self._silent_ticks % _SILENT_TICKS:
             return None
-        self._told, seconds = replace(counters), now - self._told_at if self._told_at else _TICK_S
+        self._told, seconds = counters, now - self._told_at if self._told_at else _TICK_S
         self._told_at = now
-        passes, wired = counters.passes - told.passes, membership.wired
-        compute_s, queue_s = counters.compute_s - told.compute_s, counters.queue_s - told.queue_s
-        self.emit(
-            RingMeasured(
-                ring=wired.ring,
-                stage=InstanceId(self.instance),
-                node=self.ctx.node,
-                model=self.model,
-                index=wired.index,
-                count=wired.count,
-                first=wired.first,
-                end=wired.end,
-                seconds=round(seconds, 3),
-                passes=passes,
-                rows=counters.rows - told.rows,
-                kept=counters.kept - told.kept,
-                dropped=counters.dropped - told.dropped,
-                aborted=counters.aborted - told.aborted,
-                refused=counters.refused - told.refused,
-                compute_ms=round(compute_s * 1000 / passes, 3) if passes else 0.0,
-                queue_ms=round(queue_s * 1000 / passes, 3) if passes else 0.0,
-                busy=round(compute_s / seconds, 3) if seconds > 0 else 0.0,
-                sessions=membership.core.sessions,
-                hops=membership.hops(),
-            )
-        )
+        self.emit(self._measured(membership, since, seconds))
         return None
+
+    def _measured(self, membership: RingMembership, since: StageCounters, seconds: float) -> RingMeasured:
+        """Return what it did in these seconds."""
+        passes, wired = since.passes, membership.wired
+        return RingMeasured(
+            ring=wired.ring,
+            stage=InstanceId(self.instance),
+            node=self.ctx.node,
+            model=self.model,
+            index=wired.index,
+            count=wired.count,
+            first=wired.first,
+            end=wired.end,
+            seconds=round(seconds, 3),
+            passes=passes,
+            rows=since.rows,
+            kept=since.kept,
+            dropped=since.dropped,
+            aborted=since.aborted,
+            refused=since.refused,
+            compute_ms=round(since.compute_s * 1000 / passes, 3) if passes else 0.0,
+            queue_ms=round(since.queue_s * 1000 / passes, 3) if passes else 0.0,
+            busy=round(since.compute_s / seconds, 3) if seconds > 0 else 0.0,
+            sessions=membership.core.sessions,
+            hops=membership.hops(),
+        )
 
     def facts(self) -> StageFacts:
         """Return the facts of this stage for its lease."""

@@ -88,6 +88,10 @@ class StageCounters:
     compute_s: float = 0.0
     queue_s: float = 0.0
 
+    def since(self, before: "StageCounters") -> "StageCounters":
+        """Return what was added to earlier totals."""
+        return StageCounters(*(getattr(self, name) - getattr(before, name) for name in self.__dataclass_fields__))
+
 
 class _Work(NamedTuple):
     place: WorkerSeat

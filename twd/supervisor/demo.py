@@ -53,6 +53,14 @@ def mixture_settings(settings: Settings, target: Path, draft: Path, memory_mib: 
 
     `memory_mib` is for all weights that one of the machines holds; 0: all of them together have 60 % of the file.
     """
+    experts = _expert_bytes(target, memory_mib, machines)
+    whole = demo_settings(settings, target, draft)
+    model = msgspec.structs.replace(whole.models[MODEL], moe_stream="on", moe_memory_gb=experts / 2**30)
+    return msgspec.structs.replace(whole, models={MODEL: model})
+
+
+def _expert_bytes(target: Path, memory_mib: int, machines: int) -> int:
+    """Return the memory of one machine for experts; raises CommandError if it cannot hold those of one layer."""
     layout = expert_layout(target)
     assert layout is not None, "the demo's mixture has experts"
     dense = layout.dense_bytes // machines
@@ -64,9 +72,7 @@ def mixture_settings(settings: Settings, target: Path, draft: Path, memory_mib: 
         raise CommandError(
             ExitCode.USAGE, f"--memory {memory_mib} is too little for this mixture; take {needed} or more"
         )
-    whole = demo_settings(settings, target, draft)
-    model = msgspec.structs.replace(whole.models[MODEL], moe_stream="on", moe_memory_gb=experts / 2**30)
-    return msgspec.structs.replace(whole, models={MODEL: model})
+    return experts
 
 
 def prepare_demo(home: StateFolder, *, mixture: bool = False) -> tuple[Path, Path]:

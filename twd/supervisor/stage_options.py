@@ -15,6 +15,7 @@ from twd.settings.paths import path_of
 from twd.wire.node import CPU
 
 if TYPE_CHECKING:
+    from twd.engine.slices.engine import StagePlan
     from twd.kit.service import Service, ServiceContext
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,7 +81,6 @@ _OPTIONS: Final = (
 def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: StageChoice) -> "Service":
     """Return the stage that the options describe; `model` is a name in the settings, or a file."""
     from twd.engine.experts.budget import ExpertWish
-    from twd.engine.slices.engine import StagePlan
     from twd.stage.native import SlicePlan, native_stage
     from twd.stage.service import StageAddress
     from twd.wire.base import ModelId
@@ -91,10 +91,23 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
             ExitCode.NOT_FOUND, f"there is no model {model!r} in the settings; give a name or a GGUF file"
         )
     wanted = known or ModelConfig(path=model)
-    path = path_of(wanted.path)
+    plan = _plan_of(settings, wanted, choice)
+    name = choice.name or (model if known else plan.path.stem)
+    host = choice.host or settings.pool.host
+    address = StageAddress(host, choice.port, told_host(host))
+    granted = 0 if wanted.moe_memory_gb == "auto" else int(wanted.moe_memory_gb * 2**30)
+    wish = ExpertWish(choice.moe_stream or wanted.moe_stream, choice.moe_memory or granted)
+    whole = SlicePlan(ModelId(name), plan.path, plan, hash=choice.hash, experts=wish)
+    return native_stage(context, settings, whole, address)
+
+
+def _plan_of(settings: Settings, wanted: ModelConfig, choice: StageChoice) -> "StagePlan":
+    """Which slice, and how to compute it: as chosen, else as the settings say."""
+    from twd.engine.slices.engine import StagePlan
+
     first, end = _range(choice.layers)
-    plan = StagePlan(
-        path=path,
+    return StagePlan(
+        path=path_of(wanted.path),
         first=first,
         end=end,
         layers=0,
@@ -111,13 +124,6 @@ def stage_of(context: "ServiceContext", settings: Settings, model: str, choice: 
         use_mmap=wanted.mmap != "off" and not choice.no_mmap,
         own_head=settings.speculation.enabled and settings.speculation.own_head,
     )
-    name = choice.name or (model if known else path.stem)
-    host = choice.host or settings.pool.host
-    address = StageAddress(host, choice.port, told_host(host))
-    granted = 0 if wanted.moe_memory_gb == "auto" else int(wanted.moe_memory_gb * 2**30)
-    wish = ExpertWish(choice.moe_stream or wanted.moe_stream, choice.moe_memory or granted)
-    whole = SlicePlan(ModelId(name), path, plan, hash=choice.hash, experts=wish)
-    return native_stage(context, settings, whole, address)
 
 
 def _range(layers: str) -> tuple[int, int]:

@@ -127,19 +127,23 @@ class Swarm(Service):
             self.log.warning("%s; files of hubs come without it", error)
         return hub
 
+    async def _listen(self, host: str, port: int, door: Door) -> int:
+        """Open this port; on the loopback another one if it is taken. Return the port."""
+        try:
+            return await self._seeder.listen(host, port, door)
+        except TwdError:
+            if not port or not is_loopback(host):
+                raise
+            self.log.warning("port %d is taken; the seeder takes a free one", port)
+            return await self._seeder.listen(host, 0, door)
+
     async def _open_ports(self) -> None:
         """Open two ports: one for clients with the token, one for the machines of this bus."""
         swarm, pool = self._settings.swarm, self._settings.pool
         host = host_for(swarm.host, swarm.token)
         check_bind(host, swarm.token)
         door = Door(swarm.token, swarm.allowed_ips)
-        try:
-            port = await self._seeder.listen(host, swarm.port, door)
-        except TwdError:
-            if not swarm.port or not is_loopback(host):
-                raise
-            self.log.warning("port %d is taken; the seeder takes a free one", swarm.port)
-            port = await self._seeder.listen(host, 0, door)
+        port = await self._listen(host, swarm.port, door)
         self.url = f"http://{told_host(host)}:{port}"
         plain = pool.trusted_lan
         context = None if plain else self._certificates.server

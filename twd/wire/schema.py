@@ -36,20 +36,21 @@ def render_schema(route: Route) -> dict[str, Any]:
     return body
 
 
+def _row(route: Route) -> dict[str, Any]:
+    return {
+        "class": route.event.__name__,
+        "schema": schema_path(route),
+        "subject": _subject(route),
+        "delivery": route.delivery.value,
+        "queue_group": route.group,
+        "when_full": route.when_full.value,
+    }
+
+
 def render_index() -> dict[str, Any]:
     """The table of routes and failure codes for readers in other languages."""
     return {
-        "events": {
-            route.tag: {
-                "class": route.event.__name__,
-                "schema": schema_path(route),
-                "subject": _subject(route),
-                "delivery": route.delivery.value,
-                "queue_group": route.group,
-                "when_full": route.when_full.value,
-            }
-            for route in ROUTES
-        },
+        "events": {route.tag: _row(route) for route in ROUTES},
         "failures": {
             code.value: {"status": advice.status, "advice": advice.advice, "retry": advice.retry}
             for code, advice in ADVICE.items()

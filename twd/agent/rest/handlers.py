@@ -112,22 +112,13 @@ class PeerApi:
 
     async def health(self, request: web.Request) -> web.Response:
         """Return the machine's state: uptime, load, memory, disk and notes."""
-        memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(self.logs))
         told = {
             "status": "starting" if self.facts().looking else "ok",
             "node": self.facts().node,
             "uptime_seconds": round(self.clock.now() - self.began, 1),
             "load_avg": [round(value, 2) for value in psutil.getloadavg()],
-            "memory": {
-                "total_mb": memory.total // MIB,
-                "available_mb": memory.available // MIB,
-                "free_mb": memory.free // MIB,
-            },
-            "disk": {
-                "total_gb": round(disk.total / GIB, 1),
-                "used_gb": round(disk.used / GIB, 1),
-                "free_gb": round(disk.free / GIB, 1),
-            },
+            "memory": _memory_told(),
+            "disk": _disk_told(self.logs),
             "notes": self.facts().notes,
         }
         return json_reply(told)
@@ -193,3 +184,21 @@ class PeerApi:
             raise TwdError(FailureCode.MODEL_NOT_FOUND, text, "port")
         await self.stop(name, f"asked for by {request.remote or 'somebody'}")
         return json_reply({"status": "stopped", "port": asked.port})
+
+
+def _memory_told() -> dict[str, int]:
+    memory = psutil.virtual_memory()
+    return {
+        "total_mb": memory.total // MIB,
+        "available_mb": memory.available // MIB,
+        "free_mb": memory.free // MIB,
+    }
+
+
+def _disk_told(folder: Path) -> dict[str, float]:
+    disk = psutil.disk_usage(str(folder))
+    return {
+        "total_gb": round(disk.total / GIB, 1),
+        "used_gb": round(disk.used / GIB, 1),
+        "free_gb": round(disk.free / GIB, 1),
+    }

@@ -76,10 +76,7 @@ class VerifyingModel:
 
     def prepare(self, job: JobSubmitted, seed: int) -> PreparedRemoteJob:
         """The tokens of a job by the server's own tokenizer and template; raises if the job cannot be served."""
-        if job.logprobs is not None:
-            raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
-        if job.prompt.truncate:
-            raise TwdError(FailureCode.UNSUPPORTED, "turns are not left out for a remote target", "truncation")
+        _check(job)
         tokens = self._loop.run(self.backend.render(job.prompt))
         if not tokens:
             raise TwdError(FailureCode.BAD_REQUEST, "the prompt is empty; send at least one character", "prompt")
@@ -182,3 +179,11 @@ async def _timed(backend: Backend, tokens: list[int], width: int) -> float:
         await backend.score(tokens, len(tokens) - width)
         times.append((time.monotonic() - began) * 1000)
     return min(times)
+
+
+def _check(job: JobSubmitted) -> None:
+    """Refuse what no remote target gives."""
+    if job.logprobs is not None:
+        raise TwdError(FailureCode.UNSUPPORTED, "log probabilities of a remote target are not told", "logprobs")
+    if job.prompt.truncate:
+        raise TwdError(FailureCode.UNSUPPORTED, "turns are not left out for a remote target", "truncation")

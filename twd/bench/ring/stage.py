@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,20 @@ def main() -> None:
     logging.basicConfig(level=logging.CRITICAL)  # the engine logs every aborted pass as an error
     sys.setswitchinterval(SWITCH_S)
     wanted = json.loads(sys.argv[1])
+    loaded = load_slice(_slice(wanted), lambda share, stage: None)
+    name = InstanceId(f"stage.bench.{loaded.held.first}")
+    server = StageServer(name, loaded.held, loaded.engine, make_identity(name), LinkRules(trusted_lan=wanted["plain"]))
+    port = server.listen("127.0.0.1", 0)
+    _say(loaded.described(name, NodeId("bench"), "127.0.0.1", port, server.identity.certificate))
+    for line in sys.stdin.buffer:
+        if line.strip():
+            server.wire(msgspec.json.decode(line, type=RingWired))
+        _say(server.worker.counters.rows)
+    server.close()
+
+
+def _slice(wanted: dict[str, Any]) -> SlicePlan:
+    """What `RingLab` wrote, as a stage takes it."""
     plan = StagePlan(
         path=Path(wanted["source"]),
         first=wanted["first"],
@@ -37,40 +52,7 @@ def main() -> None:
         own_head=True,
     )
     experts = ExpertWish("on", wanted["moe_memory"]) if wanted["moe_memory"] else ExpertWish()
-    whole = SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"]), experts=experts)
-    loaded = load_slice(whole, lambda share, stage: None)
-    name = InstanceId(f"stage.bench.{plan.first}")
-    rules = LinkRules(trusted_lan=wanted["plain"])
-    server = StageServer(name, loaded.held, loaded.engine, make_identity(name), rules)
-    port = server.listen("127.0.0.1", 0)
-    _say(
-        StageReady(
-            stage=name,
-            node=NodeId("bench"),
-            model=loaded.held.model,
-            file_hash=loaded.held.file_hash,
-            first=plan.first,
-            end=plan.end,
-            layers=plan.layers,
-            head=plan.head,
-            host="127.0.0.1",
-            port=port,
-            certificate=server.identity.certificate,
-            slots=loaded.engine.n_slots,
-            ctx_size=loaded.engine.ctx_size,
-            window_max=loaded.engine.window_max,
-            n_embd=loaded.engine.n_embd,
-            build=loaded.build,
-            settings=loaded.settings,
-            cost=loaded.timing.cost,
-            guess_ms=loaded.engine.guesser.step_ms if loaded.engine.guesser is not None else 0.0,
-        )
-    )
-    for line in sys.stdin.buffer:
-        if line.strip():
-            server.wire(msgspec.json.decode(line, type=RingWired))
-        _say(server.worker.counters.rows)
-    server.close()
+    return SlicePlan(ModelId("bench"), plan.path, plan, Path(wanted["folder"]), experts=experts)
 
 
 def _say(what: StageReady | int) -> None:

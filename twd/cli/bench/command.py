@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,12 +11,17 @@ from click.core import ParameterSource
 
 from twd.cli.common.context import CliContext
 from twd.cli.common.numbers import NumberRange
+from twd.cli.common.options_as import options_as
 from twd.kit.exit_codes import ExitCode
 from twd.kit.terminal import console
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
     from twd.bench.prompts import BenchPrompt
-    from twd.bench.report import PlainDraftedPair
+    from twd.bench.report import PlainDraftedPair, ReportLine
     from twd.bench.session import BenchPlan, BenchResult
 
 _MEASURED, _RING, _PLAYED = ("",), ("ring",), ("simulate",)
@@ -26,6 +32,36 @@ WAYS: Final = {
     **dict.fromkeys(("target_ms", "row_ms", "token_ms", "accept", "rtt_ms", "beside"), _PLAYED),
 }
 """Options that do not belong to the measurement of what runs (""), and where they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What the command line asks for."""
+
+    model: str
+    prompts: str | None
+    kinds: tuple[str, ...]
+    max_tokens: int
+    window: int
+    temperature: float
+    rounds: int
+    as_json: bool
+    plot: str | None
+    ring: int
+    link_rtt: str
+    file: str | None
+    draft: str | None
+    draft_away: bool
+    trusted_lan: bool
+    beside_rpc: bool
+    plain_only: bool
+    simulate: bool
+    target_ms: float
+    row_ms: float
+    token_ms: float
+    accept: float
+    rtt_ms: float
+    beside: bool
 
 
 @click.command()
@@ -64,68 +100,74 @@ WAYS: Final = {
 @click.option("--rtt-ms", default=0.5, type=NumberRange(0, 60_000), help="Simulate: time to the drafter and back.")
 @click.option("--beside", is_flag=True, help="Simulate: the drafter shares the target's cores.")
 @click.pass_obj
-def bench(
-    ctx: CliContext,
-    model: str,
-    prompts: str | None,
-    kinds: tuple[str, ...],
-    max_tokens: int,
-    window: int,
-    temperature: float,
-    rounds: int,
-    as_json: bool,
-    plot: str | None,
-    ring: int,
-    link_rtt: str,
-    file: str | None,
-    draft: str | None,
-    draft_away: bool,
-    trusted_lan: bool,
-    beside_rpc: bool,
-    plain_only: bool,
-    simulate: bool,
-    target_ms: float,
-    row_ms: float,
-    token_ms: float,
-    accept: float,
-    rtt_ms: float,
-    beside: bool,
-) -> ExitCode:
+@options_as(BenchOptions)
+def bench(ctx: CliContext, asked: BenchOptions) -> ExitCode:
     """Answer the same prompts without drafts and with them, in one run, and compare speed and text.
 
     Exit code 0: all texts are equal; 10: some differ (on a device that is not exact).
     """
-    _check_options("simulate" if simulate else "ring" if ring else "")
-    if plot:
-        _check_writable(Path(plot))
-    if simulate:
-        from twd.cli.bench.simulate import show_simulation
+    _check_options("simulate" if asked.simulate else "ring" if asked.ring else "")
+    if asked.plot:
+        _check_writable(Path(asked.plot))
+    if asked.simulate:
+        return _simulate(asked)
+    if asked.ring:
+        return _bench_ring(ctx, asked)
+    return _bench_running(ctx, asked)
 
-        return show_simulation(target_ms, row_ms, token_ms, accept, rtt_ms, beside, as_json, plot)
-    if ring:
-        from twd.cli.bench.ring import RingBenchOptions, show_ring
 
-        if max_tokens < 2:
-            raise click.UsageError("--ring times what comes after a text's first token: give --max-tokens 2 or more")
-        wanted = RingBenchOptions(
-            ring, link_rtt, file, draft, draft_away, trusted_lan, beside_rpc, plain_only, max_tokens
-        )
-        return show_ring(ctx, wanted, as_json, plot)
-    from twd.bench.session import BenchPlan
-    from twd.wire.job import Sampling
+def _simulate(asked: BenchOptions) -> ExitCode:
+    from twd.cli.bench.simulate import show_simulation
 
-    seed = 20_261 if temperature else None
-    plan = BenchPlan(
-        prompts_of(prompts, kinds), max_tokens, window, Sampling(temperature=temperature, seed=seed), rounds
+    return show_simulation(
+        asked.target_ms,
+        asked.row_ms,
+        asked.token_ms,
+        asked.accept,
+        asked.rtt_ms,
+        asked.beside,
+        asked.as_json,
+        asked.plot,
     )
-    result = asyncio.run(_measure(ctx, model, plan, quiet=as_json))
-    if as_json:
+
+
+def _bench_ring(ctx: CliContext, asked: BenchOptions) -> ExitCode:
+    from twd.cli.bench.ring import RingBenchOptions, show_ring
+
+    if asked.max_tokens < 2:
+        raise click.UsageError("--ring times what comes after a text's first token: give --max-tokens 2 or more")
+    wanted = RingBenchOptions(
+        asked.ring,
+        asked.link_rtt,
+        asked.file,
+        asked.draft,
+        asked.draft_away,
+        asked.trusted_lan,
+        asked.beside_rpc,
+        asked.plain_only,
+        asked.max_tokens,
+    )
+    return show_ring(ctx, wanted, asked.as_json, asked.plot)
+
+
+def _bench_running(ctx: CliContext, asked: BenchOptions) -> ExitCode:
+    """Measure the system that runs."""
+    result = asyncio.run(_measure(ctx, asked.model, _plan(asked), quiet=asked.as_json))
+    if asked.as_json:
         click.echo(json.dumps(result.document))
     else:
         _show(result)
-    if plot:
-        Path(plot).write_text(_picture(result), "utf-8")
+    if asked.plot:
+        Path(asked.plot).write_text(_picture(result), "utf-8")
     return ExitCode.OK if all(pair.equal for pair in result.pairs) else ExitCode.DIFFERENT
+
+
+def _plan(asked: BenchOptions) -> "BenchPlan":
+    from twd.bench.session import BenchPlan
+    from twd.wire.job import Sampling
+
+    sampling = Sampling(temperature=asked.temperature, seed=20_261 if asked.temperature else None)
+    return BenchPlan(prompts_of(asked.prompts, asked.kinds), asked.max_tokens, asked.window, sampling, asked.rounds)
 
 
 def _check_options(way: str) -> None:
@@ -198,27 +240,10 @@ def _tell(number: int, total: int, pair: "PlainDraftedPair") -> None:
 
 
 def _show(result: "BenchResult") -> None:
-    from rich.table import Table
-
     from twd.bench.report import by_drafter, by_position, summarize
 
-    table = Table(title=f"{result.model} ({result.facts.file}): plain against drafted, tokens per second")
-    for title in ("kind", "plain", "drafted", "ratio", "first ms", "gap p95 ms", "tok/pass", "accepted", "equal"):
-        table.add_column(title, justify="left" if title == "kind" else "right")
-    for line in summarize(result.pairs):
-        table.add_row(
-            line.kind,
-            f"{line.plain_rate:.1f}",
-            f"{line.drafted_rate:.1f}",
-            f"{line.ratio:.2f}x",
-            f"{line.first_ms:.0f}",
-            f"{line.gap_p95_ms:.0f}",
-            f"{line.tokens_per_pass:.2f}",
-            f"{line.acceptance:.0%}",
-            f"{line.equal}/{line.answers}",
-        )
     out = console()
-    out.print(table)
+    out.print(_table(result))
     out.print("a pass of n tokens: " + ", ".join(f"{point.width}: {point.ms:.1f} ms" for point in result.cost))
     places = [f"{taken / checked:.2f}" for checked, taken in by_position(result.pairs) if checked]
     out.print("held by place in the window: " + (" ".join(places) or "no guesses were checked"))
@@ -230,6 +255,33 @@ def _show(result: "BenchResult") -> None:
             f"{one.drafter}: {one.token_ms:.1f} ms a guess, {one.acceptance:.0%} accepted: these costs allow "
             f"{one.best:.2f}x by this drafter alone; reached {one.reached(whole):.2f} of it"
         )
+
+
+def _table(result: "BenchResult") -> "Table":
+    """A row for each kind of prompt."""
+    from rich.table import Table
+
+    from twd.bench.report import summarize
+
+    table = Table(title=f"{result.model} ({result.facts.file}): plain against drafted, tokens per second")
+    for title in _COLUMNS:
+        table.add_column(title, justify="left" if title == "kind" else "right")
+    for line in summarize(result.pairs):
+        table.add_row(*(cell(line) for cell in _COLUMNS.values()))
+    return table
+
+
+_COLUMNS: "Final[dict[str, Callable[[ReportLine], str]]]" = {
+    "kind": lambda line: line.kind,
+    "plain": lambda line: f"{line.plain_rate:.1f}",
+    "drafted": lambda line: f"{line.drafted_rate:.1f}",
+    "ratio": lambda line: f"{line.ratio:.2f}x",
+    "first ms": lambda line: f"{line.first_ms:.0f}",
+    "gap p95 ms": lambda line: f"{line.gap_p95_ms:.0f}",
+    "tok/pass": lambda line: f"{line.tokens_per_pass:.2f}",
+    "accepted": lambda line: f"{line.acceptance:.0%}",
+    "equal": lambda line: f"{line.equal}/{line.answers}",
+}
 
 
 def _picture(result: "BenchResult") -> str:

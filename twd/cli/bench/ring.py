@@ -13,6 +13,8 @@ from twd.kit.terminal import console
 from twd.process.home import StateFolder
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from twd.bench.ring.run import DistanceFigures, DraftedFigures, RingFigures
 
 
@@ -74,7 +76,8 @@ def _quiet(_: str) -> None:
     """JSON alone goes to stdout."""
 
 
-def _show(figures: "RingFigures") -> None:
+def _table(figures: "RingFigures") -> "Table":
+    """A row for each distance and kind of guesses."""
     from rich.table import Table
 
     plan = figures.plan
@@ -85,8 +88,12 @@ def _show(figures: "RingFigures") -> None:
         rows = [_guessed(at, one) for one in at.drafted] or [("none", f"{at.plain:.1f}")]
         for row in rows:
             table.add_row(f"{at.rtt_ms:g}", *row)
-    out = console()
-    out.print(table)
+    return table
+
+
+def _show(figures: "RingFigures") -> None:
+    plan, out = figures.plan, console()
+    out.print(_table(figures))
     for at in figures.distances:
         rates = ", ".join(f"{count}: {rate:.0f}" for count, rate in at.together.items())
         out.print(f"RTT {at.rtt_ms:g} ms, sessions at once without guesses: {rates} tok/s")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import dataclass
 from typing import Final
 
 import click
@@ -13,12 +14,38 @@ from twd.cli.chat.screen import Screen
 from twd.cli.common.api_address import ApiAddress, find_api
 from twd.cli.common.context import CliContext
 from twd.cli.common.numbers import NumberRange
+from twd.cli.common.options_as import options_as
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.settings.model import DEFAULT_NAMES
 
 STDIN_BYTES_MAX: Final = 10 * 1024 * 1024
 HISTORY_FILE: Final = "chat_history"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What the command line asks for."""
+
+    question: str
+    model: str
+    system: str
+    temperature: float | None
+    max_tokens: int | None
+    seed: int | None
+    direct: bool
+    compare: bool
+    url: str
+    key: str
+    as_json: bool
+
+    def conversation(self) -> Conversation:
+        """A new conversation, as these options want it."""
+        if self.direct and self.compare:
+            raise click.UsageError("--compare is with and without drafts, so --direct does not go with it")
+        return Conversation(
+            self.model, self.system, self.temperature, self.max_tokens, self.seed, self.direct, self.compare
+        )
 
 
 @click.command()
@@ -34,35 +61,21 @@ HISTORY_FILE: Final = "chat_history"
 @click.option("--key", default="", help="The key that it asks for; better in TWD_TOKEN, where nobody reads along.")
 @click.option("--json", "as_json", is_flag=True, help="Print answer and figures as JSON.")
 @click.pass_obj
-def chat(
-    ctx: CliContext,
-    question: str,
-    model: str,
-    system: str,
-    temperature: float | None,
-    max_tokens: int | None,
-    seed: int | None,
-    direct: bool,
-    compare: bool,
-    url: str,
-    key: str,
-    as_json: bool,
-) -> ExitCode:
+@options_as(ChatOptions)
+def chat(ctx: CliContext, asked: ChatOptions) -> ExitCode:
     """Talk to a model. With a QUESTION, or a text piped in: answer that and leave.
 
     Exit code 10: --compare found texts that differ.
     """
-    if direct and compare:
-        raise click.UsageError("--compare is with and without drafts, so --direct does not go with it")
-    talk = Conversation(model, system, temperature, max_tokens, seed, direct, compare)
+    talk = asked.conversation()
     at_keyboard = sys.stdin is not None and sys.stdin.isatty()
-    asked = question_from(question, "" if at_keyboard else piped_text())
-    if not asked and (as_json or not at_keyboard):
+    question = question_from(asked.question, "" if at_keyboard else piped_text())
+    if not question and (asked.as_json or not at_keyboard):
         raise click.UsageError("no question: write one after `twd chat`, or pipe one in")
-    server = find_api(ctx, url, key)
-    if asked:
-        talk.ask(asked)
-        return answer_and_leave(server, talk, as_json)
+    server = find_api(ctx, asked.url, asked.key)
+    if question:
+        talk.ask(question)
+        return answer_and_leave(server, talk, asked.as_json)
     return converse(ctx, server, talk)
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from twd.cli.common.api_address import running_settings
 from twd.cli.common.context import CliContext
 from twd.cli.common.keep_option import KEEP_OPTION
+from twd.cli.common.options_as import options_as
 from twd.cli.deploy.deployed import DeployedMachines
 from twd.cli.deploy.report import HostReport
 from twd.cli.deploy.targets import DeployTarget, targets_of
@@ -18,9 +20,28 @@ from twd.cli.members.own_broker import broker_address, needed_broker, own_store
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
+if TYPE_CHECKING:
+    from twd.cli.deploy.run import DeployPlan
+
 AT_ONCE: Final = 16
 CONFIG_BYTES_MAX: Final = 1 << 20
 HEADER: Final = "# written by `twd deploy`, which may write it again; without this line it leaves the file alone\n"
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """What the command line asks for."""
+
+    hosts: tuple[str, ...]
+    ssh_user: str
+    config_file: str | None
+    system_wide: bool
+    wheels: str | None
+    python_folder: str | None
+    reached_at: tuple[str, ...]
+    keep: int
+    dry_run: bool
+    as_json: bool
 
 
 @click.command()
@@ -44,60 +65,61 @@ HEADER: Final = "# written by `twd deploy`, which may write it again; without th
 @click.option("--dry-run", is_flag=True, help="Look at the machines, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def deploy(
-    ctx: CliContext,
-    hosts: tuple[str, ...],
-    ssh_user: str,
-    config_file: str | None,
-    system_wide: bool,
-    wheels: str | None,
-    python_folder: str | None,
-    reached_at: tuple[str, ...],
-    keep: int,
-    dry_run: bool,
-    as_json: bool,
-) -> ExitCode:
+@options_as(DeployOptions)
+def deploy(ctx: CliContext, asked: DeployOptions) -> ExitCode:
     """Install twd on each HOST by ssh, let it join, start its agent, and say what it lends.
 
     HOST is what ssh takes; without one, the machines under pool.workers. They need neither internet nor compiler, and
     a Python is sent to those that have none. What is there already stays; the same command again changes nothing, or
     ends what was cut off.
     """
-    from twd.cli.deploy.interpreter import PythonToSend
-    from twd.cli.deploy.wheels import bundle_here, bundle_of
+    targets = targets_of(ctx.settings, asked.hosts, asked.ssh_user)
+    reports = _deployed(ctx, asked, targets)
+    if not asked.dry_run:
+        _keep(ctx, targets, reports, asked.system_wide)
+    if asked.as_json:
+        click.echo(json.dumps([report.as_json() for report in reports]))
+    else:
+        _print(reports)
+    return ExitCode.OK if not any(report.error for report in reports) else ExitCode.CANNOT_START
 
-    targets = targets_of(ctx.settings, hosts, ssh_user)
+
+def _deployed(ctx: CliContext, asked: DeployOptions, targets: list[DeployTarget]) -> list[HostReport]:
     store, instance = own_store(ctx), needed_broker(ctx)
-    given = _read(config_file) if config_file else b""
-    cache = ctx.home.cache / "deploy"
-    bundle = bundle_of(Path(wheels).expanduser(), cache) if wheels else bundle_here(cache)
-    python = PythonToSend(Path(python_folder).expanduser() if python_folder else None, cache)
+    plan = _plan(ctx, asked)
 
     async def live() -> list[HostReport]:
         from twd.cli.deploy.installation import LiveInstallation
-        from twd.cli.deploy.run import DeployPlan, HostDeployment, deploy_all
+        from twd.cli.deploy.run import HostDeployment, deploy_all
         from twd.cli.deploy.ssh import RemoteShell
         from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 
         async with ctx.bus("status") as bus:
             leases = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
             listens = running_settings(ctx).bus.host
-            home = LiveInstallation(store, instance, listens, broker_address(ctx), leases, reached_at)
-            plan = DeployPlan(
-                bundle, lambda folder: given or _lending(folder), bool(given), system_wide, dry_run, python.packed, keep
-            )
-            todo = [HostDeployment(RemoteShell(one), plan, home, _report(one, as_json)) for one in targets]
+            home = LiveInstallation(store, instance, listens, broker_address(ctx), leases, asked.reached_at)
+            todo = [HostDeployment(RemoteShell(one), plan, home, _report(one, asked.as_json)) for one in targets]
             _, done = await asyncio.gather(home.call_the_roll(), deploy_all(todo, AT_ONCE))
             return done
 
-    reports = asyncio.run(live())
-    if not dry_run:
-        _keep(ctx, targets, reports, system_wide)
-    if as_json:
-        click.echo(json.dumps([report.as_json() for report in reports]))
-    else:
-        _print(reports)
-    return ExitCode.OK if not any(report.error for report in reports) else ExitCode.CANNOT_START
+    return asyncio.run(live())
+
+
+def _plan(ctx: CliContext, asked: DeployOptions) -> "DeployPlan":
+    """What to bring to every machine; raises CommandError where a part of it cannot be read."""
+    from twd.cli.deploy.interpreter import PythonToSend
+    from twd.cli.deploy.run import DeployPlan
+    from twd.cli.deploy.wheels import bundle_here, bundle_of
+
+    given = _read(asked.config_file) if asked.config_file else b""
+    cache = ctx.home.cache / "deploy"
+    bundle = bundle_of(Path(asked.wheels).expanduser(), cache) if asked.wheels else bundle_here(cache)
+    python = PythonToSend(Path(asked.python_folder).expanduser() if asked.python_folder else None, cache)
+
+    def settings(model_dir: str) -> bytes:
+        return given or _lending(model_dir)
+
+    return DeployPlan(bundle, settings, bool(given), asked.system_wide, asked.dry_run, python.packed, asked.keep)
 
 
 def _keep(ctx: CliContext, targets: list[DeployTarget], reports: list[HostReport], system_wide: bool) -> None:

@@ -87,19 +87,24 @@ class OverSsh:
         except CommandError as error:
             return Outcome(str(target), "swarm", str(error))
 
+    async def _manifests(self) -> "list[Manifest]":
+        """One for each file of the model."""
+        from twd.pieces.making import manifests_for
+        from twd.pieces.manifest import check_piece_size
+
+        with hashing_bar(self._files[0].name) as progress:
+            size = check_piece_size(self._piece_mib)
+            return await asyncio.to_thread(manifests_for, self._files[0], size, progress=progress)
+
     @asynccontextmanager
     async def _seeding(self) -> "AsyncIterator[tuple[Manifest, int]]":
         """Give the model to whoever has the token, on a free port; yields the manifest of its first file."""
-        from twd.pieces.making import manifests_for
-        from twd.pieces.manifest import check_piece_size
         from twd.swarm.door import Door
         from twd.swarm.library import Library
         from twd.swarm.seeder import Seeder
         from twd.swarm.shared import Shared
 
-        with hashing_bar(self._files[0].name) as progress:
-            size = check_piece_size(self._piece_mib)
-            made = await asyncio.to_thread(manifests_for, self._files[0], size, progress=progress)
+        made = await self._manifests()
         library = Library()
         for manifest, file in zip(made, self._files, strict=True):
             library.add(Shared.whole(manifest, file))

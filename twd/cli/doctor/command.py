@@ -199,6 +199,13 @@ def mend(findings: Sequence[Finding]) -> list[str]:
     return done
 
 
+def _show_finding(finding: Finding, colour: bool | None) -> None:
+    word, fg = WORDS[finding.verdict]
+    click.echo(f"  {click.style(f'{word:<5}', fg=fg)} {finding.name}: {finding.detail}", color=colour)
+    if finding.mend:
+        click.echo(f"        $ {finding.mend}", color=colour)
+
+
 def show(sections: Sequence[FindingSection], mended: Sequence[str]) -> None:
     """Print for people."""
     colour = False if "NO_COLOR" in os.environ else None
@@ -209,10 +216,7 @@ def show(sections: Sequence[FindingSection], mended: Sequence[str]) -> None:
         if section.findings:
             click.secho(section.title, bold=True, color=colour)
         for finding in section.findings:
-            word, fg = WORDS[finding.verdict]
-            click.echo(f"  {click.style(f'{word:<5}', fg=fg)} {finding.name}: {finding.detail}", color=colour)
-            if finding.mend:
-                click.echo(f"        $ {finding.mend}", color=colour)
+            _show_finding(finding, colour)
             told |= {finding.id} if finding.id else set()
     if told:
         click.echo(f"what each means: {PAGE} ({', '.join(sorted(told))})")

@@ -1,11 +1,12 @@
 """Checks of the model files: there and whole, fit for their settings, and for this machine's memory together."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from twd.cli.doctor.finding_ids import FindingId
 from twd.cli.doctor.findings import Finding, bad, good, odd, skipped
 from twd.engine.host_memory.limits import gib, total_bytes
+from twd.gguf_tools.inspect import GgufInfo
 from twd.moe.advice import advice_for
 from twd.supervisor.model_weights import ModelWeights
 
@@ -17,18 +18,19 @@ def check_weights(weights: ModelWeights) -> list[Finding]:
         mend = f"ls -l {shlex.quote(str(weights.path))}"
         return [bad(FindingId.MODEL_UNREADABLE, weights.name, weights.problem, mend)]
     detail = f"{info.name}, {info.architecture}, {info.quantization}, {gib(info.size_bytes)}"
-    found = [good(weights.name, detail)]
+    return [good(weights.name, detail), *_remarks(weights, info)]
+
+
+def _remarks(weights: ModelWeights, info: GgufInfo) -> Iterator[Finding]:
+    """What does not fit in files that are there and whole."""
     if info.context_length and weights.ctx_size > info.context_length:
         text = f"ctx_size is {weights.ctx_size}, and it was made for {info.context_length}"
-        found.append(
-            odd(FindingId.CONTEXT_TOO_LONG, weights.name, text, f"{weights.name}.ctx_size: {info.context_length}")
-        )
-    about = advice_for(weights.path, total_bytes())  # of all memory: it may be loaded already
-    found += [odd(FindingId.MIXTURE_REMARK, weights.name, one.text, one.command) for one in about]
+        yield odd(FindingId.CONTEXT_TOO_LONG, weights.name, text, f"{weights.name}.ctx_size: {info.context_length}")
+    for one in advice_for(weights.path, total_bytes()):  # of all memory: it may be loaded already
+        yield odd(FindingId.MIXTURE_REMARK, weights.name, one.text, one.command)
     if weights.chats and not info.chat_template:
         text = "it has no chat template, so conversations are written down in a plain way"
-        found.append(odd(FindingId.CHAT_TEMPLATE_MISSING, weights.name, text, f"{weights.name}.chat_template: FILE"))
-    return found
+        yield odd(FindingId.CHAT_TEMPLATE_MISSING, weights.name, text, f"{weights.name}.chat_template: FILE")
 
 
 def check_pairs(weights: Sequence[ModelWeights]) -> list[Finding]:
@@ -64,10 +66,6 @@ def check_memory(weights: Sequence[ModelWeights], free: int, total: int, running
     biggest = max(weights, key=lambda one: one.needed)
     mend = f"lower {biggest.name}.ctx_size or .parallel, or choose a smaller file"
     if accelerated:
-        return odd(
-            FindingId.MEMORY_SHORT,
-            "memory",
-            f"all models need {words}; what lies on other devices is not counted out",
-            mend,
-        )
+        text = f"all models need {words}; what lies on other devices is not counted out"
+        return odd(FindingId.MEMORY_SHORT, "memory", text, mend)
     return bad(FindingId.MEMORY_SHORT, "memory", f"all models need {words}", mend)

@@ -49,6 +49,12 @@ def check_llama(build: EngineBuild, settings: Settings, wanted: str) -> list[Fin
     if build.version != wanted:
         detail = f"llama-cpp-python is {build.version}; this twd was made for {wanted}"
         found.append(odd(FindingId.ENGINE_VERSION, "llama.cpp", detail, REBUILD))
+    return [*found, *_lacks(build, settings)]
+
+
+def _lacks(build: EngineBuild, settings: Settings) -> list[Finding]:
+    """What the settings ask for, and llama.cpp was not built with."""
+    found = []
     if not build.rpc:
         pooled = settings.pool.engine == "rpc" and settings.pool.workers
         say = bad if pooled else odd

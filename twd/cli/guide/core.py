@@ -190,6 +190,11 @@ def _model(facts: GuideFacts) -> Branch:
         folders = "".join(f" --models {shlex.quote(folder)}" for folder in facts.folders)
         yield GuideCommand(f"twd init --local --yes{folders}", "writes twd.yaml for this machine and its models")
         return
+    yield from _no_model(facts, question)
+
+
+def _no_model(facts: GuideFacts, question: str) -> Branch:
+    """None of the models that are here fits, or there is none."""
     if facts.models:
         least = min(facts.models, key=lambda one: one.size)
         why = f"the smallest, {least.name}, needs {least.size * CACHE_SHARE / GIB:.0f} GiB"

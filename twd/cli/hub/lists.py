@@ -29,8 +29,6 @@ def print_catalogue(as_json: bool) -> None:
 
 async def print_repository(spec: "Spec", environment: "HubEnvironment", as_json: bool) -> ExitCode:
     """The models of a repository with their sizes."""
-    from twd.engine.host_memory.limits import gib
-    from twd.kit.terminal import show, table
     from twd.models.hub import client_for
     from twd.models.huggingface import HuggingFace
     from twd.models.listing import models_in
@@ -48,8 +46,15 @@ async def print_repository(spec: "Spec", environment: "HubEnvironment", as_json:
         told = [{"spec": f"{spec.repo}/{path}", "files": n, "size_bytes": size} for path, (n, size) in models.items()]
         click.echo(msgspec.json.encode({"repo": spec.repo, "commit": commit, "models": told}).decode())
         return ExitCode.OK
+    _show_models(spec.repo, models)
+    return ExitCode.OK
+
+
+def _show_models(repo: str, models: dict[str, tuple[int, int]]) -> None:
+    from twd.engine.host_memory.limits import gib
+    from twd.kit.terminal import show, table
+
     rows = table("SPEC", "files", "size")
     for path, (number, size) in models.items():
-        rows.add_row(f"{spec.repo}/{path}", str(number), gib(size))
+        rows.add_row(f"{repo}/{path}", str(number), gib(size))
     show(rows)
-    return ExitCode.OK

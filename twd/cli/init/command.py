@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.options_as import options_as
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.wording import count
@@ -26,6 +27,34 @@ if TYPE_CHECKING:
 KINDS: Final = ("auto", "llamacpp", "ollama", "openai", "vllm", "sglang")
 HEAD: Final = "# Written by `twd init`. `twd help settings` explains every setting, `twd up` starts this.\n"
 NONE_FOUND: Final = "no model was found. Name a folder with --models, a network with --subnet, or try `twd up --demo`"
+
+
+@dataclass(frozen=True, slots=True)
+class InitOptions:
+    """What the command line asks for."""
+
+    local: bool
+    subnets: tuple[str, ...]
+    ports: tuple[int, ...]
+    folders: tuple[Path, ...]
+    model_path: Path | None
+    local_port: int | None
+    max_draft_tokens: int | None
+    target_url: str
+    target_model: str
+    target_backend: str
+    draft_url: str
+    draft_model: str
+    draft_backend: str
+    output: Path | None
+    force: bool
+    yes: bool
+    as_json: bool
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person is there, and wants to be asked."""
+        return not (self.yes or self.as_json) and sys.stdin.isatty()
 
 
 @click.command()
@@ -47,59 +76,48 @@ NONE_FOUND: Final = "no model was found. Name a folder with --models, a network 
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing: take what is proposed.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found and written as JSON; ask nothing.")
 @click.pass_obj
-def init(
-    ctx: CliContext,
-    local: bool,
-    subnets: tuple[str, ...],
-    ports: tuple[int, ...],
-    folders: tuple[Path, ...],
-    model_path: Path | None,
-    local_port: int | None,
-    max_draft_tokens: int | None,
-    target_url: str,
-    target_model: str,
-    target_backend: str,
-    draft_url: str,
-    draft_model: str,
-    draft_backend: str,
-    output: Path | None,
-    force: bool,
-    yes: bool,
-    as_json: bool,
-) -> ExitCode:
+@options_as(InitOptions)
+def init(ctx: CliContext, asked: InitOptions) -> ExitCode:
     """Find models, servers and machines, and write a configuration for them.
 
     Without --subnet it asks before it searches a network. Exit code 9: nothing to serve was found.
     """
-    from twd.cli.init.proposal import PORTS
-
-    found: list[FoundModel] = []
-    peers: list[FoundMachine] = []
-    asks = not (yes or as_json) and sys.stdin.isatty()
-    path = path_of(output or ctx.config or "twd.yaml")
-    _check_output(path, force, asks)
-    if draft_url and not target_url:
-        raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
-    if (local and subnets) or (model_path and target_url):
-        both = "--local and --subnet" if subnets else "--model-path and --target-url"
-        raise CommandError(ExitCode.USAGE, f"{both} exclude each other")
-    if target_url:
-        servers = [(target_url, target_model, target_backend), (draft_url, draft_model, draft_backend)]
-        proposal = _named(servers)
-    else:
-        hosts = _hosts([*(() if local else subnets or _asked_subnets(asks)), "127.0.0.1/32"])
-        more = [local_port] if local_port else []
-        found, peers = _search(ctx, hosts, [*PORTS, *ports, *more], _with_model(folders, model_path), quiet=as_json)
-        proposal = _serving(found, model_path) if model_path else _choose(found, peers, asks, quiet=as_json)
+    path = path_of(asked.output or ctx.config or "twd.yaml")
+    _check_output(path, asked.force, asked.asks)
+    _check_options(asked)
+    proposal, found, peers = _proposal(ctx, asked)
     if proposal.target is None:
         raise CommandError(ExitCode.NOT_FOUND, NONE_FOUND)
-    text = _text(ctx, proposal, folders, max_draft_tokens)
-    if asks and not click.confirm(f"\n{text}\nWrite this to {path}?", default=True):
+    text = _text(ctx, proposal, asked.folders, asked.max_draft_tokens)
+    if asked.asks and not click.confirm(f"\n{text}\nWrite this to {path}?", default=True):
         click.echo("nothing was written")
         return ExitCode.OK
     _write(path, text)
-    _report(path, proposal, found, peers, as_json)
+    _report(path, proposal, found, peers, asked.as_json)
     return ExitCode.OK
+
+
+def _check_options(asked: InitOptions) -> None:
+    if asked.draft_url and not asked.target_url:
+        raise CommandError(ExitCode.USAGE, "--draft-url goes with --target-url: who would check the guesses?")
+    if (asked.local and asked.subnets) or (asked.model_path and asked.target_url):
+        both = "--local and --subnet" if asked.subnets else "--model-path and --target-url"
+        raise CommandError(ExitCode.USAGE, f"{both} exclude each other")
+
+
+def _proposal(ctx: CliContext, asked: InitOptions) -> "tuple[InitProposal, list[FoundModel], list[FoundMachine]]":
+    """What to serve: the servers that are named, or the best that is found; with all models and machines found."""
+    from twd.cli.init.proposal import PORTS
+
+    if asked.target_url:
+        target = (asked.target_url, asked.target_model, asked.target_backend)
+        return _named([target, (asked.draft_url, asked.draft_model, asked.draft_backend)]), [], []
+    hosts = _hosts([*(() if asked.local else asked.subnets or _asked_subnets(asked.asks)), "127.0.0.1/32"])
+    ports = [*PORTS, *asked.ports, *([asked.local_port] if asked.local_port else [])]
+    found, peers = _search(ctx, hosts, ports, _with_model(asked.folders, asked.model_path), quiet=asked.as_json)
+    if asked.model_path:
+        return _serving(found, asked.model_path), found, peers
+    return _choose(found, peers, asked.asks, quiet=asked.as_json), found, peers
 
 
 def _check_output(path: Path, force: bool, asks: bool) -> None:

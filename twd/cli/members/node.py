@@ -4,7 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -24,6 +24,10 @@ def node() -> None:
     """Machines that joined by `twd join`."""
 
 
+_SHOWN: Final = ("node", "roles", "joined_ms", "token")
+"""What is printed of a machine that joined."""
+
+
 @node.command("list")
 @_as_json
 @click.pass_obj
@@ -31,16 +35,7 @@ def list_nodes(ctx: CliContext, as_json: bool) -> ExitCode:
     """All machines that joined, and what runs on each."""
     machines = own_store(ctx).load().machines
     running = asyncio.run(_running(ctx)) if running_broker(ctx) is not None else {}
-    rows = [
-        {
-            "node": one.node,
-            "roles": one.roles,
-            "joined_ms": one.joined_ms,
-            "token": one.token,
-            "runs": running.get(one.node, []),
-        }
-        for one in machines
-    ]
+    rows = [{name: getattr(one, name) for name in _SHOWN} | {"runs": running.get(one.node, [])} for one in machines]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:

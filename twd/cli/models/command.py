@@ -244,7 +244,6 @@ async def _change(
 
 async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     """Send a wish to the supervisor of its machine."""
-
     from twd.bus.base import NoResponders
     from twd.kit.messages.heard_events import stamp
     from twd.kit.messages.reply_decoding import read_answer
@@ -261,6 +260,12 @@ async def ask(bus: "NatsBus", wish: Wish) -> ChangeAnswered:
     if not isinstance(answer, ChangeAnswered):
         raise CommandError(ExitCode.FAULT, f"the supervisor of {wish.node!r} answers with something else: {answer!r}")
     return answer
+
+
+def _in_words(told: ChangeTold) -> str:
+    """A step of a change, with its model's name in front where the note leaves that open."""
+    named = told.step in ENDS or told.note.startswith(told.model)
+    return told.note if named else f"{told.model}: {told.note}"
 
 
 class ProgressFollower:
@@ -314,11 +319,7 @@ class ProgressFollower:
                 if told.change != change:
                     continue
                 if told.step is not ChangeStep.FAILED:
-                    self._say(
-                        told.note
-                        if told.step in ENDS or told.note.startswith(told.model)
-                        else f"{told.model}: {told.note}"
-                    )
+                    self._say(_in_words(told))
                 if told.step in ENDS:
                     return told
             seen = len(self._told)

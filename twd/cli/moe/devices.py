@@ -85,18 +85,22 @@ def _speeds(
     kept = None if refresh else recall(path, MeasuredSpeeds)
     if kept is not None and 0 <= time.time() - kept.at < FRESH_S:
         return kept
+    found = _measured(model, cards, workers)
+    remember(path, found)
+    return found
+
+
+def _measured(model: Path, cards: "list[EngineDevice]", workers: list[str]) -> MeasuredSpeeds:
     from twd.engine.devices.speed import memory_speed
     from twd.engine.experts.disk import disk_speed
 
-    found = MeasuredSpeeds(
+    return MeasuredSpeeds(
         at=time.time(),
         memory=_memory_speed(),
         disk=disk_speed(model),
         cards={card.name: float(memory_speed(card)) for card in cards},
         workers={address: asyncio.run(_round_trip(address)) for address in workers},
     )
-    remember(path, found)
-    return found
 
 
 def _memory_speed() -> float:

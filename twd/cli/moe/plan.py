@@ -166,10 +166,22 @@ def placement_document(
 def show_placement(facts: "MixtureSummary", plan: "MixturePlan") -> None:
     """A placement for people."""
     from twd.engine.host_memory.limits import gib
+
+    click.echo(f"{facts.name}: {facts.experts} experts, {facts.used} used; {plan.strategy}")
+    _show_shares(facts, plan)
+    click.echo(f"about {figure(plan.token_ms)} ms a token, {figure(plan.tok_s)} tokens/s without drafts; an estimate")
+    for memory, rate in plan.more:
+        click.echo(f"with {gib(memory)} free on this machine: about {figure(rate)} tokens/s")
+    if facts.layout != "fused":
+        click.echo("llama.cpp does not load single experts: `twd moe fuse IN OUT` first")
+
+
+def _show_shares(facts: "MixtureSummary", plan: "MixturePlan") -> None:
+    """What each device holds, and what is on disk."""
+    from twd.engine.host_memory.limits import gib
     from twd.kit.terminal import show, table
     from twd.moe.placement import layer_ranges
 
-    click.echo(f"{facts.name}: {facts.experts} experts, {facts.used} used; {plan.strategy}")
     rows = table("device", "tier", "dense layers", "experts of layers", "bytes", "choices", "ms")
     for share in plan.shares:
         tier = "memory" if share.device.host else "worker" if "[" in share.device.name else "card"
@@ -180,8 +192,3 @@ def show_placement(facts: "MixtureSummary", plan: "MixturePlan") -> None:
             missed = share.expert_bytes / max(facts.expert, 1) - share.hits
             rows.add_row("", "disk", "", "", gib(share.disk_bytes), f"{missed:.0%}", figure(share.disk_ms))
     show(rows)
-    click.echo(f"about {figure(plan.token_ms)} ms a token, {figure(plan.tok_s)} tokens/s without drafts; an estimate")
-    for memory, rate in plan.more:
-        click.echo(f"with {gib(memory)} free on this machine: about {figure(rate)} tokens/s")
-    if facts.layout != "fused":
-        click.echo("llama.cpp does not load single experts: `twd moe fuse IN OUT` first")

@@ -88,10 +88,22 @@ def _model_document(path: Path, facts: "MixtureSummary") -> dict[str, Any]:
     return {"path": str(path), **told, "layers": layers}
 
 
-def _show_model(facts: "MixtureSummary") -> None:
+def _show_layers(facts: "MixtureSummary") -> None:
     from twd.engine.host_memory.limits import gib
     from twd.kit.terminal import show, table
     from twd.moe.summary import ranges
+
+    rows = table("layers", "dense", "shared", "experts", "one expert")
+    for first, last, layer in ranges(facts.layers):
+        span = str(first) if first == last else f"{first}-{last}"
+        rows.add_row(span, *(gib(n) for n in (layer.dense, layer.shared, layer.expert, layer.expert // facts.experts)))
+    rows.add_row("outside", gib(facts.outside), "", "", "")
+    rows.add_row("all", gib(facts.dense), gib(facts.shared), gib(facts.expert), "")
+    show(rows)
+
+
+def _show_model(facts: "MixtureSummary") -> None:
+    from twd.engine.host_memory.limits import gib
 
     more = [
         *(["gate and up in one matrix"] if facts.gate_up else []),
@@ -100,13 +112,7 @@ def _show_model(facts: "MixtureSummary") -> None:
     ]
     layout = ", ".join([f"{facts.layout} experts", *more])
     click.echo(f"{facts.name}: {facts.architecture}, {facts.experts} experts, {facts.used} used; {layout}")
-    rows = table("layers", "dense", "shared", "experts", "one expert")
-    for first, last, layer in ranges(facts.layers):
-        span = str(first) if first == last else f"{first}-{last}"
-        rows.add_row(span, *(gib(n) for n in (layer.dense, layer.shared, layer.expert, layer.expert // facts.experts)))
-    rows.add_row("outside", gib(facts.outside), "", "", "")
-    rows.add_row("all", gib(facts.dense), gib(facts.shared), gib(facts.expert), "")
-    show(rows)
+    _show_layers(facts)
     click.echo(f"a token reads {gib(facts.token_reads)}, of it {gib(facts.chosen)} of experts")
     click.echo(
         f"least memory {gib(facts.least_memory)}: all but the experts, and one layer's choice; caches come on top"
@@ -167,24 +173,34 @@ def _held(profile: "ExpertProfile") -> list[dict[str, Any]]:
 
 
 def _show_profile(path: Path, profile: "ExpertProfile", top: int) -> None:
-    from twd.kit.terminal import show, table
-
     told = _profile_document(path, profile, top)
     named = profile.name or path.name
     click.echo(
         f"{named}: {told['choices']:.0f} choices in {count(told['layers'], 'layer')} of {told['experts']} experts"
     )
     if top:
-        rows = table("layer", "expert", "hits", "share of all")
-        for one in told["top"]:
-            rows.add_row(str(one["layer"]), str(one["expert"]), f"{one['hits']:.0f}", f"{one['share']:.2%}")
-        show(rows)
+        _show_top(told["top"])
     even = max(1, round(told["experts"] * 0.1)) / told["experts"]
     click.echo(f"skew: the busiest tenth of a layer gets {told['mean_skew']:.0%} of its choices (even: {even:.0%})")
     if told["overlap"] is not None:
         click.echo(f"overlap: {told['overlap']:.0%} of choices were the token's before, too")
+    _show_held(told["held"])
+
+
+def _show_top(top: list[dict[str, Any]]) -> None:
+    from twd.kit.terminal import show, table
+
+    rows = table("layer", "expert", "hits", "share of all")
+    for one in top:
+        rows.add_row(str(one["layer"]), str(one["expert"]), f"{one['hits']:.0f}", f"{one['share']:.2%}")
+    show(rows)
+
+
+def _show_held(held: list[dict[str, Any]]) -> None:
+    from twd.kit.terminal import show, table
+
     rows = table("experts in memory", "the busiest hold", "the latest hold")
-    for one in told["held"]:
+    for one in held:
         latest = "" if one["latest"] is None else f"{one['latest']:.0%}"
         rows.add_row(f"{one['memory_share']:.0%}", f"{one['busiest']:.0%}", latest)
     show(rows)

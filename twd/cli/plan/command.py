@@ -41,42 +41,62 @@ def plan(command_context: CliContext, model: str, ctx: int, head: str, sessions:
     Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, it
     shows what was decided. Exit code 3 when the model does not fit.
     """
-    import msgspec
-
-    from twd.cli.plan.cores import planned_lines
-
+    name = model or command_context.settings.default_model
     entries = asyncio.run(_entries(command_context))
-    standing = _standing(command_context, model or command_context.settings.default_model, entries)
+    standing = _standing(command_context, name, entries)
     if standing is not None:
         return _show_standing(standing, measured_tok_s(entries, standing.model), as_json)
-    from twd.cli.plan.live_steps import with_live_steps
-
-    wanted = _wanted_model(command_context, model or command_context.settings.default_model, ctx, sessions)
-    nodes = asyncio.run(_nodes(command_context, entries))
-    nodes = with_live_steps(nodes, entries, wanted.name, wanted.shape)
+    wanted = _wanted_model(command_context, name, ctx, sessions)
+    nodes = _nodes_for(command_context, wanted, entries)
     decision, forecast = _decide(command_context, wanted, nodes, entries)
+    measured = measured_tok_s(entries, decision.model)
     if as_json:
-        told = {
-            "nodes": [facts.node for facts in nodes],
-            "forecast": forecast,
-            "measured_tok_s": measured_tok_s(entries, decision.model),
-            **msgspec.to_builtins(decision),
-        }
-        click.echo(msgspec.json.encode(told))
+        _print_document(decision, nodes, forecast, measured)
     else:
-        shape = wanted.shape
-        layers = len(shape.layer_bytes) if shape is not None else 0
-        click.echo(
-            f"{wanted.name}: {count(layers, 'layer')}, {count(wanted.sessions, 'session')} of {wanted.ctx} tokens"
-        )
+        _print_wanted(wanted)
         _print_decision(decision, len(nodes))
-        for line in (*forecast, *beside_measured(decision, measured_tok_s(entries, decision.model))):
+        for line in (*forecast, *beside_measured(decision, measured), *_about_cores(command_context, decision, nodes)):
             click.echo(line)
-        for line in planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters):
-            click.echo(f"cores: {line}")
         for line in (*_about_heads(command_context, model, head), *_about_experts(command_context, model, nodes)):
             click.echo(line)
     return ExitCode.UNHEALTHY if decision.missing_bytes else ExitCode.OK
+
+
+def _nodes_for(command_context: CliContext, wanted: "WantedModel", entries: "list[LeaseEntry]") -> "list[NodeFacts]":
+    """The machines, with the speeds that were measured of this model there."""
+    from twd.cli.plan.live_steps import with_live_steps
+
+    nodes = asyncio.run(_nodes(command_context, entries))
+    return with_live_steps(nodes, entries, wanted.name, wanted.shape)
+
+
+def _print_document(
+    decision: "PlacementDecided", nodes: "list[NodeFacts]", forecast: list[str], measured: float
+) -> None:
+    import msgspec
+
+    told = {
+        "nodes": [facts.node for facts in nodes],
+        "forecast": forecast,
+        "measured_tok_s": measured,
+        **msgspec.to_builtins(decision),
+    }
+    click.echo(msgspec.json.encode(told))
+
+
+def _print_wanted(wanted: "WantedModel") -> None:
+    layers = len(wanted.shape.layer_bytes) if wanted.shape is not None else 0
+    click.echo(f"{wanted.name}: {count(layers, 'layer')}, {count(wanted.sessions, 'session')} of {wanted.ctx} tokens")
+
+
+def _about_cores(
+    command_context: CliContext, decision: "PlacementDecided", nodes: "list[NodeFacts]"
+) -> "Iterator[str]":
+    """Which cores each process of it would get."""
+    from twd.cli.plan.cores import planned_lines
+
+    lines = planned_lines(decision, {facts.node: facts for facts in nodes}, command_context.settings.drafters)
+    return (f"cores: {line}" for line in lines)
 
 
 def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: int) -> "WantedModel":
@@ -227,16 +247,9 @@ def _decide(
 def _print_decision(decision: "PlacementDecided", machines: int) -> None:
     from twd.coordinator.core.memory_ledger import total
     from twd.engine.host_memory.limits import gib
-    from twd.kit.terminal import show, table
 
     if decision.slices:
-        rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
-        for piece in decision.slices:
-            layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
-            numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
-            sizes = (gib(number) for number in numbers)
-            rows.add_row(piece.node, piece.device, layers, *sizes, figure(piece.ms), _role(piece))
-        show(rows)
+        _print_slices(decision)
         click.echo(
             f"about {figure(decision.plain_tok_s)} tokens/s plain, {figure(decision.speculative_tok_s)} with a drafter "
             f"that is right three times in four; an estimate from {count(machines, 'machine')}"
@@ -252,6 +265,19 @@ def _print_decision(decision: "PlacementDecided", machines: int) -> None:
         click.echo(f"note: {note}")
     for help_line in decision.helps:
         click.echo(f"help: {help_line}")
+
+
+def _print_slices(decision: "PlacementDecided") -> None:
+    from twd.engine.host_memory.limits import gib
+    from twd.kit.terminal import show, table
+
+    rows = table("machine", "device", "layers", "weights", "cache", "other", "of free", "ms", "")
+    for piece in decision.slices:
+        layers = f"{piece.first}-{piece.end - 1}" if piece.end > piece.first else "none"
+        numbers = (piece.weight_bytes, piece.kv_bytes, piece.other_bytes, piece.free_bytes)
+        sizes = (gib(number) for number in numbers)
+        rows.add_row(piece.node, piece.device, layers, *sizes, figure(piece.ms), _role(piece))
+    show(rows)
 
 
 def _ways(decision: "PlacementDecided") -> "Iterator[str]":

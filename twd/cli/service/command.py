@@ -73,9 +73,7 @@ def uninstall(ctx: CliContext, user: bool | None, agent: bool, purge: bool) -> E
     done = uninstall_service(machine, name, system)
     for line in done or [f"there is no {places.unit}"]:
         click.echo(line)
-    for folder in (machine.at(home), places.config):
-        if not folder.is_dir():
-            continue
+    for folder in filter(Path.is_dir, (machine.at(home), places.config)):
         if purge:
             _purge(folder)
         else:

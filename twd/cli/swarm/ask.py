@@ -94,6 +94,14 @@ async def ask_service(bus: "NatsBus", wanted: "PullWanted") -> "PullAnswered":
     return answer
 
 
+async def _next(heard: "asyncio.Queue[Event]", node: str) -> "Event":
+    try:
+        return await asyncio.wait_for(heard.get(), SILENCE_S)
+    except TimeoutError:
+        text = f"the swarm service of {node} has said nothing for {SILENCE_S:g} s; see `twd status`, `twd logs`"
+        raise CommandError(ExitCode.UNHEALTHY, text) from None
+
+
 async def follow_pulls(
     heard: "asyncio.Queue[Event]", answer: "PullAnswered", layers: "LayerRange | None", as_json: bool
 ) -> str:
@@ -103,13 +111,7 @@ async def follow_pulls(
     views: dict[str, TransferView] = {}
     roots = {answer.root, *answer.more}
     while roots - paths.keys():
-        try:
-            event = await asyncio.wait_for(heard.get(), SILENCE_S)
-        except TimeoutError:
-            text = (
-                f"the swarm service of {answer.node} has said nothing for {SILENCE_S:g} s; see `twd status`, `twd logs`"
-            )
-            raise CommandError(ExitCode.UNHEALTHY, text) from None
+        event = await _next(heard, answer.node)
         root = str(getattr(event, "root", ""))
         if root in roots and [getattr(event, "node", ""), getattr(event, "layers", None)] == [answer.node, layers]:
             _show(event, views.setdefault(root, TransferView(getattr(event, "file", ""), as_json)), paths)

@@ -99,6 +99,15 @@ def _share(models: Sequence[Path], piece_mib: int) -> "Library":
     return library
 
 
+def _tell_how(library: "Library", url: str, token: str) -> None:
+    """What is given, and the command that takes it."""
+    for shared in library:
+        click.echo(f"{shared.manifest.filename}  {shared.name}")
+    which = f"{url}/manifest" if len(library) == 1 else "NAME"
+    click.echo(f"{count(len(library), 'file')} at {url}; elsewhere:")
+    click.echo(f"  twd swarm pull . --manifest {which} --peer {url}{token}")
+
+
 async def _seed(library: "Library", host: str, port: int, door: object, upload_mib_s: float) -> None:
     from twd.net.addresses import bracketed, told_host
     from twd.process.run_service import StopRequests
@@ -108,13 +117,7 @@ async def _seed(library: "Library", host: str, port: int, door: object, upload_m
     assert isinstance(door, Door)
     seeder = Seeder(library, upload_mib_s)
     bound = await seeder.listen(host, port, door)
-    url = f"http://{bracketed(told_host(host))}:{bound}"
-    for shared in library:
-        click.echo(f"{shared.manifest.filename}  {shared.name}")
-    token = " --token TOKEN" if door.token else ""
-    which = f"{url}/manifest" if len(library) == 1 else "NAME"
-    click.echo(f"{count(len(library), 'file')} at {url}; elsewhere:")
-    click.echo(f"  twd swarm pull . --manifest {which} --peer {url}{token}")
+    _tell_how(library, f"http://{bracketed(told_host(host))}:{bound}", " --token TOKEN" if door.token else "")
     stop = StopRequests(lambda: None)
     stop.watch()
     await stop.asked.wait()

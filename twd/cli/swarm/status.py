@@ -74,14 +74,7 @@ def _state(path: Path) -> dict[str, Any]:
 
     found = look(path)
     if found is not None:
-        missing = found.units - found.have
-        return {
-            "file": str(path),
-            "state": "partial",
-            "have_mib": found.have,
-            "missing_mib": missing,
-            "root": found.name,
-        }
+        return _told(path, "partial", found.have, found.units - found.have, found.name)
     if not path.is_file():
         text = f"there is neither {path} nor a part of it ({bitmap_of(path).name})"
         raise CommandError(ExitCode.NOT_FOUND, text)
@@ -89,7 +82,11 @@ def _state(path: Path) -> dict[str, Any]:
     units = -(-path.stat().st_size // (1 << 20))
     state = "whole" if manifest is not None else "without a manifest"
     root = manifest.name if manifest is not None else ""
-    return {"file": str(path), "state": state, "have_mib": units, "missing_mib": 0, "root": root}
+    return _told(path, state, units, 0, root)
+
+
+def _told(path: Path, state: str, have: int, missing: int, root: str) -> dict[str, Any]:
+    return {"file": str(path), "state": state, "have_mib": have, "missing_mib": missing, "root": root}
 
 
 def _print(told: list[dict[str, Any]]) -> None:

@@ -118,19 +118,9 @@ def _times(path: Path, cores: int, threads: int) -> dict[int, float]:
 
 
 def _show(machine: "MachineFacts", need: "ModelNeed | None", found: "list[TuneProposal]", rate: float) -> None:
-    from twd.engine.host_memory.limits import gib
-
-    processor = f"{count(machine.cores, 'core')}, {count(machine.threads, 'thread')}"
-    click.echo(f"{processor}; one of them reads {machine.bandwidth / 1e9:.1f} GB/s")
-    swap = f"swap {gib(machine.swap_free)} of {gib(machine.swap_total)} free"
-    click.echo(f"memory {gib(machine.available)} of {gib(machine.total)} free, {swap}")
-    if machine.device_bytes:
-        click.echo(f"devices with {gib(machine.device_bytes)} free")
+    _show_machine(machine)
     if need is not None:
-        kv = gib(need.kv_bytes(need.ctx_size, need.model.parallel))
-        sessions = f"{count(need.model.parallel, 'session')} of {need.ctx_size} tokens: {kv}"
-        click.echo(f"{need.name}: {need.info.quantization}, {gib(need.info.weight_bytes)}; {sessions}")
-        click.echo(f"one thread's share of the memory allows about {rate:.1f} tok/s without drafts")
+        _show_need(need, rate)
     if machine.token_ms:
         times = ", ".join(f"{count}: {ms:.1f} ms" for count, ms in sorted(machine.token_ms.items()))
         click.echo(f"measured for one token, by threads: {times}")
@@ -142,3 +132,23 @@ def _show(machine: "MachineFacts", need: "ModelNeed | None", found: "list[TunePr
             click.echo(f"    {one.key}: {one.value}")
         if one.command:
             click.echo(f"    $ {one.command}")
+
+
+def _show_machine(machine: "MachineFacts") -> None:
+    from twd.engine.host_memory.limits import gib
+
+    processor = f"{count(machine.cores, 'core')}, {count(machine.threads, 'thread')}"
+    click.echo(f"{processor}; one of them reads {machine.bandwidth / 1e9:.1f} GB/s")
+    swap = f"swap {gib(machine.swap_free)} of {gib(machine.swap_total)} free"
+    click.echo(f"memory {gib(machine.available)} of {gib(machine.total)} free, {swap}")
+    if machine.device_bytes:
+        click.echo(f"devices with {gib(machine.device_bytes)} free")
+
+
+def _show_need(need: "ModelNeed", rate: float) -> None:
+    from twd.engine.host_memory.limits import gib
+
+    kv = gib(need.kv_bytes(need.ctx_size, need.model.parallel))
+    sessions = f"{count(need.model.parallel, 'session')} of {need.ctx_size} tokens: {kv}"
+    click.echo(f"{need.name}: {need.info.quantization}, {gib(need.info.weight_bytes)}; {sessions}")
+    click.echo(f"one thread's share of the memory allows about {rate:.1f} tok/s without drafts")

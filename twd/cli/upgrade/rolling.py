@@ -161,15 +161,18 @@ class Rolling:
             raise CommandError(ExitCode.CANNOT_START, f"{self.instance.node}: {found}")
         return folder
 
+    def _install(self, report: HostReport, folder: VersionsFolder) -> None:
+        with report.step("install") as step, as_errors(), alone(folder):
+            if folder.in_use() == self.bundle.name:
+                step.state = "unchanged"
+            else:
+                unpack_here(folder, self.bundle)
+
     def here(self, folder: VersionsFolder) -> bool:
         """Renew this machine; False if it has its old version again."""
         report = self.report(self.instance.node)
         try:
-            with report.step("install") as step, as_errors(), alone(folder):
-                if folder.in_use() == self.bundle.name:
-                    step.state = "unchanged"
-                else:
-                    unpack_here(folder, self.bundle)
+            self._install(report, folder)
             with report.step("take over") as step, as_errors(), alone(folder):
                 if folder.in_use() == self.bundle.name:
                     step.state = "unchanged"

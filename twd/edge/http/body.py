@@ -2,6 +2,7 @@
 
 import asyncio
 
+import aiohttp
 from aiohttp import web
 
 from twd.wire.failures import FailureCode, TwdError
@@ -21,19 +22,24 @@ async def read_body(request: web.Request, limit: int, timeout_s: float) -> bytes
     content = request.content
     if content.is_eof() and content.total_bytes <= limit:
         return await content.read()  # usually the whole body is here already: no wait
-    pieces: list[bytes] = []
-    size = 0
     try:
         async with asyncio.timeout(timeout_s):
-            async for piece in content.iter_any():
-                size += len(piece)
-                if size > limit:
-                    raise _too_large(limit)
-                pieces.append(piece)
+            return await _joined(content, limit)
     except TimeoutError:
         raise SlowClient(timeout_s) from None
     except web.RequestPayloadError as error:
         raise TwdError(FailureCode.BAD_REQUEST, f"the body cannot be read: {error}"[:300]) from None
+
+
+async def _joined(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """All pieces of a body that is still on its way."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        pieces.append(piece)
     return b"".join(pieces)
 
 

@@ -54,12 +54,8 @@ class HttpServer:
         host = bracketed(near_host(self._settings.host))
         return f"{'https' if self._settings.tls.cert else 'http'}://{host}:{self.port}"
 
-    async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
-        """Bind the port and start to serve."""
-        app = web.Application(middlewares=[self._middleware()])
-        app.add_routes(routes)
-        app.on_response_prepare.append(self._threshold.add_headers)
-        self._runner = web.AppRunner(
+    def _runner_of(self, app: web.Application) -> web.AppRunner:
+        return web.AppRunner(
             app,
             handler_cancellation=True,
             access_log=None,
@@ -68,6 +64,13 @@ class HttpServer:
             keepalive_timeout=IDLE_CONNECTION_S,
             shutdown_timeout=CLOSING_S,
         )
+
+    async def open(self, routes: Iterable[web.AbstractRouteDef]) -> None:
+        """Bind the port and start to serve."""
+        app = web.Application(middlewares=[self._middleware()])
+        app.add_routes(routes)
+        app.on_response_prepare.append(self._threshold.add_headers)
+        self._runner = self._runner_of(app)
         await self._runner.setup()
         if self._handover is not None and (port := self._handover.take()):
             self.port = port

@@ -77,6 +77,13 @@ def template_args(request: ChatRequest) -> dict[str, str | int | float | bool]:
     return args
 
 
+def _calls_of(message: AssistantMessage) -> list[ToolCall]:
+    return [
+        ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+        for call in message.tool_calls or ()
+    ]
+
+
 def wire_message(message: Message, path: str) -> ChatMessage:
     """One message, with its content joined into plain text."""
     content, thoughts = plain_text(message.content, f"{path}.content"), ""
@@ -84,10 +91,7 @@ def wire_message(message: Message, path: str) -> ChatMessage:
     if isinstance(message, AssistantMessage):
         content = content or message.refusal or ""
         thoughts = message.reasoning_content or message.reasoning or ""
-        calls = [
-            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
-            for call in message.tool_calls or ()
-        ]
+        calls = _calls_of(message)
     return ChatMessage(
         role=message.__struct_config__.tag,  # type: ignore[arg-type]
         content=content,

@@ -80,6 +80,14 @@ def close_files(files: Sequence[int]) -> None:
         os.close(file)
 
 
+def _use_small_pages(layout: ExpertLayout, fragments: Sequence[Fragment]) -> None:
+    """Let experts have small pages, which can go one by one."""
+    for matrix in layout.matrices:
+        for fragment in fragments:
+            if fragment.shard == matrix.shard and fragment.holds(matrix.offset):
+                _advise(fragment.address(matrix.offset), fragment.address(matrix.end), _SMALL_PAGES)
+
+
 def overlay(
     layout: ExpertLayout, fragments: Sequence[Fragment], files: Sequence[int], progress: Share, *, all_fits: bool
 ) -> None:
@@ -90,10 +98,8 @@ def overlay(
     for fragment in fragments:
         _replace(fragment)
         _advise(fragment.start, fragment.end, _HUGE_PAGES)
-    for matrix in () if all_fits else layout.matrices:
-        for fragment in fragments:
-            if fragment.shard == matrix.shard and fragment.holds(matrix.offset):
-                _advise(fragment.address(matrix.offset), fragment.address(matrix.end), _SMALL_PAGES)
+    if not all_fits:
+        _use_small_pages(layout, fragments)
     done, total = 0, max(layout.dense_bytes, 1)
     for stretch in layout.dense:
         for part in _within(stretch, fragments):

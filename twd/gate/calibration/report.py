@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from twd.gate.calibration.search import Calibrated, Observation, Rate
+from twd.gate.verdict import Rule
 
 
 def summary(found: Calibrated, seen: Sequence[Observation]) -> dict[str, Any]:
@@ -62,9 +63,13 @@ def rows(found: Calibrated, seen: Sequence[Observation]) -> Iterator[str]:
     for one in found.tried:
         mark = "holds" if one.holds else "fails"
         yield f"  up to {one.tolerance:8.4f}: {_words(one.found)}, at most {one.bound:.2%}: {mark}"
-    if found.rule is None:
-        return
-    yield f"rule: {found.rule.statistic} gap at most {found.rule.tolerance:.4f}"
+    if found.rule is not None:
+        yield from _rule_rows(found, found.rule, seen)
+
+
+def _rule_rows(found: Calibrated, rule: Rule, seen: Sequence[Observation]) -> Iterator[str]:
+    """What the rule does to answers that it was not made from."""
+    yield f"rule: {rule.statistic} gap at most {rule.tolerance:.4f}"
     yield f"not looked at before: {_words(found.held_out)}; a random pass: {found.all_passes.rate:.2%} wrong"
     for name, rate in found.by_kind.items():
         yield f"  {name or 'all':12} {_words(rate)}"

@@ -75,7 +75,7 @@ def _digits(count: int) -> Expr:
     return Repeat(DIGIT, count, count)
 
 
-def _date_and_time() -> dict[str, tuple[Expr, int, int]]:
+def _date() -> Expr:
     month = Alternation(
         (chain(Terminal(b"0"), CharClass(((0x31, 0x39),))), chain(Terminal(b"1"), CharClass(((0x30, 0x32),))))
     )
@@ -86,13 +86,21 @@ def _date_and_time() -> dict[str, tuple[Expr, int, int]]:
             chain(Terminal(b"3"), CharClass(((0x30, 0x31),))),
         )
     )
+    return chain(_digits(4), Terminal(b"-"), month, Terminal(b"-"), day)
+
+
+def _clock() -> Expr:
+    """A time of day with its zone, as RFC 3339 writes it."""
     hour = Alternation((chain(CharClass(((0x30, 0x31),)), DIGIT), chain(Terminal(b"2"), CharClass(((0x30, 0x33),)))))
     sixty = chain(CharClass(((0x30, 0x35),)), DIGIT)
     zone = Alternation((Terminal(b"Z"), chain(CharClass(((0x2B, 0x2B), (0x2D, 0x2D))), hour, Terminal(b":"), sixty)))
-    date = chain(_digits(4), Terminal(b"-"), month, Terminal(b"-"), day)
-    clock = chain(
+    return chain(
         hour, Terminal(b":"), sixty, Terminal(b":"), sixty, maybe(chain(Terminal(b"."), Repeat(DIGIT, 1, 9))), zone
     )
+
+
+def _date_and_time() -> dict[str, tuple[Expr, int, int]]:
+    date, clock = _date(), _clock()
     return {"date": (date, 10, 10), "time": (clock, 9, 24), "date-time": (chain(date, Terminal(b"T"), clock), 20, 35)}
 
 

@@ -139,6 +139,11 @@ class RingModel:
         self.model.close()
 
 
+def _target(home: RingDriver, stages: Sequence[StageReady], model: LoadedGguf, settings: Settings) -> RingTarget:
+    pipe = pipe_of(stages, home.bounds.credits)
+    return RingTarget(home, pipe, vocabulary=model.vocab.size, in_flight=_in_flight(settings))
+
+
 def load_ring(
     name: ModelId,
     settings: Settings,
@@ -157,8 +162,7 @@ def load_ring(
     try:
         template = ChatTemplate.of(given or model.chat_template, model.vocab)
         model.vocab.warm()
-        pipe = pipe_of(stages, home.bounds.credits)
-        target = RingTarget(home, pipe, vocabulary=model.vocab.size, in_flight=_in_flight(settings))
+        target = _target(home, stages, model, settings)
         check = CutCheck(name, settings)
         doubt = check.run(home, stages, model.vocab.size, progress)
         progress(0.6, "trying the ring")

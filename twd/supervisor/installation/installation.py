@@ -23,7 +23,7 @@ from twd.net.addresses import is_loopback
 from twd.process import platform
 from twd.process.fork_server import ForkServer, ForkServerHandle
 from twd.process.hang import policy_of
-from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder
+from twd.process.home import RunningInstance, StateFolder
 from twd.process.hung_log import HungLog
 from twd.process.log_files import LogFile
 from twd.process.notify import NotifySocket
@@ -90,34 +90,46 @@ class Installation:
         self._measured = measured
         self._clock = SystemClock()
         self._guard = guard
-        self._hung = HungLog()
-        self._hung.note(OWN_LOG, guard.before, self._clock.wall_ms())
         rows = {spec.name: ProcessRow(name=spec.name, node=spec.node, need=spec.need) for spec in specs}
         self._table = ProcessTable(rows, self._clock.wall_ms(), wait=wait)
         self._addresses: dict[str, str] = {}
         self._ready_ms = 0
+        self._exit_code = ExitCode.OK
+        self._stop = StopRequests(self._kill)
+        self._begin_records()
+        self._begin_processes(forks)
+        self._begin_service_manager(service_manager, read_again)
+
+    def _begin_records(self) -> None:
+        self._hung = HungLog()
+        self._hung.note(OWN_LOG, self._guard.before, self._clock.wall_ms())
         self._note = ""
         self._fault = ""
         """The last fault of the supervisor itself; empty again after FAULT_TOLD_S."""
         self._fault_at = 0.0
-        self._files = StateFiles(home, self._disk_ails)
-        self._measuring: asyncio.Task[None] | None = None
-        self._membership: asyncio.Task[None] | None = None
-        self._exit_code = ExitCode.OK
-        self._log_file = LogFile(home.logs, OWN_LOG)
+        self._files = StateFiles(self._home, self._disk_ails)
+        self._log_file = LogFile(self._home.logs, OWN_LOG)
         self._born = platform.born(os.getpid()) or 0.0
+
+    def _begin_processes(self, forks: ForkServerHandle | None) -> None:
         self._tasks = TaskGroup("up", self._faulted)
-        self._fork_server = ForkServer(forks, self._environment(), self._faulted, policy_of(settings.hang_s))
+        hang = policy_of(self._settings.hang_s)
+        self._fork_server = ForkServer(forks, self._files.environment(), self._faulted, hang)
         self._broker: OwnBroker | None = None
         self._process_group: ProcessGroup | None = None
         self._life: ModelLife | None = None
+        self._measuring: asyncio.Task[None] | None = None
+        self._membership: asyncio.Task[None] | None = None
         self._service = KeptSupervisorService(self._make_service)
-        self._stop = StopRequests(self._kill)
+
+    def _begin_service_manager(
+        self, service_manager: NotifySocket | None, read_again: Callable[[], Settings] | None
+    ) -> None:
         self._manager = ServiceManagerNotifier(
             service_manager, self._table, lambda: self._addresses.get("api", ""), self._give_up
         )
         self._reload = ReloadRequests(
-            SettingsReload(read_again, settings, node) if read_again and self._manager.present else None,
+            SettingsReload(read_again, self._settings, self._node) if read_again and self._manager.present else None,
             self._manager,
             self._tell,
         )
@@ -214,7 +226,7 @@ class Installation:
             on_start=self._started,
             on_exit=self._exited,
             on_fault=self._faulted,
-            environment=self._environment(),
+            environment=self._files.environment(),
             backoff=Backoff(),
             fork_server=self._fork_server,
             hang=policy_of(self._settings.hang_s),
@@ -245,12 +257,6 @@ class Installation:
         why = f": {told.failure.message}" if told.failure else ""
         self._tell(f"{told.model}: {told.step.replace('_', ' ')}{why}; {told.note}")
         self._changed()
-
-    def _environment(self) -> dict[str, str]:
-        """Return the children's environment: their settings come from one file, so TWD_ variables must not override
-        them."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
-        return {**kept, RESOLVED_VARIABLE: str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
 
     # -- what happens meanwhile --------------------------------------------------------------------
 

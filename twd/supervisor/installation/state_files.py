@@ -1,11 +1,12 @@
 """The files that tell of an installation: the settings for its processes, and the record for other commands."""
 
+import os
 from collections.abc import Callable
 
 import msgspec
 
 from twd.private_file import write_private
-from twd.process.home import RunningInstance, StateFolder
+from twd.process.home import RESOLVED_VARIABLE, RunningInstance, StateFolder
 from twd.settings.model import Settings
 from twd.wire.failures import FailureCode, TwdError
 
@@ -38,6 +39,11 @@ class StateFiles:
             self._tell(self._in_words(error))
         else:
             self._tell("")
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of processes that read these settings; no TWD_ variable may override them."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWD_") or name == "TWD_DEBUG"}
+        return {**kept, RESOLVED_VARIABLE: str(self._home.settings_file), "PYTHONFAULTHANDLER": "1"}
 
     def _write_settings(self, settings: Settings) -> None:
         if not self._kept:

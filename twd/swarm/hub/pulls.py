@@ -256,6 +256,9 @@ class HubPulls:
             self._work.pop(job.file.sha256, None)
             await job.claim.release()
             await job.client.close()
+        self._tell_end(job, failure)
+
+    def _tell_end(self, job: _Job, failure: Failure | None) -> None:
         if failure is None:
             wish_of(job.transfer.target).unlink(missing_ok=True)
             self._teller.said(self._finished(job))

@@ -188,6 +188,16 @@ def _partial_file(target: Path, remote: RemoteFile) -> PartialFile:
         raise TwdError(FailureCode.BAD_REQUEST, text) from None
 
 
+def _shared(library: Library | None, remote: RemoteFile, file: PartialFile) -> Shared | None:
+    """The file as others find it, if there is a library to find it in."""
+    if library is None:
+        return None
+    shared = shared_from_hub(remote, file)
+    if shared is not None:
+        library.add(shared)
+    return shared
+
+
 class HubTransfer:
     """Continues a partial file from a hub or begins a new one. Raises TwdError if it cannot begin."""
 
@@ -213,9 +223,7 @@ class HubTransfer:
         self.remote, self.target, self._stores, self._library = remote, target, stores, library
         self.file = _partial_file(target, remote)
         self._source = HubSource(client, remote)
-        self.shared = shared_from_hub(remote, self.file) if library is not None else None
-        if library is not None and self.shared is not None:
-            library.add(self.shared)
+        self.shared = _shared(library, remote, self.file)
         self._new_pull = partial(
             HubPull,
             self.file,

@@ -87,6 +87,14 @@ def agentless_hosts_of(pool: PoolConfig, agents: Sequence[NodeFacts]) -> list[Ag
     if pool.engine != "rpc":
         return []
     answered = {name for facts in agents if not facts.guest for name in names_of(facts)}
+    return [
+        AgentlessHost(host, tuple(RpcEndpoint(host, port, gpus) for port, gpus in sorted(ports.items())))
+        for host, ports in _ports_by_host(pool, answered).items()
+    ]
+
+
+def _ports_by_host(pool: PoolConfig, answered: Collection[str]) -> dict[str, dict[int, tuple[GpuConfig, ...]]]:
+    """The ports of the workers in the settings, each with its GPUs, without the machines that have `answered`."""
     doors: dict[str, dict[int, tuple[GpuConfig, ...]]] = {}
     for worker in pool.workers:
         host = worker.host.lower()
@@ -98,10 +106,7 @@ def agentless_hosts_of(pool: PoolConfig, agents: Sequence[NodeFacts]) -> list[Ag
             mine[port] = (*mine.get(port, ()), gpu)
         if not worker.gpus:
             mine.setdefault(worker.rpc_port, ())
-    return [
-        AgentlessHost(host, tuple(RpcEndpoint(host, port, gpus) for port, gpus in sorted(ports.items())))
-        for host, ports in doors.items()
-    ]
+    return doors
 
 
 def barred(host: str, pool: PoolConfig) -> str:
