@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import psutil
 
@@ -26,6 +26,15 @@ async def until(condition: Callable[[], object], what: str = "what is sure to co
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(LOOK_OFTEN_S)
+
+
+async def until_it_answers(ask: Callable[[], Awaitable[object]], what: str, timeout_s: float = 60.0) -> None:
+    """The same where the condition must be asked for elsewhere, and nothing tells when it holds."""
+    give_up = time.monotonic() + timeout_s
+    while not await ask():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        await asyncio.sleep(LOOK_S)
 
 
 def alive(pid: int) -> bool:

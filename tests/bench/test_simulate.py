@@ -79,7 +79,10 @@ def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SpeculationABTest, "wants_plain", lambda race, restart_ms=0.0: False)
 
 
-@pytest.mark.parametrize(("setting", "hindrance"), IN_THE_WAY)
+@pytest.mark.parametrize(
+    ("setting", "hindrance"),
+    [*IN_THE_WAY[1:3], *(pytest.param(*case, marks=pytest.mark.thorough) for case in (IN_THE_WAY[0], *IN_THE_WAY[3:]))],
+)
 def test_a_drafter_elsewhere_that_is_in_the_way_is_found_out(
     setting: SpeculationSetting, hindrance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import until, until_it_answers
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.broker import BrokerUsers, EmbeddedBroker, read_or_make_token, server_binary
@@ -163,10 +163,12 @@ class Child:
     async def start(self) -> None:
         self.broker.prepare()
         process = self._spawn()
-        async with asyncio.timeout(10):
-            while not await self.broker.ready():
-                assert process.poll() is None, "the broker ended at once"
-                await asyncio.sleep(0.02)
+
+        async def is_ready() -> bool:
+            assert process.poll() is None, "the broker ended at once"
+            return await self.broker.ready()
+
+        await until_it_answers(is_ready, "the broker is ready", 10)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(self.broker.argv, stderr=subprocess.DEVNULL)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bus.deployed import Deployment, free_ports, make
-from tests.waiting import until
+from tests.waiting import until, until_it_answers
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.followed_leases import make_claims
@@ -93,14 +93,14 @@ def start_cluster(deployment: Deployment) -> list[int]:
 
 async def in_the_end(attempt: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """Try until it works: the three need some seconds to agree on who leads, and again when one is gone."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            try:
-                if await attempt():
-                    return
-            except BusError:
-                pass
-            await asyncio.sleep(0.1)
+
+    async def it_worked() -> bool:
+        try:
+            return await attempt()
+        except BusError:
+            return False
+
+    await until_it_answers(it_worked, "the cluster does it", timeout_s)
 
 
 async def test_three_nodes_pass_messages_and_outlive_one(deployment: Deployment) -> None:

@@ -51,7 +51,7 @@ def test_a_drafter_and_a_backend_whose_servers_are_away_are_missing_until_they_c
         f"backends: {{other: {{url: '{url}', kind: openai, model_name: m}}}}\n"
         f"drafters: [{{name: d1, url: '{url}', kind: openai, model_name: m}}]\n",
     )
-    answer = installed.up()
+    answer = installed.up("drafter", "relay")
     pids = installed.pids()
     for name in ("drafter.d1", "relay.other"):
         assert answer["processes"][name]["stage"] == "missing"

@@ -11,7 +11,7 @@ import pytest
 from tests.bus.deployed import Deployment
 from tests.cli.running import TWD, Installed, all_gone
 from tests.engine.tiny_models import write_llama
-from tests.waiting import LOOK_S
+from tests.waiting import until_it_answers
 from twd.bus.base import Leases
 from twd.bus.permissions import ADMIN, REGISTRY, ROLE_NAMES
 from twd.kit.connect import address_of
@@ -38,6 +38,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deploymen
 
 NEEDS: Final[dict[str, dict[str, Any]]] = {"gate": {"gate": {"fleet": ["away"]}}}
 """Settings without which a service has nothing to do."""
+TOGETHER: Final = ("edge", "metrics", "agent", "speculator", "drafter")
+"""Those that `twd up` starts with their keys below; each of them alone where there is more time."""
 
 
 def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str, **more: Any) -> None:
@@ -88,7 +90,9 @@ def test_a_relay_signs_in_as_what_its_server_makes_of_it(
 
 @pytest.mark.nats
 @pytest.mark.e2e
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize(
+    "service", [pytest.param(name, marks=pytest.mark.thorough if name in TOGETHER else ()) for name in SERVICES]
+)
 async def test_a_service_runs_with_the_key_of_its_role_alone(
     installed: Installed, broker: tuple[Deployment, int], service: str
 ) -> None:
@@ -102,12 +106,14 @@ async def test_a_service_runs_with_the_key_of_its_role_alone(
         process = await asyncio.create_subprocess_exec(
             *command, env=installed.env, cwd=installed.home.parent, stdout=out, stderr=out
         )
-    async with asyncio.timeout(60):
-        while (service, process.pid) not in await there(leases):
-            assert process.returncode is None, told.read_text()
-            await asyncio.sleep(LOOK_S)
-        process.terminate()
-        assert await process.wait() == 0, told.read_text()
+
+    async def it_is_there() -> bool:
+        assert process.returncode is None, told.read_text()
+        return (service, process.pid) in await there(leases)
+
+    await until_it_answers(it_is_there, f"{service} has a lease")
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 60) == 0, told.read_text()
     assert DENIED not in told.read_text()
     await admin.close()
 
@@ -116,7 +122,7 @@ async def test_a_service_runs_with_the_key_of_its_role_alone(
 @pytest.mark.e2e
 def test_up_gives_each_of_its_processes_its_own_key(installed: Installed, broker: tuple[Deployment, int]) -> None:
     configure(installed, broker, *ROLE_NAMES)
-    installed.up("edge", "metrics", "agent", "speculator", "drafter")
+    installed.up(*TOGETHER)
     pids = installed.pids()
     assert installed.status()["healthy"]
     stopped = installed.twd("stop", "tiny")

@@ -70,12 +70,12 @@ def test_two_installations_run_side_by_side(installations: Callable[[], Installe
 
 
 def test_nobody_outlives_a_killed_supervisor_and_the_next_one_starts(installed: Installed) -> None:
-    installed.up()
+    installed.up("metrics")
     pids = installed.pids()
     os.kill(installed.record["guard"], signal.SIGKILL)
     all_gone(pids)
     assert installed.twd("status").returncode == 4
-    installed.up()
+    installed.up("metrics")
     assert installed.pids()["supervisor"] != pids["supervisor"]
     assert installed.twd("down").returncode == 0
 
@@ -206,7 +206,7 @@ def test_junk_in_the_state_folder_is_moved_aside_and_told(installed: Installed) 
     (run / "instance.json").write_text("{half")
     (run / "lock").write_text("4711")
     (installed.home / "broker.token").write_text("junk")
-    with installed.foreground() as process:
+    with installed.foreground("metrics") as process:
         assert process.stdout is not None
         told = []
         for line in iter(process.stdout.readline, ""):
@@ -220,6 +220,7 @@ def test_junk_in_the_state_folder_is_moved_aside_and_told(installed: Installed) 
     assert any("broker.token" in line and "moved to" in line for line in told)
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_not_there_is_a_clear_end(installed: Installed) -> None:
     config = installed.home.parent / "twd.yaml"
     config.write_text("models:\n  llama:\n    path: /nowhere/llama.gguf\n")

@@ -4,8 +4,11 @@ Each case runs in a process of its own, which an assertion ends.
 """
 
 import ctypes
+import json
+import os
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -61,34 +64,57 @@ def tensor(graph: _Graph, kind: int, name: str) -> int:
     return graph.tensor(kind, shape, bytes(int(np.prod(shape)) * (2 if kind == _F16 else 4)))
 
 
-@pytest.mark.parametrize(
-    ("work", "name", "at", "value"),
-    [
-        ("spoilt_attention", "out", _NE, 80),
-        ("spoilt_attention", "out", _NE + 8, 5),
-        ("spoilt_attention", "out", _NE + 16, 4),
-        ("spoilt_attention", "out", _NB + 8, 252),
-        ("spoilt_attention", "q", _NE, 80),
-        ("spoilt_attention", "q", 0, _F16),
-        ("spoilt_attention", "k", _NE + 16, 0),
-        ("spoilt_attention", "v", _NE + 16, 3),
-        ("spoilt_attention", "v", _NE + 8, 39),
-        ("spoilt_attention", "mask", _NE, 39),
-        ("spoilt_attention", "mask", _NE + 8, 2),
-        ("spoilt_attention", "mask", _NE + 16, 0),
-        ("spoilt_attention", "sinks", _NE, 3),
-        ("spoilt_attention", "sinks", _NE + 8, 0),
-        ("spoilt_product", "out", _NE, 9),
-        ("spoilt_product", "out", _NE + 8, 4),
-        ("spoilt_product", "inputs", _NE, 96),
-        ("spoilt_product", "weights", _NE + 16, 0),
-        ("spoilt_product", "weights", _NB + 8, 127),
-        ("spoilt_choice", "", 0, 2),
-        ("spoilt_choice", "", 0, -1),
-    ],
-)
-def test_what_a_graph_says_of_its_tensors_is_checked(work: str, name: str, at: int, value: int) -> None:
-    script = f"from tests.engine.test_kernel_checks import {work}; {work}({name!r}, {at}, {value})"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert ended.returncode, "it was computed"
-    assert "GGML_ASSERT" in ended.stderr or "Assertion" in ended.stderr, ended.stderr
+CASES = [
+    ("spoilt_attention", "out", _NE, 80),
+    ("spoilt_attention", "out", _NE + 8, 5),
+    ("spoilt_attention", "out", _NE + 16, 4),
+    ("spoilt_attention", "out", _NB + 8, 252),
+    ("spoilt_attention", "q", _NE, 80),
+    ("spoilt_attention", "q", 0, _F16),
+    ("spoilt_attention", "k", _NE + 16, 0),
+    ("spoilt_attention", "v", _NE + 16, 3),
+    ("spoilt_attention", "v", _NE + 8, 39),
+    ("spoilt_attention", "mask", _NE, 39),
+    ("spoilt_attention", "mask", _NE + 8, 2),
+    ("spoilt_attention", "mask", _NE + 16, 0),
+    ("spoilt_attention", "sinks", _NE, 3),
+    ("spoilt_attention", "sinks", _NE + 8, 0),
+    ("spoilt_product", "out", _NE, 9),
+    ("spoilt_product", "out", _NE + 8, 4),
+    ("spoilt_product", "inputs", _NE, 96),
+    ("spoilt_product", "weights", _NE + 16, 0),
+    ("spoilt_product", "weights", _NB + 8, 127),
+    ("spoilt_choice", "", 0, 2),
+    ("spoilt_choice", "", 0, -1),
+]
+
+
+def main() -> None:
+    """Compute each case in a process that is forked from this one, and print how all of them ended, as JSON."""
+    print(json.dumps([_ended(*case) for case in CASES]))
+
+
+def _ended(work: str, name: str, at: int, value: int) -> tuple[int, str]:
+    with tempfile.TemporaryFile() as said:
+        if not (pid := os.fork()):
+            os.dup2(said.fileno(), 2)
+            globals()[work](name, at, value)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def ended() -> list[tuple[int, str]]:
+    """Exit code and errors of each case. To start Python for each would take longer than all of them."""
+    script = "from tests.engine.test_kernel_checks import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=["-".join(map(str, case)) for case in CASES])
+def test_what_a_graph_says_of_its_tensors_is_checked(ended: list[tuple[int, str]], number: int) -> None:
+    code, said = ended[number]
+    assert code, "it was computed"
+    assert "GGML_ASSERT" in said or "Assertion" in said, said

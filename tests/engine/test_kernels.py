@@ -49,7 +49,15 @@ def whole_blocks(kind: Kind, columns: int) -> int:
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("rows", "columns"), [(4, 32), (192, 576), (600, 96), (1536, 576), (576, 1536)])
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (4, 32),
+        (600, 96),
+        (576, 1536),
+        *(pytest.param(*shape, marks=pytest.mark.thorough) for shape in ((192, 576), (1536, 576))),
+    ],
+)
 def test_a_row_alone_is_the_same_as_among_others(kind: Kind, rows: int, columns: int) -> None:
     case = Case(kind, rows, whole_blocks(kind, columns))
     weights, inputs = stored(kind, case.weights()), case.inputs(max(COUNTS))

@@ -14,7 +14,7 @@ from twd.engine.model import LoadedGguf
 from twd.engine.target import LocalTarget
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
-from twd.wire.model import Exactness
+from twd.wire.model import CostPoint, Exactness
 
 pytestmark = pytest.mark.model
 MODEL = ModelId("tiny")
@@ -64,6 +64,7 @@ def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, mo
         return Exactness(exact=types[0] != types[1], settings=settings, compared=1)
 
     monkeypatch.setattr(at_load, "self_test", tell)
+    monkeypatch.setattr(at_load, "measure_cost", lambda *_, **__: [CostPoint(width=1, ms=5.0)])
     monkeypatch.setattr(exactness, "has_attention", lambda *_: True)
     native = load_native(LoadPlan(model=MODEL, path=q4_path, ctx_size=128, threads=1), lambda *_: None)
     try:

@@ -29,7 +29,9 @@ def test_other_circumstances_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("test", [True, False], ids=["target", "drafter"])
+@pytest.mark.parametrize(
+    "test", [pytest.param(True, id="target"), pytest.param(False, marks=pytest.mark.thorough, id="drafter")]
+)
 def test_the_second_load_measures_nothing(
     test: bool, q4_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

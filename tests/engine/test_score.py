@@ -61,7 +61,7 @@ def test_any_end_token_ends_a_text() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("width", [1, 7, 31])
+@pytest.mark.parametrize("width", [7, *(pytest.param(width, marks=pytest.mark.thorough) for width in (1, 31))])
 def test_windows_score_as_single_steps_do(q4: LoadedGguf, width: int) -> None:
     target = LocalTarget(Context(q4, ContextSettings(ctx_size=512, parallel=1, threads=1)))
     try:

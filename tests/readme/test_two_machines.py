@@ -34,6 +34,7 @@ def test_the_page_says_what_is_run_here() -> None:
     assert block_commands(PAGE) == [*COMMANDS[:-1], *BY_SSH, COMMANDS[-1]]
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_machine_joins_lends_and_is_removed(tmp_path: Path) -> None:

@@ -35,7 +35,10 @@ class Case:
     ring: Ring
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.thorough if kind == "deepseek4" else ()) for kind in KINDS],
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     folder = tmp_path_factory.mktemp("hybrid")
     path = recipe(request.param).write(folder / "model.gguf")

@@ -35,10 +35,8 @@ def knowing(text: Sequence[int], known: Sequence[int]) -> list[int]:
     return [token + (at % 7 == 0) for at, token in enumerate(text)][done : done + 24]
 
 
-@pytest.mark.parametrize(
-    "blow",
-    [pytest.param(signal.SIGKILL, id="kill"), pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough, id="stop")],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("blow", [pytest.param(signal.SIGKILL, id="kill"), pytest.param(signal.SIGSTOP, id="stop")])
 def test_the_text_goes_on(lab: RingLab, text: list[int], blow: int, request: pytest.FixtureRequest) -> None:
     dice = random.Random(request.node.name)
     with lab.ring(0.0, 16, VOCABULARY) as desk:

@@ -31,7 +31,10 @@ CHEAP = 0.001
 COUNT = 48
 PROMPT = [int(token) for token in np.random.default_rng(8).integers(1, VOCABULARY - 1, 70)]
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, seed=11)
-SAMPLINGS = pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "sampled"])
+SAMPLINGS = pytest.mark.parametrize(
+    "sampling",
+    [pytest.param(Sampling(), marks=pytest.mark.thorough, id="greedy"), pytest.param(SAMPLED, id="sampled")],
+)
 
 
 @dataclass
@@ -192,6 +195,7 @@ def guessed(ring: Ring, count: int, least: float = 0.0) -> list[VerifyResult]:
         assert home.join()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_last_stage_that_is_killed(tmp_path: Path) -> None:
     path = recipe("qwen35 with a head").write(tmp_path / "model.gguf", change=all_knowing)

@@ -25,17 +25,25 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    first = write_random(tmp_path / "m-Q8_0.gguf", shards=2)
+@pytest.fixture(scope="module")
+def one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """To make it takes a second: it hashes a real model."""
+    first = write_random(tmp_path_factory.mktemp("hub") / "m-Q8_0.gguf", shards=2)
     shards = {f"Q8_0/{one.name}": one.read_bytes() for one in sorted(first.parent.glob("m-Q8_0-*.gguf"))}
     real = packaged_model().read_bytes()
     files = {"m-Q4_1.gguf": real, "cut.gguf": real[:100_000], "zip.gguf": b"PK" * 99, **shards}
     made = Hub({"org/Model-GGUF": Repository(files)})
-    with hub_in_thread(made) as url:
-        monkeypatch.setenv("HF_ENDPOINT", url)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with hub_in_thread(made):
         yield made
+
+
+@pytest.fixture
+def hub(one_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The hub of the settings; nothing was sent yet."""
+    one_hub.sent_bytes = 0
+    monkeypatch.setenv("HF_ENDPOINT", one_hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    return one_hub
 
 
 def told(arguments: list[str], capsys: pytest.CaptureFixture[str], code: ExitCode = ExitCode.OK) -> dict[str, object]:

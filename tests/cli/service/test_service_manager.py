@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.nats]
 
 
 @contextmanager
-def started(installed: Installed) -> "Iterator[subprocess.Popen[str]]":
+def started(installed: Installed, *services: str) -> "Iterator[subprocess.Popen[str]]":
     """`twd up` in the foreground; a test that fails does not wait for its end."""
-    with installed.foreground() as process:
+    with installed.foreground(*services) as process:
         try:
             yield process
         except BaseException:
@@ -42,7 +42,7 @@ def test_ready_reload_and_end_are_told(installed: Installed, tmp_path: Path) -> 
     config.write_text("edge: {max_queue: 7}\n")
     with listening(tmp_path / "notify") as manager:
         installed.env |= {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "2000000"}
-        with started(installed) as process:
+        with started(installed, "edge") as process:
             manager.wait_for("READY")
             assert status_of(f"http://127.0.0.1:{installed.port}/healthz") == 200
             manager.wait_for("WATCHDOG")

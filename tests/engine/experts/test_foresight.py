@@ -45,8 +45,20 @@ def native_of(model: LoadedGguf) -> NativeExperts:
     return model.experts.native
 
 
-@pytest.mark.parametrize("how", list(Foresight), ids=lambda how: how.name.lower())
-@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+QUICK = {(0.5, how) for how in Foresight} | {(0.0, Foresight.ON)}
+"""Some experts in memory whatever is foreseen, and hardly room for one layer's; the others where there is more time."""
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [
+        pytest.param(
+            part, how, marks=() if (part, how) in QUICK else pytest.mark.thorough, id=f"{part}-{how.name.lower()}"
+        )
+        for part in (0.0, 0.5, 1.0)
+        for how in Foresight
+    ],
+)
 def test_logits_are_the_same_to_the_bit(path: Path, expected: Logits, how: Foresight, part: float) -> None:
     with loaded(path, part) as model:
         native_of(model).set_foresight(how)

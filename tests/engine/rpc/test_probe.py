@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tcp import is_kept_alive, linux_only
-from tests.waiting import until, wait_until
+from tests.waiting import until, until_it_answers, wait_until
 from twd.engine.library import EngineDevice
 from twd.engine.rpc import probe as rpc_probe
 from twd.engine.rpc import worker as rpc_worker
@@ -70,9 +70,7 @@ async def test_our_engine_speaks_what_we_think_it_does(worker: int) -> None:
         except RpcUnusable:
             return False
 
-    async with asyncio.timeout(60):
-        while not await answers():  # noqa: ASYNC110 - it tells nobody when it listens
-            await asyncio.sleep(0.1)
+    await until_it_answers(answers, "the worker listens")
     for _ in range(3):  # and a probe leaves it free for the next one
         assert await probe("127.0.0.1", worker) == OURS
 

@@ -66,7 +66,14 @@ class LocalDraftModel:
 
     def __init__(self, plan: DraftPlan) -> None:
         wanted = LoadPlan(
-            ModelId("draft"), plan.path, ctx_size=plan.ctx_size, parallel=1, threads=plan.threads, exact=False
+            ModelId("draft"),
+            plan.path,
+            ctx_size=plan.ctx_size,
+            parallel=1,
+            threads=plan.threads,
+            exact=False,
+            test=False,
+            timed=True,
         )
         self.native: NativeModel = load_native(wanted, lambda share, stage: None)
         self.target = self.native.target
