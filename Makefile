@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
-	@echo "make test    set everything up and run the quick tests, about seven minutes on two cores (TESTS=tests/kit for some of them)"
+	@echo "make test    set everything up and run the quick tests, about six minutes on two cores (TESTS=tests/kit for some of them)"
 	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, properties with all their examples"
 	@echo "make test-card  what must hold on a card, on Mesa's llvmpipe; the first time it installs that (as root) and builds for it"
 	@echo "make check   format, types, schemas and house rules"

@@ -17,7 +17,7 @@ Say = Callable[[str], None]
 class TakeoverPolicy:
     """How long a new version has until it works, and how long it must go on working."""
 
-    ready_s: float = 30.0
+    ready_s: float = 40.0
     settled_s: float = 25.0
 
     def with_models(self, model_bytes: int) -> "TakeoverPolicy":
