@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 from click.core import ParameterSource
 
+from twd.cli.bench.options import BenchOptions
 from twd.cli.common.context import CliContext
 from twd.cli.common.numbers import NumberRange
 from twd.cli.common.options_as import options_as
@@ -32,36 +32,6 @@ WAYS: Final = {
     **dict.fromkeys(("target_ms", "row_ms", "token_ms", "accept", "rtt_ms", "beside"), _PLAYED),
 }
 """Options that do not belong to the measurement of what runs (""), and where they do."""
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What the command line asks for."""
-
-    model: str
-    prompts: str | None
-    kinds: tuple[str, ...]
-    max_tokens: int
-    window: int
-    temperature: float
-    rounds: int
-    as_json: bool
-    plot: str | None
-    ring: int
-    link_rtt: str
-    file: str | None
-    draft: str | None
-    draft_away: bool
-    trusted_lan: bool
-    beside_rpc: bool
-    plain_only: bool
-    simulate: bool
-    target_ms: float
-    row_ms: float
-    token_ms: float
-    accept: float
-    rtt_ms: float
-    beside: bool
 
 
 @click.command()
@@ -110,44 +80,14 @@ def bench(ctx: CliContext, asked: BenchOptions) -> ExitCode:
     if asked.plot:
         _check_writable(Path(asked.plot))
     if asked.simulate:
-        return _simulate(asked)
+        from twd.cli.bench.simulate import show_simulation
+
+        return show_simulation(asked)
     if asked.ring:
-        return _bench_ring(ctx, asked)
+        from twd.cli.bench.ring import show_ring
+
+        return show_ring(ctx, asked)
     return _bench_running(ctx, asked)
-
-
-def _simulate(asked: BenchOptions) -> ExitCode:
-    from twd.cli.bench.simulate import show_simulation
-
-    return show_simulation(
-        asked.target_ms,
-        asked.row_ms,
-        asked.token_ms,
-        asked.accept,
-        asked.rtt_ms,
-        asked.beside,
-        asked.as_json,
-        asked.plot,
-    )
-
-
-def _bench_ring(ctx: CliContext, asked: BenchOptions) -> ExitCode:
-    from twd.cli.bench.ring import RingBenchOptions, show_ring
-
-    if asked.max_tokens < 2:
-        raise click.UsageError("--ring times what comes after a text's first token: give --max-tokens 2 or more")
-    wanted = RingBenchOptions(
-        asked.ring,
-        asked.link_rtt,
-        asked.file,
-        asked.draft,
-        asked.draft_away,
-        asked.trusted_lan,
-        asked.beside_rpc,
-        asked.plain_only,
-        asked.max_tokens,
-    )
-    return show_ring(ctx, wanted, asked.as_json, asked.plot)
 
 
 def _bench_running(ctx: CliContext, asked: BenchOptions) -> ExitCode:

@@ -1,12 +1,13 @@
 """`twd bench --ring`: a ring of local stages with slow links, measured in one run."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from twd.cli.bench.options import BenchOptions
 from twd.cli.common.context import CliContext
 from twd.kit.exit_codes import ExitCode
 from twd.kit.terminal import console
@@ -18,31 +19,18 @@ if TYPE_CHECKING:
     from twd.bench.ring.run import DistanceFigures, DraftedFigures, RingFigures
 
 
-@dataclass(frozen=True, slots=True)
-class RingBenchOptions:
-    """What the command line asks for."""
-
-    stages: int
-    link_rtt: str
-    file: str | None
-    draft: str | None
-    draft_away: bool
-    trusted_lan: bool
-    beside_rpc: bool
-    plain_only: bool
-    max_tokens: int
-
-
-def show_ring(ctx: CliContext, wanted: RingBenchOptions, as_json: bool, plot: str | None) -> ExitCode:
+def show_ring(ctx: CliContext, wanted: BenchOptions) -> ExitCode:
     """Measure and show."""
     from twd.bench.ring.run import RingBench, RingBenchRun
     from twd.engine.demo_model import demo_model
 
+    if wanted.max_tokens < 2:
+        raise click.UsageError("--ring times what comes after a text's first token: give --max-tokens 2 or more")
     home = StateFolder(ctx.settings.home_dir)
     plan = RingBench(
         source=Path(wanted.file) if wanted.file else demo_model(home.cache),
         folder=home.cache / "slices",
-        stages=wanted.stages,
+        stages=wanted.ring,
         rtts=_numbers(wanted.link_rtt),
         tokens=wanted.max_tokens,
         draft=Path(wanted.draft) if wanted.draft else None,
@@ -52,10 +40,10 @@ def show_ring(ctx: CliContext, wanted: RingBenchOptions, as_json: bool, plot: st
     )
     if wanted.plain_only:
         plan = replace(plan, wrong=(), sessions=(1,), draft=None)
-    figures = RingBenchRun(plan, _quiet if as_json else click.echo).run()
-    if plot:
-        Path(plot).write_text(_picture(figures), "utf-8")
-    if as_json:
+    figures = RingBenchRun(plan, _quiet if wanted.as_json else click.echo).run()
+    if wanted.plot:
+        Path(wanted.plot).write_text(_picture(figures), "utf-8")
+    if wanted.as_json:
         click.echo(json.dumps(figures.document))
     else:
         _show(figures)
