@@ -296,7 +296,7 @@ def test_who_holds_the_home_says_so_from_the_first_moment_on(tmp_path: Path, mon
     monkeypatch.setattr("twd.cli.up._log_to_file", lambda ctx: None)
     ctx = CliContext()
     ctx.home.prepare()
-    with _holding(ctx, ctx.home):
+    with _holding(ctx):
         instance = ctx.instance()
         assert instance is not None
         assert (instance.pid, instance.bus_url) == (os.getpid(), "")

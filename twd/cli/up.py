@@ -194,7 +194,7 @@ def _run(
     view: StartView,
     forks: ForkServerHandle | None,
 ) -> ExitCode:
-    with _holding(ctx, ctx.home):
+    with _holding(ctx):
         settings, models = ctx.settings, asked.served
         if demo is not None:
             settings = demo.settings(settings, ctx.home, played.machines if played else 1)
@@ -207,8 +207,9 @@ def _run(
 
 
 @contextmanager
-def _holding(ctx: CliContext, home: StateFolder) -> Iterator[None]:
+def _holding(ctx: CliContext) -> Iterator[None]:
     """Hold the home, and say from the first moment on who does."""
+    home = ctx.home
     try:
         home.acquire()
     except AlreadyRunning as error:

@@ -133,7 +133,7 @@ def owner_of(port: int) -> tuple[int, str]:
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
-                return connection.pid, " ".join(" ".join(psutil.Process(connection.pid).cmdline()).split())[:120]
+                return connection.pid, " ".join(psutil.Process(connection.pid).cmdline()).strip()[:120]
     except psutil.Error:
         return 0, ""
     return 0, ""

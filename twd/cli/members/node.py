@@ -4,7 +4,7 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,16 +16,15 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.wire.failures import FailureCode, TwdError
 
+if TYPE_CHECKING:
+    from twd.membership.core import JoinedMachine
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
 
 @click.group()
 def node() -> None:
     """Machines that joined by `twd join`."""
-
-
-_SHOWN: Final = ("node", "roles", "joined_ms", "token")
-"""What is printed of a machine that joined."""
 
 
 @node.command("list")
@@ -35,7 +34,7 @@ def list_nodes(ctx: CliContext, as_json: bool) -> ExitCode:
     """All machines that joined, and what runs on each."""
     machines = own_store(ctx).load().machines
     running = asyncio.run(_running(ctx)) if running_broker(ctx) is not None else {}
-    rows = [{name: getattr(one, name) for name in _SHOWN} | {"runs": running.get(one.node, [])} for one in machines]
+    rows = [_row(one, running.get(one.node, [])) for one in machines]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
@@ -118,6 +117,16 @@ async def _clear(ctx: CliContext, name: str) -> None:
             if lease is not None and lease.node == name:
                 await leases.delete(entry.key)
         await bus.flush()
+
+
+def _row(machine: "JoinedMachine", runs: list[str]) -> dict[str, Any]:
+    return {
+        "node": machine.node,
+        "roles": machine.roles,
+        "joined_ms": machine.joined_ms,
+        "token": machine.token,
+        "runs": runs,
+    }
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from twd.speculator.core.consensus import Consensus
 from twd.speculator.core.draft_tree import DraftNode
 from twd.speculator.core.limits import SpeculatorLimits
 from twd.speculator.core.session import InFlightWindow, Session
-from twd.speculator.drafters.drafter_link import AttachedDrafter
+from twd.speculator.drafters.drafter_link import AttachedDrafter, DrafterLink
 from twd.speculator.drafters.pool import DrafterPool
 
 WORTH = 0.02
@@ -312,10 +312,8 @@ class PipelinePlanner(StepPlanner):
 
     def _gathers(self, session: Session, known: int, now: float) -> float | None:
         """Returns until when a window with `known` drafts should wait for more; None: it should leave."""
-        for drafter, link in self._drafter_pool.at_work(session):
+        for drafter, link in self._sharing(session):
             depth = session.tree.depth(drafter.name)
-            if not drafter.yields:
-                continue
             missing = self._together_of(session, drafter) - known
             latest = link.due(drafter, depth) + missing * drafter.token_ms / 1000
             if missing > 0 and now < latest and link.expected(drafter, depth, 0.0, now) is not None:
@@ -325,6 +323,10 @@ class PipelinePlanner(StepPlanner):
     def _together_of(self, session: Session, drafter: AttachedDrafter) -> int:
         fixed, most = self._fixed(session), min(self._limits.max_window, self._rows_max)
         return fixed or drafts_together(session.beliefs.typical(drafter.name), drafter.token_ms, self._pipe, most)
+
+    def _sharing(self, session: Session) -> list[tuple[AttachedDrafter, DrafterLink]]:
+        """Returns the drafters at work for a session that share cores with the stages."""
+        return [(drafter, link) for drafter, link in self._drafter_pool.at_work(session) if drafter.yields]
 
     def _room(self, under_way: int, reached: float) -> float:
         """Returns how many drafts may be in flight for a session. Their chance `reached` tells how soon one will be
@@ -351,8 +353,7 @@ class PipelinePlanner(StepPlanner):
         if not first:
             return 0.0, []
         width = best_width([chance / first for _, chance in path[1:]], self._pipe, passes=passes)
-        sharing = (drafter for drafter, _ in self._drafter_pool.at_work(session) if drafter.yields)
-        wanted = max((self._together_of(session, drafter) for drafter in sharing), default=1)
+        wanted = max((self._together_of(session, drafter) for drafter, _ in self._sharing(session)), default=1)
         nodes = [node for node, _ in path[: fixed or max(width.rows, wanted)]]
         step_ms = self._pipe.step_ms(len(nodes))
         verdict = next(inflight.due for inflight in session.inflight_windows if inflight.picks)
