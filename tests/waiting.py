@@ -30,11 +30,14 @@ async def until(condition: Callable[[], object], what: str = "what is sure to co
 
 async def until_it_answers(ask: Callable[[], Awaitable[object]], what: str, timeout_s: float = 60.0) -> None:
     """The same where the condition must be asked for elsewhere, and nothing tells when it holds."""
-    give_up = time.monotonic() + timeout_s
-    while not await ask():
-        if time.monotonic() > give_up:
-            raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        await asyncio.sleep(LOOK_S)
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            while not await ask():  # noqa: ASYNC110 - nothing tells when it holds
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise AssertionError(f"not within {timeout_s:g} s: {what}") from None
 
 
 def alive(pid: int) -> bool:

@@ -254,7 +254,7 @@ async def test_a_lease_that_is_not_renewed_vanishes(connect: Connect) -> None:
         await leases.put("renewed", b"1")
         return {entry.key for entry in await leases.entries()} == {"renewed"}
 
-    await until_it_answers(only_what_is_renewed_is_there, "the other keys have aged away")
+    await until_it_answers(only_what_is_renewed_is_there, "the other keys have aged away", 30)
     assert await leases.get("a") is None
     assert await leases.create("b", b"2") is not None
     assert await leases.update("b", b"3", held) is None

@@ -34,7 +34,7 @@ def test_a_question_is_answered(demo: Installed) -> None:
 
 
 def test_drafts_change_no_text(demo: Installed) -> None:
-    answer = told(demo, "chat", QUESTION, "--compare", "--json", "--temperature", "0.8", "--max-tokens", "24")
+    answer = told(demo, "chat", QUESTION, "--compare", "--json", "--temperature", "0.8", "--max-tokens", "48")
     assert answer["equal"] is True
     assert answer["without_drafts"]["twd"]["checked"] == 0
     assert answer["with_drafts"]["twd"]["passes"] <= answer["without_drafts"]["twd"]["passes"]
