@@ -42,6 +42,12 @@ def test_workers_take_turns_and_leave_the_drafter_what_is_over() -> None:
     assert threads(*pool, engine("d", EngineRole.DRAFTER, 8)) == {"a": 3, "b": 5, "d": 3}
 
 
+def test_a_drafter_takes_turns_with_workers_where_their_pool_is_served() -> None:
+    pool = [engine("a", EngineRole.WORKER), engine("b", EngineRole.WORKER), engine("home", EngineRole.RPC_TARGET)]
+    assert threads(*pool, engine("d", EngineRole.DRAFTER)) == {"a": 2, "b": 2, "home": 2, "d": 2}
+    assert threads(*pool[:2], engine("d", EngineRole.DRAFTER))["d"] == 1
+
+
 def test_what_the_settings_ask_for_wins() -> None:
     assert threads(engine("s", EngineRole.STAGE, 8, asked=6), engine("d", EngineRole.DRAFTER, 8, asked=7)) == {
         "s": 6,

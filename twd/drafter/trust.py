@@ -6,7 +6,7 @@ from typing import Final
 
 _DECAY: Final = 0.99
 _PRIOR_CHANCE: Final = 0.7
-_PRIOR_WEIGHT: Final = 8.0
+_PRIOR_WEIGHT: Final = 4.0
 _LEAST, _MOST = 0.02, 2.0
 _UNSURE: Final = 1e-4
 

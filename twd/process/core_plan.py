@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -19,12 +19,11 @@ class EngineRole(enum.StrEnum):
     """Layers of a ring. Stages of one ring compute at the same time, and while drafters draft."""
     WORKER = "worker"
     """Layers of an RPC pool. Its workers compute one after the other, and while drafters draft."""
+    RPC_TARGET = "rpc target"
+    """The process that serves an RPC pool. Drafters on its computer wait while its pool computes, and the other way
+    round."""
     DRAFTER = "drafter"
     """It drafts ahead. No request waits for its cores."""
-
-
-BUSY: Final = (EngineRole.STAGE, EngineRole.WORKER)
-"""These compute at any time, also while a drafter on the same cores drafts."""
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,9 +83,10 @@ def _threads(engine: Engine, beside: Sequence[Engine]) -> int:
 
     A target or an RPC worker takes turns with the others of its pool, so each uses all cores. Stages and drafters
     divide the cores. Two thread teams on the same cores wait for each other at every barrier. So a drafter beside
-    stages or workers has one thread, unless there are cores that none of them uses.
+    stages or workers has one thread, unless there are cores that none of them uses. Where an RPC pool is served,
+    drafters take turns with its workers.
     """
-    if engine.part in (EngineRole.TARGET, EngineRole.WORKER):
+    if engine.part in (EngineRole.TARGET, EngineRole.WORKER, EngineRole.RPC_TARGET):
         return engine.room
     if engine.part is EngineRole.STAGE:
         return max(1, engine.room // _count(beside, EngineRole.STAGE, engine.model))
@@ -100,7 +100,9 @@ def _count(beside: Sequence[Engine], part: EngineRole, model: str) -> int:
 
 
 def _used(beside: Sequence[Engine]) -> int:
-    """Return the most threads of stages and workers at one time; targets do not count, as they wait for drafts."""
+    """Return the most threads of stages and workers at one time. Targets do not count, as they wait for drafts, nor do
+    workers where their pool is served."""
     stages = sum(other.asked or other.room for other in beside if other.part is EngineRole.STAGE)
     workers = max((other.asked or other.room for other in beside if other.part is EngineRole.WORKER), default=0)
-    return max(stages, workers)
+    served_here = any(other.part is EngineRole.RPC_TARGET for other in beside)
+    return stages if served_here else max(stages, workers)

@@ -31,7 +31,9 @@ def _part(decision: PlacementDecided, piece: Slice) -> EngineRole:
     """A model that lies on one machine alone is loaded by its speculator."""
     if not piece.process and len({other.node for other in decision.slices}) == 1:
         return EngineRole.TARGET
-    return EngineRole.STAGE if decision.engine == "ring" else EngineRole.WORKER
+    if decision.engine == "ring":
+        return EngineRole.STAGE
+    return EngineRole.WORKER if piece.process else EngineRole.RPC_TARGET
 
 
 def _drafters(

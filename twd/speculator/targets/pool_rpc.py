@@ -134,8 +134,6 @@ def rpc_speculator(ctx: ServiceContext, settings: Settings, name: str, replica: 
         return load
 
     told = settings.models[name].threads
-    cores = OwnCores(
-        EngineRole.WORKER, name, 0 if told == "auto" else told
-    )  # its part of a pass is also computed in turn
+    cores = OwnCores(EngineRole.RPC_TARGET, name, 0 if told == "auto" else told)
     source = PoolSource(settings, place_of(model, replica), assembled, cores=cores)
     return SpeculatorService(ctx, model, source)
