@@ -2,8 +2,10 @@
 
 import pytest
 
-from tests.edge.conftest import House
+from tests.edge.conftest import House, OpenHouse, ctx
+from tests.waiting import until
 from twd.edge.modes import choose, full_name, house_mode, routed, split
+from twd.racer.service import Racer
 from twd.settings.model import GateRoute
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.leases.gate import GateFacts
@@ -85,6 +87,16 @@ async def test_consensus_without_a_racer_is_exact(house: House) -> None:
     answer = await (await house.chat(model="small+consensus")).json()
     assert answer["twd"]["approximate"] is False
     assert house.speculator.jobs[-1].model == "small"
+
+
+async def test_a_racer_that_starts_is_known_at_once(open_house: OpenHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.edge.service.REFRESH_S", 3600.0)
+    house = await open_house()
+    assert not house.edge.models.serves(ModelId("small"), "consensus")
+    racer = Racer(ctx(house.broker, 4))
+    house.others.append(racer)
+    await racer.start()
+    await until(lambda: house.edge.models.serves(ModelId("small"), "consensus"), "the edge knows of the racer")
 
 
 async def test_tools_and_logprobs_are_asked_of_the_model_itself(house: House) -> None:

@@ -36,12 +36,14 @@ from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeStep, ChangeTold
 from twd.wire.model import ModelFailed, ModelLoading, ModelMeasured, ModelReady, ModelUnloaded
 from twd.wire.ring import FrameRefused, RingMeasured
-from twd.wire.service import Health, read_lease
+from twd.wire.service import Health, ServiceStarted, read_lease
 from twd.wire.swarm import PullFailed, PullFinished, PullProgressed
 from twd.wire.trace import HistoryRequested, MetricsRequested, TraceRequested
 
 REFRESH_S = 2.0
 READY_LOOK_S = 0.1
+MODE_SERVICES = ("gate", "racer")
+"""Services that bring a mode of answering; the edge knows of them from their leases only."""
 WAITED_S = 60.0
 """How long those wait at most who came while versions changed, until they are told what is missing."""
 
@@ -202,6 +204,12 @@ class EdgeService(OwningService):
         self.workers_seen(self.watch.services)
         self.watch.pools.look(entries)
         self.models.see_leases(self.watch.services, self.clock.now())
+
+    def on_service_started(self, event: ServiceStarted) -> Effects:
+        """A process started. A gate or a racer can be used at once, so the registry is read now."""
+        if event.service in MODE_SERVICES:
+            self.tasks.start("registry again", self._refresh())
+        return super().on_service_started(event)
 
     def _reload_keys(self) -> None:
         """Use keys that were added and drop keys that were revoked; a broken file changes nothing."""
