@@ -18,7 +18,8 @@ class EngineRole(enum.StrEnum):
     STAGE = "stage"
     """Layers of a ring. Stages of one ring compute at the same time, and while drafters draft."""
     WORKER = "worker"
-    """Layers of an RPC pool. Its workers compute one after the other, and while drafters draft."""
+    """Layers of an RPC pool. Its workers compute one after the other, and while drafters draft, except where the pool
+    is served."""
     RPC_TARGET = "rpc target"
     """The process that serves an RPC pool. Drafters on its computer wait while its pool computes, and the other way
     round."""
