@@ -26,7 +26,7 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
     """Opens towers; closes them at the end of the test."""
     towers: list[Tower] = []
 
-    async def open_one(make: Callable[[], OpenAiServer] = FakeVllm, *, timeout_s: float = 2.0) -> Tower:
+    async def open_one(make: Callable[[], OpenAiServer] = FakeVllm, *, timeout_s: float = 20.0) -> Tower:
         broker, server = MemoryBroker(), make()
         await farm.add(server)
         settings = ServerSettings(url=server.url, timeout_s=timeout_s)
