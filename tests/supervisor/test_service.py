@@ -13,9 +13,12 @@ from twd.kit.ids import Ids
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S, Service, ServiceContext
 from twd.process.process_table import ProcessRow, ProcessTable, StartPhase
 from twd.process.supervisor import ProcessExit
+from twd.supervisor.first_trials import ATTACH_S, FirstTrials
 from twd.supervisor.service import SupervisorService
-from twd.wire.base import Event, NodeId
+from twd.wire.base import Event, InstanceId, ModelId, NodeId
 from twd.wire.codec import decode
+from twd.wire.draft import DrafterAttached, DrafterChecked, DrafterDetached
+from twd.wire.model import VocabFingerprint
 from twd.wire.service import Health, ServiceExited, ServiceFaulted, ServiceLease, read_lease
 
 
@@ -169,3 +172,57 @@ def decoded(data: bytes) -> Event:
     event = decode(data)
     assert isinstance(event, Event)
     return event
+
+
+class DraftingWorker(Worker):
+    """A drafter, as far as the supervisor hears of it."""
+
+    name = "drafter"
+    writes = (DrafterAttached, DrafterDetached)
+
+    def attach(self) -> None:
+        vocab = VocabFingerprint(hash="h", tokens=1)
+        self.emit(DrafterAttached(drafter=self.instance, node=NodeId("desk"), model=ModelId("small"), vocab=vocab))
+
+
+class MeasuringWorker(Worker):
+    """A target, as far as the supervisor hears of it."""
+
+    name = "speculator"
+    writes = (DrafterChecked,)
+
+    def checked(self, drafter: InstanceId) -> None:
+        self.emit(
+            DrafterChecked(
+                drafter=drafter,
+                target=ModelId("big"),
+                same_vocab=True,
+                same_family=True,
+                agreement=0.9,
+                compared=64,
+                pays=True,
+            )
+        )
+
+
+async def test_it_hears_which_drafters_attach_are_measured_and_leave() -> None:
+    broker, trials = MemoryBroker(), FirstTrials(expected=True)
+    supervisor_service = SupervisorService(ctx(broker, 1), ProcessTable(), lambda: None, trials=trials)
+    first, second, target = (
+        DraftingWorker(ctx(broker, 7)),
+        DraftingWorker(ctx(broker, 8)),
+        MeasuringWorker(ctx(broker, 9)),
+    )
+    services = (supervisor_service, first, second, target)
+    for service in services:
+        await service.start()
+    first.attach()
+    await until(lambda: not trials.over(ATTACH_S), "the first drafter's trial is waited for")
+    target.checked(first.instance)
+    await until(lambda: trials.over(ATTACH_S), "the first drafter is measured")
+    second.attach()
+    await until(lambda: not trials.over(ATTACH_S), "the second drafter's trial is waited for")
+    second.emit(DrafterDetached(drafter=second.instance))
+    await until(lambda: trials.over(ATTACH_S), "the second drafter left")
+    for service in reversed(services):
+        await service.stop()

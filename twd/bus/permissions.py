@@ -239,6 +239,8 @@ ROLES: Final[tuple[BusRole, ...]] = (
             ModelReady,
             ModelFailed,
             DrafterAttached,
+            DrafterChecked,
+            DrafterDetached,
             ModelWanted,
             ModelUnwanted,
             SwapWanted,

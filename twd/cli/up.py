@@ -87,7 +87,8 @@ class UpOptions:
     type=click.Choice([wait.value for wait in Wait]),
     default=Wait.SOME.value,
     show_default=True,
-    help="Ready is when all works that can, and what is missing is told (some), or when everything works (all).",
+    help="Ready is when all works that can, and what is missing is told (some), or when everything works (all); and "
+    "when the drafters are measured, 5 s later at most.",
 )
 @click.option("--timeout", default=READY_S, show_default=True, type=SECONDS, help="Seconds until -d gives up.")
 @click.option("--report", is_flag=True, hidden=True)

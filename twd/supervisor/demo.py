@@ -3,6 +3,7 @@
 import mmap
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,7 @@ from twd.process.home import StateFolder
 from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.supervisor.own_command import own_command
 from twd.wire.base import NodeId
+from twd.wire.failures import TwdError
 
 MODEL = "smollm2-135m"
 TARGET, DRAFT = "f32", "q8_0"
@@ -94,7 +96,16 @@ def _make(arguments: list[str]) -> list[Path]:
     return [Path(line) for line in done.stdout.strip().splitlines()[-2:]]
 
 
-async def measure(settings: Settings, node: NodeId) -> str:
+async def tell_measured(settings: Settings, node: NodeId, tell: Callable[[str], None]) -> None:
+    """Measure what drafts gain here, and tell the result, or why there is none."""
+    tell("measuring what drafts bring ...")
+    try:
+        tell(await _measure(settings, node))
+    except TwdError as error:
+        tell(f"the measurement did not succeed: {error}")
+
+
+async def _measure(settings: Settings, node: NodeId) -> str:
     """Measure what drafts gain here, with the same questions without and with them; return the result in one line."""
     from twd.bench.client import BenchClient
     from twd.bench.prompts import PROMPTS

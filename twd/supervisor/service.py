@@ -14,8 +14,9 @@ from twd.process.hang import Unheard
 from twd.process.hung_log import HungLog
 from twd.process.process_table import ProcessTable, StartPhase
 from twd.process.supervisor import ProcessExit
+from twd.supervisor.first_trials import FirstTrials
 from twd.wire.base import Event, InstanceId
-from twd.wire.draft import DrafterAttached
+from twd.wire.draft import DrafterAttached, DrafterChecked, DrafterDetached
 from twd.wire.failures import Failure, FailureCode, TwdError
 from twd.wire.leases.machine import SupervisorFacts
 from twd.wire.life import ChangeAnswered, ChangeTold, ModelUnwanted, ModelWanted, SwapWanted
@@ -66,6 +67,8 @@ class SupervisorService(Service):
         ModelReady,
         ModelFailed,
         DrafterAttached,
+        DrafterChecked,
+        DrafterDetached,
         MachineRemoved,
         *WISHES,
     )
@@ -80,11 +83,14 @@ class SupervisorService(Service):
         hung: HungLog | None = None,
         end_hung: Callable[[str, str], None] | None = None,
         removed: Callable[[], None] | None = None,
+        trials: FirstTrials | None = None,
     ) -> None:
         """`hung`: what was recorded of hung processes before this service began. `end_hung` ends a process, given its
-        name and why. `removed`: this machine does not belong to the installation any more."""
+        name and why. `removed`: this machine does not belong to the installation any more. `trials`: told which
+        drafters attached and which were measured."""
         super().__init__(ctx)
         self._removed = removed
+        self._trials = trials or FirstTrials(expected=False)
         self._life = life
         self._table = table
         self._changed = changed
@@ -251,4 +257,15 @@ class SupervisorService(Service):
 
     def on_drafter_attached(self, event: DrafterAttached) -> Effects:
         """A drafter is attached: read the registry now."""
+        self._trials.attached(event.drafter)
         return self._look_now(event)
+
+    def on_drafter_checked(self, event: DrafterChecked) -> Effects:
+        """A drafter was measured."""
+        self._trials.checked(event.drafter)
+        return None
+
+    def on_drafter_detached(self, event: DrafterDetached) -> Effects:
+        """A drafter left."""
+        self._trials.left(event.drafter)
+        return None

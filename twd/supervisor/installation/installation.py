@@ -29,8 +29,9 @@ from twd.process.log_files import LogFile
 from twd.process.notify import NotifySocket
 from twd.process.process_table import ProcessRow, ProcessTable, StartPhase, Wait
 from twd.process.run_service import StopRequests, unless
-from twd.process.supervisor import Backoff, ChildProcess, ProcessExit, ProcessSpec, Supervisor
+from twd.process.supervisor import ChildProcess, ProcessExit, ProcessSpec, Supervisor
 from twd.settings.model import Settings
+from twd.supervisor.first_trials import FirstTrials
 from twd.supervisor.guard import NOBODY, Guard
 from twd.supervisor.installation.kept_service import KeptSupervisorService
 from twd.supervisor.installation.own_broker import BROKER, BROKER_WAIT_S, OwnBroker
@@ -46,7 +47,6 @@ from twd.supervisor.service_manager.reload import SettingsReload
 from twd.supervisor.service_manager.reload_requests import ReloadRequests
 from twd.supervisor.start_display import StartSnapshot, StartView
 from twd.wire.base import NodeId
-from twd.wire.failures import TwdError
 from twd.wire.leases.machine import AgentFacts, SwarmFacts
 from twd.wire.leases.others import EdgeFacts
 from twd.wire.life import ChangeTold
@@ -118,7 +118,8 @@ class Installation:
         self._broker: OwnBroker | None = None
         self._process_group: ProcessGroup | None = None
         self._life: ModelLife | None = None
-        self._measuring: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._trials = FirstTrials(any(not one.head for one in self._settings.drafters))
         self._membership: asyncio.Task[None] | None = None
         self._service = KeptSupervisorService(self._make_service)
 
@@ -205,7 +206,9 @@ class Installation:
             await bus.close()
 
     def _make_service(self, ctx: ServiceContext) -> SupervisorService:
-        return SupervisorService(ctx, self._table, self._changed, self._life, self._hung, self._end_hung, self._removed)
+        return SupervisorService(
+            ctx, self._table, self._changed, self._life, self._hung, self._end_hung, self._removed, self._trials
+        )
 
     def _removed(self) -> None:
         """End all: the broker lets this machine in no longer."""
@@ -227,7 +230,6 @@ class Installation:
             on_exit=self._exited,
             on_fault=self._faulted,
             environment=self._files.environment(),
-            backoff=Backoff(),
             fork_server=self._fork_server,
             hang=policy_of(self._settings.hang_s),
         )
@@ -246,8 +248,7 @@ class Installation:
         )
 
     def _keep_settings(self, settings: Settings) -> None:
-        """Store the settings for processes that start from now on; if that fails, it is tried again later. Raises
-        TwdError then."""
+        """Store the settings for processes that start from now on. On failure it raises TwdError and tries later."""
         self._settings = settings
         self._files.keep(settings)
 
@@ -289,23 +290,22 @@ class Installation:
         for row in self._table.rows.values():
             if isinstance(row.facts, EdgeFacts | AgentFacts | SwarmFacts) and row.facts.url:
                 self._addresses["api" if row.name == "edge" else row.name] = row.facts.url
-        if self._table.ready and not self._ready_ms:
-            self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
-            if self._measured:
-                self._measuring = self._tasks.start("measure", self._measure())
+        if self._table.ready and self._opening is None:
+            self._opening = self._tasks.start("open", self._open())
         if self._life is not None:
             self._life.news.set()
         self._write_state()
         self._show()
 
-    async def _measure(self) -> None:
-        from twd.supervisor.demo import measure
+    async def _open(self) -> None:
+        """All processes work: when the drafters are measured, become ready."""
+        await self._trials.end(self._clock)
+        self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
+        self._changed()
+        if self._measured:
+            from twd.supervisor.demo import tell_measured
 
-        self._tell("measuring what drafts bring ...")
-        try:
-            self._tell(await measure(self._settings, self._node))
-        except TwdError as error:
-            self._tell(f"the measurement did not succeed: {error}")
+            await tell_measured(self._settings, self._node, self._tell)
 
     def _tell(self, note: str) -> None:
         log.info("%s", note)
@@ -361,9 +361,9 @@ class Installation:
         self._table.ends(StartPhase.DRAINING)
         self._manager.ending()
         self._tell("ending; a second Ctrl-C kills")
-        if self._measuring is not None:  # nobody needs its answers, but a drain would wait for them
-            self._measuring.cancel()
-            await asyncio.wait({self._measuring}, timeout=MEASURING_ENDS_S)
+        if self._opening is not None:  # nobody needs its measurement, but a drain would wait for it
+            self._opening.cancel()
+            await asyncio.wait({self._opening}, timeout=MEASURING_ENDS_S)
         if self._process_group is not None:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:
