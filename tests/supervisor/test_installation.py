@@ -12,7 +12,7 @@ from twd.bus.memory.bus import MemoryBroker
 from twd.kit import tasks
 from twd.kit.exit_codes import ExitCode
 from twd.process.home import StateFolder
-from twd.process.process_table import ProcessTable
+from twd.process.process_table import ProcessTable, StartPhase
 from twd.process.supervisor import ProcessSpec
 from twd.settings.model import Settings
 from twd.supervisor.installation import installation as module
@@ -61,6 +61,22 @@ async def test_what_ails_a_supervisor_stands_in_its_lease() -> None:
     supervisor_service.ails("disk", "")
     assert (supervisor_service.lease().health, supervisor_service.lease().note) == (Health.OK, "")
     await supervisor_service.stop()
+
+
+async def test_a_process_that_ends_while_drafters_are_measured_is_waited_for_again(home: StateFolder) -> None:
+    home.prepare()
+    house = Installation(Settings(), home, NodeId("desk"), (ProcessSpec("job", ("job",)),), SilentView())
+    row = house._table.rows["job"]
+    row.stage = StartPhase.READY
+    house._changed()
+    opening = house._opening
+    assert opening is not None
+    row.stage = StartPhase.STARTING
+    await opening
+    assert house.picture().ready_ms == 0
+    row.stage = StartPhase.READY
+    house._changed()
+    await until(lambda: house.picture().ready_ms, "it is ready")
 
 
 async def test_faults_of_the_supervisor_end_none_of_its_processes(

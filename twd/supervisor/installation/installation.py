@@ -201,7 +201,7 @@ class Installation:
             await self._stop.asked.wait()
             await self._drain()
         finally:
-            await self._membership_ends()
+            await self._cancel(self._membership, MEMBERSHIP_ENDS_S)
             await self._service.stop()
             await bus.close()
 
@@ -300,6 +300,9 @@ class Installation:
     async def _open(self) -> None:
         """All processes work: when the drafters are measured, become ready."""
         await self._trials.end(self._clock)
+        if not self._table.ready:
+            self._opening = None  # a process ended meanwhile
+            return
         self._ready_ms = max(1, self._clock.wall_ms() - self._table.began_ms)
         self._changed()
         if self._measured:
@@ -361,18 +364,16 @@ class Installation:
         self._table.ends(StartPhase.DRAINING)
         self._manager.ending()
         self._tell("ending; a second Ctrl-C kills")
-        if self._opening is not None:  # nobody needs its measurement, but a drain would wait for it
-            self._opening.cancel()
-            await asyncio.wait({self._opening}, timeout=MEASURING_ENDS_S)
+        await self._cancel(self._opening, MEASURING_ENDS_S)  # else the drain would wait for it
         if self._process_group is not None:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:
                 self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
 
-    async def _membership_ends(self) -> None:
-        if self._membership is not None:
-            self._membership.cancel()
-            await asyncio.wait({self._membership}, timeout=MEMBERSHIP_ENDS_S)
+    async def _cancel(self, task: asyncio.Task[None] | None, deadline_s: float) -> None:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=deadline_s)
 
     async def _end(self) -> None:
         for supervisor in self._supervisors():
@@ -395,6 +396,5 @@ class Installation:
             supervisor.kill()
 
     def _supervisors(self) -> list[Supervisor]:
-        services = self._process_group.supervisor if self._process_group is not None else None
-        broker = self._broker.supervisor if self._broker is not None else None
-        return [supervisor for supervisor in (services, broker) if supervisor is not None]
+        owners = (self._process_group, self._broker)
+        return [found for owner in owners if owner is not None and (found := owner.supervisor) is not None]
