@@ -9,6 +9,7 @@ each of them; a run that was ended goes on there. `--report` prints the tables o
 
 import argparse
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 from cases import Case, all_cases, named
-from contestants import Contestant, Options, contestants
+from contestants import NGRAMS, Contestant, Options, contestants
 from llama_server import programs_folder
 from prompts import OWN, read_prompts, some
 
@@ -81,6 +82,7 @@ def main(args: argparse.Namespace) -> None:
         threads=args.threads,
         programs=None if args.alone else programs_folder(args.programs),
         windows=args.windows,
+        ngrams=args.ngrams,
         apart=args.apart,
         gpu=args.gpu,
         recall=not args.no_recall,
@@ -112,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--alone", action="store_true", help="measure twd alone")
     found.add_argument("--threads", type=int, default=usable_cores(), help="of llama-server and each of its workers")
     found.add_argument("--windows", type=int, nargs="+", default=[4, 8, 16], help="llama-server's draft lengths")
+    found.add_argument("--ngrams", nargs="*", default=NGRAMS, help="llama-server's drafts by n-grams")
     found.add_argument("--apart", action="store_true", help="twd's drafter has the last core for itself")
     found.add_argument("--gpu", action="store_true", help="llama-server has all layers on the GPU, as twd would")
     found.add_argument("--no-recall", action="store_true", help="leave out the runs with recall")
@@ -119,4 +122,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it started
     main(parser().parse_args())

@@ -26,6 +26,7 @@ CACHE = Path.home() / ".cache" / "twd-bench"
 MODEL = "target"
 OFF = {"x-twd-speculation": "off"}
 CTX_SIZE = 2048
+NGRAMS = ("ngram-simple", "ngram-mod")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Options:
     threads: int
     programs: Path | None
     windows: Sequence[int] = (4, 8, 16)
-    ngrams: Sequence[str] = ("ngram-simple", "ngram-mod")
+    ngrams: Sequence[str] = NGRAMS
     apart: bool = False
     gpu: bool = False
     recall: bool = True
