@@ -12,10 +12,12 @@ from tests.engine.tiny_models import write_llama
 from twd.bus.base import LeaseEntry
 from twd.cli.app import run
 from twd.cli.common.context import CliContext
-from twd.cli.plan.command import _decide, _wanted_model, _ways
+from twd.cli.plan import command
+from twd.cli.plan.command import _decide, _standing, _wanted_model, _ways
 from twd.gguf_tools.model_file import read_model
 from twd.kit.exit_codes import ExitCode
 from twd.settings.model import ModelConfig, Settings
+from twd.settings.types import Mode
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.node import CpuFacts, MemoryFacts, NodeFacts, ProcessFacts, ProcessKind
 from twd.wire.placement import PlacementDecided, Slice, placement_key
@@ -79,6 +81,20 @@ def test_a_model_that_only_the_running_system_knows_is_planned(
         assert run(["plan", *named, "--ctx", "256"]) == ExitCode.OK
         assert "small: 2 layers" in capsys.readouterr().out
     os.close(lock)
+
+
+@pytest.mark.parametrize(("running", "shown"), [("combined", True), ("speculate", False)])
+def test_of_a_model_that_a_command_put_into_a_pool_the_decision_is_shown(
+    model: str, running: Mode, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models={"tiny": ModelConfig(path=model)})
+    monkeypatch.setattr(command, "running_settings", lambda _: msgspec.structs.replace(settings, mode=running))
+    monkeypatch.setattr(CliContext, "settings", settings)
+    decision = PlacementDecided(model=ModelId("tiny"), coordinator=InstanceId("c"), slices=[], home=NodeId("desk"))
+    entries = [LeaseEntry(placement_key(decision.place), msgspec.json.encode(decision), 1, 0.0)]
+    assert (_standing(CliContext(), "tiny", entries) == decision) is shown
+    monkeypatch.setattr(CliContext, "settings", msgspec.structs.replace(settings, mode="combined"))
+    assert _standing(CliContext(), "tiny", entries) is None
 
 
 @pytest.mark.parametrize("option", ["--ctx", "--sessions"])

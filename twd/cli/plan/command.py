@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 def plan(command_context: CliContext, model: str, ctx: int, head: str, sessions: int, as_json: bool) -> ExitCode:
     """Where a model would go on the machines that are there: a name in the settings, or a GGUF file.
 
-    Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, it
-    shows what was decided. Exit code 3 when the model does not fit.
+    Without a running twd it plans for this machine alone. Of a model that runs here, but is not in the settings, or
+    not in a pool there, it shows what was decided. Exit code 3 when the model does not fit.
     """
     name = model or command_context.settings.default_model
     entries = asyncio.run(_entries(command_context))
     standing = _standing(command_context, name, entries)
-    if standing is not None:
+    if standing is not None and not (ctx or sessions or head):
         return _show_standing(standing, measured_tok_s(entries, standing.model), as_json)
     wanted = _wanted_model(command_context, name, ctx, sessions)
     nodes = _nodes_for(command_context, wanted, entries)
@@ -157,14 +157,23 @@ def _settings_with(command_context: CliContext, name: str) -> "Settings":
 
 
 def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]") -> "PlacementDecided | None":
-    """The decision that stands for a model which only the running system knows; without a name, for its only one."""
+    """The decision that stands for a model which only the running system knows or has in a pool; without a name, for
+    its only one."""
     from twd.wire.placement import read_placement
 
-    if name in command_context.settings.models or (name and is_path(name)):
+    here = command_context.settings
+    running = running_settings(command_context)
+    known = name in here.models and not _only_pooled_there(here, running, name)
+    if known or (name and is_path(name)):
         return None
     read = (read_placement(entry.value, entry.key) for entry in entries)
     found = [one for one in read if one is not None and name in ("", one.model) and one.replica == 1]
     return found[0] if len(found) == 1 else None
+
+
+def _only_pooled_there(here: "Settings", running: "Settings", name: str) -> bool:
+    """Whether the same model is in a pool where it runs and not by these settings, as with `twd up --ring 2`."""
+    return running.pooled and not here.pooled and running.models.get(name) == here.models[name]
 
 
 def _show_standing(decision: "PlacementDecided", measured: float, as_json: bool) -> ExitCode:
