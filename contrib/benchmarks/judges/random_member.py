@@ -9,7 +9,9 @@ import os
 import shutil
 import signal
 import time
+import urllib.error
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +69,19 @@ def anew(one: House) -> None:
     os.kill(old, signal.SIGKILL)
     while json.loads(record.read_bytes())["processes"].get("gate", old) == old:
         time.sleep(0.2)
-    while "verdict" not in one.ask("big+gate", [{"role": "user", "content": "Hi"}], stream=False, max_tokens=1).facts:
+    while not judges(one):
         time.sleep(0.2)
+
+
+def judges(one: House) -> bool:
+    """Whether a gate is there, and has found its member."""
+    try:
+        answer = one.ask("big+gate", [{"role": "user", "content": "Hi"}], stream=False, max_tokens=1)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+            raise
+        return False
+    return "verdict" in answer.facts
 
 
 if __name__ == "__main__":

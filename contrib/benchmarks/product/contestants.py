@@ -83,18 +83,24 @@ def asked_in(case: Case, options: Options) -> list[Question]:
 
 
 def measure_twd(case: Case, options: Options, recall: bool, start: int) -> list[Run]:
-    """Without recall each prompt is asked plain, with drafts, and with drafts again; with it twice with drafts."""
+    """Without recall each prompt is asked plain, with drafts, and with drafts again; with it twice with drafts. Several
+    clients ask plain in a start of their own: as many prompts as there are sessions would lie in caches."""
     questions, name = asked_in(case, options), RECALLING if recall else TWD
+    ask = partial(_asked, case, name, start, options.max_tokens)
     with installation(case, options, recall) as server:
-        ask = partial(_asked, case, name, start, options.max_tokens)
         if recall or case.clients > 1:
             runs = [ask(server, questions, Phase.FIRST), ask(server, questions, Phase.REPEAT)]
-            return runs if recall else [*runs, ask(with_headers(server, OFF), questions, Phase.PLAIN)]
-        first, plain = asyncio.run(_in_turns(server, questions, options.max_tokens))
-        runs = [
-            Run(case.name, name, start, phase, 1, 0.0, some) for phase, some in zip(_TURNS, (first, plain), strict=True)
-        ]
-        return [*runs, ask(server, questions, Phase.REPEAT)]
+        else:
+            first, plain = asyncio.run(_in_turns(server, questions, options.max_tokens))
+            runs = [
+                Run(case.name, name, start, phase, 1, 0.0, some)
+                for phase, some in zip(_TURNS, (first, plain), strict=True)
+            ]
+            return [*runs, ask(server, questions, Phase.REPEAT)]
+    if recall:
+        return runs
+    with installation(case, options, recall) as server:
+        return [*runs, ask(with_headers(server, OFF), questions, Phase.PLAIN)]
 
 
 _TURNS = (Phase.FIRST, Phase.PLAIN)
