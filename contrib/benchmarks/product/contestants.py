@@ -88,15 +88,14 @@ def measure_twd(case: Case, options: Options, recall: bool, start: int) -> list[
     questions, name = asked_in(case, options), RECALLING if recall else TWD
     ask = partial(_asked, case, name, start, options.max_tokens)
     with installation(case, options, recall) as server:
-        if recall or case.clients > 1:
-            runs = [ask(server, questions, Phase.FIRST), ask(server, questions, Phase.REPEAT)]
-        else:
+        if case.clients == 1 and not recall:
             first, plain = asyncio.run(_in_turns(server, questions, options.max_tokens))
             runs = [
                 Run(case.name, name, start, phase, 1, 0.0, some)
                 for phase, some in zip(_TURNS, (first, plain), strict=True)
             ]
             return [*runs, ask(server, questions, Phase.REPEAT)]
+        runs = [ask(server, questions, Phase.FIRST), ask(server, questions, Phase.REPEAT)]
     if recall:
         return runs
     with installation(case, options, recall) as server:

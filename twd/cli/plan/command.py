@@ -162,8 +162,7 @@ def _standing(command_context: CliContext, name: str, entries: "list[LeaseEntry]
     from twd.wire.placement import read_placement
 
     here = command_context.settings
-    running = running_settings(command_context)
-    known = name in here.models and not _only_pooled_there(here, running, name)
+    known = name in here.models and not _only_pooled_there(here, running_settings(command_context), name)
     if known or (name and is_path(name)):
         return None
     read = (read_placement(entry.value, entry.key) for entry in entries)
