@@ -123,6 +123,12 @@ async def heard(news: asyncio.Event, at_most_s: float) -> bool:
     return True
 
 
+async def cancel(task: asyncio.Task[None], at_most_s: float) -> None:
+    """Cancel a task, and wait for its end, at most `at_most_s` seconds."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=at_most_s)
+
+
 async def every(interval_s: float, tick: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Call `tick` for ever, with a pause of `interval_s` seconds before each call."""
     while True:

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from twd.gguf_tools.slice import write_slice
 from twd.gguf_tools.slice_cache import cached_slice, find_slice, named_slice
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, cancel
 from twd.pieces.layers import header_ranges
 from twd.pieces.manifest import Manifest
 from twd.pieces.parts import PartFolder
@@ -145,8 +145,7 @@ class LayerPulls:
         """Stop a job; what came is kept."""
         job = self._jobs.pop(wish, None)
         if job is not None and job.work is not None and not job.work.done():
-            job.work.cancel()
-            await asyncio.wait({job.work}, timeout=10.0)
+            await cancel(job.work, 10.0)
 
     async def close(self) -> None:
         """Stop all jobs."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, cancel
 from twd.models.stores import ModelStore
 from twd.pieces.layers import Ranges
 from twd.pieces.manifest import Manifest, load_manifest
@@ -288,8 +288,7 @@ class Pulls:
         """Stop one transfer; its units are kept."""
         task = self._work.get(root)
         if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=10.0)
+            await cancel(task, 10.0)
 
     async def close(self) -> None:
         """Stop all transfers."""

@@ -17,7 +17,7 @@ from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.ids import Ids
 from twd.kit.service import ServiceContext
-from twd.kit.tasks import TaskGroup, every
+from twd.kit.tasks import TaskGroup, cancel, every
 from twd.membership.hosting import run_membership
 from twd.net.addresses import is_loopback
 from twd.process import platform
@@ -201,7 +201,8 @@ class Installation:
             await self._stop.asked.wait()
             await self._drain()
         finally:
-            await self._cancel(self._membership, MEMBERSHIP_ENDS_S)
+            if self._membership is not None:
+                await cancel(self._membership, MEMBERSHIP_ENDS_S)
             await self._service.stop()
             await bus.close()
 
@@ -364,16 +365,12 @@ class Installation:
         self._table.ends(StartPhase.DRAINING)
         self._manager.ending()
         self._tell("ending; a second Ctrl-C kills")
-        await self._cancel(self._opening, MEASURING_ENDS_S)  # else the drain would wait for it
+        if self._opening is not None:  # else the drain would wait for it
+            await cancel(self._opening, MEASURING_ENDS_S)
         if self._process_group is not None:
             late = await self._process_group.supervisor.stop(DRAIN_S)
             if late:
                 self._tell(f"killed after {DRAIN_S:g} s: {', '.join(late)}")
-
-    async def _cancel(self, task: asyncio.Task[None] | None, deadline_s: float) -> None:
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=deadline_s)
 
     async def _end(self) -> None:
         for supervisor in self._supervisors():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twd.kit.tasks import TaskGroup
+from twd.kit.tasks import TaskGroup, cancel
 from twd.models.client import HubClient
 from twd.models.environment import HubEnvironment
 from twd.models.hub import client_for, found_on_hub
@@ -308,8 +308,7 @@ class HubPulls:
         task, job = self._work.get(sha256), self._running.get(sha256)
         if task is not None and job is not None:
             wish_of(job.transfer.target).unlink(missing_ok=True)
-            task.cancel()
-            await asyncio.wait({task}, timeout=10.0)
+            await cancel(task, 10.0)
 
     async def close(self) -> None:
         """Stop all pulls."""
