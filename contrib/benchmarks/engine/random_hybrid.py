@@ -8,6 +8,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from contrib.benchmarks.moe.mixture import copy_vocabulary
 from twd.engine.quantize import quantize
 
 WIDTH, INNER, HEADS, KV_HEADS, HEAD, VOCABULARY, LAYERS = 1024, 3072, 8, 2, 128, 32000, 12
@@ -17,23 +18,25 @@ KINDS = ("qwen35", "jamba")
 """llama.cpp's snapshots of the state; a state that is saved before each window."""
 
 
-def random_hybrid(cache: Path, architecture: str, kind: str = "q8_0") -> Path:
-    """One of about 200 million weights of `kind`, written once."""
-    target = cache / f"random-{architecture}-{kind}.gguf"
+def random_hybrid(cache: Path, architecture: str, kind: str = "q8_0", words: Path | None = None) -> Path:
+    """One of about 200 million weights of `kind`, written once; `words`: a model whose vocabulary it has."""
+    name = f"random-{architecture}" if words is None else f"random-{architecture}-{words.stem}"
+    target = cache / f"{name}-{kind}.gguf"
     if target.exists():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    source = cache / f"random-{architecture}-f16.gguf"
+    source = cache / f"{name}-f16.gguf"
     if not source.exists():
-        _Writer(source, architecture).write()
+        _Writer(source, architecture, words).write()
     return source if kind == "f16" else quantize(source, target, kind)
 
 
 class _Writer:
     """Writes one model with weights in half precision."""
 
-    def __init__(self, path: Path, architecture: str) -> None:
-        self._path = path
+    def __init__(self, path: Path, architecture: str, words: Path | None) -> None:
+        self._path, self._words = path, words
+        self._vocabulary = VOCABULARY
         self._gguf = gguf.GGUFWriter(path, architecture)
         self._architecture = architecture
         self._dice = np.random.default_rng(0)
@@ -41,8 +44,8 @@ class _Writer:
     def write(self) -> None:
         """The whole file; it appears complete or not at all."""
         self._fields()
-        self._matrix("token_embd.weight", VOCABULARY, WIDTH)
-        self._matrix("output.weight", VOCABULARY, WIDTH)
+        self._matrix("token_embd.weight", self._vocabulary, WIDTH)
+        self._matrix("output.weight", self._vocabulary, WIDTH)
         self._ones("output_norm.weight", WIDTH)
         for layer in range(LAYERS):
             self._layer(f"blk.{layer}.", attends=(layer + 1) % PERIOD == 0)
@@ -55,8 +58,11 @@ class _Writer:
 
     def _fields(self) -> None:
         to, qwen = self._gguf, self._architecture == "qwen35"
-        to.add_tokenizer_model("no_vocab")
-        to.add_vocab_size(VOCABULARY)
+        if self._words is None:
+            to.add_tokenizer_model("no_vocab")
+            to.add_vocab_size(VOCABULARY)
+        else:
+            self._vocabulary = copy_vocabulary(self._words, to)
         to.add_context_length(8192)
         to.add_embedding_length(WIDTH)
         to.add_feed_forward_length(INNER)

@@ -1,0 +1,218 @@
+"""The speed of hybrids at equal acceptance, beside llama-server, which can accept drafts whatever they say.
+
+    contrib/benchmarks/build_peers.sh
+    .venv/bin/python -m contrib.benchmarks.hybrids.equal_acceptance --rates 0.6 0.8 0.95
+
+Here a drafter that costs nothing knows the text and tells each token rightly with that chance. There a draft model with
+layers of 64 numbers guesses (`--spec-synth-rates`), and the best of several draft lengths counts, or no drafts.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from contrib.benchmarks.engine.random_hybrid import KINDS, random_hybrid
+from contrib.benchmarks.product.llama_server import Launch, llama_server, programs_folder
+from tests.engine.slices.recipes import recipe
+from twd.bench.client import BenchClient, BenchRequest
+from twd.bench.prompts import PROMPTS, BenchPrompt
+from twd.bus.memory.bus import MemoryBroker
+from twd.engine.demo_model import demo_model
+from twd.kit.clock import SystemClock
+from twd.kit.ids import Ids
+from twd.kit.service import Effects, Service, ServiceContext
+from twd.settings.model import ModelConfig, NgramConfig, Settings, SpeculationConfig
+from twd.speculator.targets.native import native_speculator
+from twd.wire.base import ModelId, NodeId, SessionId
+from twd.wire.draft import DrafterAttached, DraftProposed, SessionOpened
+from twd.wire.job import Speculation, TokensAccepted
+from twd.wire.model import VocabFingerprint
+from twd.wire.prefix import prefix_hash
+
+CACHE = Path.home() / ".cache" / "twd-bench"
+MODEL = ModelId("target")
+AHEAD, CTX_SIZE = 16, 1024
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+class PlayedDrafter(Service):
+    """Knows the answer, and tells each token of it rightly with one chance. One session at a time."""
+
+    name = "played"
+    reads = (SessionOpened, TokensAccepted)
+    writes = (DraftProposed, DrafterAttached)
+
+    def __init__(self, ctx: ServiceContext, vocab: VocabFingerprint) -> None:
+        super().__init__(ctx)
+        self._vocab = vocab
+        self._session = SessionId("")
+        self._text: list[int] = []
+        self._prompt = 0
+        self._drafts: list[int] = []
+
+    def attach(self) -> None:
+        """Offer to draft."""
+        there = NodeId("far")
+        self.emit(
+            DrafterAttached(drafter=self.instance, node=there, model=ModelId("played"), vocab=self._vocab, token_ms=0.1)
+        )
+
+    def plays(self, answer: list[int], rate: float, seed: int) -> None:
+        """Draft this answer from now on; which tokens are wrong depends on the seed alone."""
+        dice = random.Random(seed)
+        self._drafts = [token if dice.random() < rate else (token + 1) % self._vocab.tokens for token in answer]
+
+    def on_session_opened(self, event: SessionOpened) -> Effects:
+        """Begin a text."""
+        self._session = event.session
+        self._text, self._prompt = list(event.tokens), len(event.tokens)
+        self._propose()
+        return None
+
+    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
+        """Go on."""
+        if event.session == self._session and event.at == len(self._text):
+            self._text += event.tokens
+            self._propose()
+        return None
+
+    def _propose(self) -> None:
+        said = len(self._text) - self._prompt
+        tokens = self._drafts[said : said + AHEAD]
+        if tokens:
+            self.emit(
+                DraftProposed(
+                    session=self._session,
+                    model=MODEL,
+                    drafter=self.instance,
+                    at=len(self._text),
+                    prefix=prefix_hash(self._text),
+                    tokens=tokens,
+                    confidence=[1.0] * len(tokens),
+                )
+            )
+
+
+async def ours(path: Path, rates: list[float], prompts: list[BenchPrompt], tokens: int, threads: int) -> dict[str, Any]:
+    """Tokens a second, plain and by rate, and tokens of each pass: medians of the prompts, in turns."""
+    broker = MemoryBroker()
+
+    def context(node: str) -> ServiceContext:
+        return ServiceContext(bus=broker.connect(node), node=NodeId(node), clock=SystemClock(), ids=Ids())
+
+    with tempfile.TemporaryDirectory() as home:
+        model = ModelConfig(path=str(path), ctx_size=CTX_SIZE, parallel=1, threads=threads)
+        speculation = SpeculationConfig(ngram=NgramConfig(enabled=False), own_head=False)
+        settings = Settings(models={str(MODEL): model}, home=home, speculation=speculation)
+        speculator = native_speculator(context("here"), settings, str(MODEL))
+        client = BenchClient(context("here"))
+        await client.start()
+        await speculator.start()
+        await speculator.settled.wait()
+        if speculator.loaded is None:
+            raise SystemExit(speculator.note)
+        drafter = PlayedDrafter(context("far"), speculator.loaded.facts.vocab)
+        await drafter.start()
+        drafter.attach()
+
+        def how(drafts: bool) -> BenchRequest:
+            return BenchRequest(Speculation(enabled=drafts), tokens)
+
+        speeds: dict[str, list[float]] = {name: [] for name in ("plain", *map(str, rates))}
+        passes: dict[str, list[float]] = {str(rate): [] for rate in rates}
+        for number, prompt in enumerate(prompts):
+            plain = await client.answer(MODEL, prompt, how(False))
+            speeds["plain"].append(plain.rate)
+            for rate in rates:
+                drafter.plays(plain.tokens, rate, number)
+                drafted = await client.answer(MODEL, prompt, how(True))
+                if drafted.tokens != plain.tokens:
+                    raise SystemExit("drafts changed a text")
+                speeds[str(rate)].append(drafted.rate)
+                passes[str(rate)].append(len(drafted.tokens) / drafted.stats.passes)
+        for service in (drafter, speculator, client):
+            await service.stop("measured")
+    return {
+        "speeds": {name: statistics.median(some) for name, some in speeds.items()},
+        "tokens_a_pass": {name: statistics.median(some) for name, some in passes.items()},
+    }
+
+
+def theirs(launch: Launch, prompts: list[BenchPrompt], tokens: int) -> float:
+    """Tokens a second of llama-server by its own clock, the median of the prompts."""
+    speeds = list[float]()
+    with llama_server(launch) as server:
+        for prompt in prompts:
+            messages = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+            body = {"messages": messages, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+            request = urllib.request.Request(
+                f"{server.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                speeds.append(json.load(answer)["timings"]["predicted_per_second"])
+    return statistics.median(speeds)
+
+
+def with_rate(draft: Path, rate: float, length: int) -> tuple[str, ...]:
+    """llama-server's options for drafts of this length, each accepted with this chance if those before it are."""
+    rates = ",".join(f"{rate ** (place + 1):.6f}" for place in range(length))
+    return (
+        *("-md", str(draft), "--spec-type", "draft-simple", "--spec-draft-n-max", str(length)),
+        *("--spec-draft-n-min", "0", "--spec-draft-p-min", "0", "--spec-synth-rates", rates),
+    )
+
+
+def measure(name: str, args: argparse.Namespace) -> None:
+    """The rows of one model."""
+    words = demo_model(CACHE, "q8_0")
+    path = random_hybrid(CACHE, name, words=words)
+    draft = CACHE / "tiny-llama-draft.gguf"
+    if not draft.exists():
+        recipe("llama").write(draft, speaks=words)
+    prompts = list(PROMPTS[: args.prompts])
+    mine = asyncio.run(ours(path, args.rates, prompts, args.tokens, args.threads))
+    plain = theirs(Launch(args.programs, path, (), 1, CTX_SIZE, args.threads), prompts, args.tokens)
+    print(f"| {name} | plain | {mine['speeds']['plain']:.1f} | | {plain:.1f} | | |", flush=True)
+    for rate in args.rates:
+        found = {
+            length: theirs(
+                Launch(args.programs, path, with_rate(draft, rate, length), 1, CTX_SIZE, args.threads),
+                prompts,
+                args.tokens,
+            )
+            for length in args.lengths
+        } | {0: plain}
+        best = max(found, key=lambda length: found[length])
+        speed, a_pass = mine["speeds"][str(rate)], mine["tokens_a_pass"][str(rate)]
+        line = f"| {name} | {rate:.0%} | {speed:.1f} | {a_pass:.1f} | {found[best]:.1f} | {best}"
+        print(f"{line} | {speed / found[best]:.2f}x |", flush=True)
+
+
+def main() -> None:
+    """One table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.6, 0.8, 0.95])
+    parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="llama-server's draft lengths")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--programs", type=Path, help="folder of llama-server")
+    args = parser.parse_args()
+    args.programs = programs_folder(args.programs)
+    if args.programs is None:
+        raise SystemExit("no llama-server is here: run contrib/benchmarks/build_peers.sh")
+    print("| model | drafts that hold | twd tok/s | tokens a pass | llama-server's best | its drafts | twd to it |")
+    print("|---|---|---|---|---|---|---|")
+    for name in args.models:
+        measure(name, args)
+
+
+if __name__ == "__main__":
+    main()
