@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.sliceable_models import write_sliceable
+from tests.engine.slices.recipes import recipe
 from tests.engine.tiny_models import write_llama
 from twd.engine import exactness as exactness_module
 from twd.engine import model as model_module
@@ -122,6 +123,17 @@ def test_weights_of_every_usual_type_are_exact(tmp_path: Path, kind: str) -> Non
         assert native.exactness.exact, native.exactness
     finally:
         native.close()
+
+
+@pytest.mark.skipif(not any_kernels(), reason="without them, float weights need two rows")
+@pytest.mark.parametrize("architecture", ["qwen35", "mamba2", "lfm2", "nemotron_h", "rwkv6"])
+def test_a_step_of_a_model_with_a_recurrent_state_is_one_row(tmp_path: Path, architecture: str) -> None:
+    path = quantize(recipe(architecture).write(tmp_path / "floats.gguf"), tmp_path / "q8_0.gguf", "q8_0")
+    plan = LoadPlan(ModelId("m"), path, ctx_size=256, parallel=1, threads=1)
+    native = load_native(plan, lambda share, stage: None)
+    native.close()
+    assert (native.exactness.exact, native.exactness.flipped) == (True, 0)
+    assert "rows >= 1" in native.exactness.settings
 
 
 @pytest.mark.parametrize("architecture", ["deepseek2", "llama", "gpt-oss"])

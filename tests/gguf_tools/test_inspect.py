@@ -7,8 +7,9 @@ import gguf
 import numpy as np
 import pytest
 
-from twd.gguf_tools.header import BrokenGguf
-from twd.gguf_tools.inspect import inspect
+from twd.gguf_tools.constants import GGMLQuantizationType
+from twd.gguf_tools.header import BrokenGguf, TensorInfo
+from twd.gguf_tools.inspect import floats, inspect
 
 LAYERS = 3
 
@@ -121,3 +122,27 @@ def test_shards_are_found_and_summed(tmp_path: Path) -> None:
     assert info.size_bytes == first.stat().st_size + second.stat().st_size
     with pytest.raises(BrokenGguf, match="name the first one"):
         inspect(second)
+
+
+def of_floats(name: str) -> TensorInfo:
+    return TensorInfo(name, (4, 2048), GGMLQuantizationType.F32, 0, 4 * 4 * 2048)
+
+
+@pytest.mark.parametrize(
+    "part", ["ssm_x", "ssm_dt", "ssm_in", "ssm_alpha", "shortconv.in_proj", "time_mix_w1", "attn_q"]
+)
+def test_float_matrices_are_those_that_passes_multiply_by(part: str) -> None:
+    matrix = of_floats(f"blk.3.{part}.weight")
+    assert floats([matrix]) == [matrix]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ssm_a", "ssm_d", "ssm_norm.weight", "ssm_conv1d.weight", "ssm_conv1d_q.weight", "shortconv.conv.weight"),
+        *("time_mix_first.weight", "time_mix_lerp_x.weight", "time_mix_lerp_fused.weight", "time_mix_r_k.weight"),
+        "attn_q_norm.weight",
+    ],
+)
+def test_what_a_state_is_scanned_with_is_no_float_matrix(name: str) -> None:
+    assert not floats([of_floats(f"blk.3.{name}")])

@@ -19,6 +19,11 @@ _LAYERS_MAX = 4096
 _COUNT_MAX = 2**31 - 1
 _EXPERTS = ":experts"
 _FLOATS = frozenset({"F32", "F16", "BF16"})
+_NOT_MULTIPLIED = re.compile(
+    r"^blk\.\d+\.(attn_[qk]_norm|ssm_(a|d|norm|conv1d(_[qkv])?)|shortconv\.conv|ple_conv1d|"
+    r"time_mix_(first|decay|lerp_\w+|[wav]0|k_k|k_a|r_k))(\.weight)?$"
+)
+"""Tensors of two dimensions that llama.cpp scans, convolves, adds or scales with, in any number of rows alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +208,8 @@ def block_kinds(tensors: Iterable[TensorInfo]) -> str:
 
 def _matrices(tensors: Iterable[TensorInfo]) -> list[TensorInfo]:
     """The matrices that passes multiply by. The embedding counts only if it is also the output matrix."""
-    found = {tensor.name: tensor for tensor in tensors if len(tensor.shape) >= _MATRIX}
+    wide = (tensor for tensor in tensors if len(tensor.shape) >= _MATRIX)
+    found = {tensor.name: tensor for tensor in wide if not _NOT_MULTIPLIED.match(tensor.name)}
     if "output.weight" in found:
         found.pop("token_embd.weight", None)
     return list(found.values())
