@@ -18,24 +18,27 @@ KINDS = ("qwen35", "jamba")
 """llama.cpp's snapshots of the state; a state that is saved before each window."""
 
 
-def random_hybrid(cache: Path, architecture: str, kind: str = "q8_0", words: Path | None = None) -> Path:
-    """One of about 200 million weights of `kind`, written once; `words`: a model whose vocabulary it has."""
-    name = f"random-{architecture}" if words is None else f"random-{architecture}-{words.stem}"
+def random_hybrid(
+    cache: Path, architecture: str, kind: str = "q8_0", words: Path | None = None, *, head: bool = False
+) -> Path:
+    """One of about 200 million weights of `kind`, written once. `words`: a model whose vocabulary it has; `head`: a
+    qwen35 gets a head of its own."""
+    name = f"random-{architecture}{'-head' if head else ''}{f'-{words.stem}' if words is not None else ''}"
     target = cache / f"{name}-{kind}.gguf"
     if target.exists():
         return target
     cache.mkdir(parents=True, exist_ok=True)
     source = cache / f"{name}-f16.gguf"
     if not source.exists():
-        _Writer(source, architecture, words).write()
+        _Writer(source, architecture, words, head).write()
     return source if kind == "f16" else quantize(source, target, kind)
 
 
 class _Writer:
     """Writes one model with weights in half precision."""
 
-    def __init__(self, path: Path, architecture: str, words: Path | None) -> None:
-        self._path, self._words = path, words
+    def __init__(self, path: Path, architecture: str, words: Path | None, head: bool) -> None:
+        self._path, self._words, self._head = path, words, head
         self._vocabulary = VOCABULARY
         self._gguf = gguf.GGUFWriter(path, architecture)
         self._architecture = architecture
@@ -49,6 +52,9 @@ class _Writer:
         self._ones("output_norm.weight", WIDTH)
         for layer in range(LAYERS):
             self._layer(f"blk.{layer}.", attends=(layer + 1) % PERIOD == 0)
+        if self._head:
+            self._layer(f"blk.{LAYERS}.", attends=True)
+            self._guesses(f"blk.{LAYERS}.nextn.")
         unfinished = self._path.with_suffix(".part")
         self._gguf.write_header_to_file(unfinished)
         self._gguf.write_kv_data_to_file()
@@ -66,7 +72,7 @@ class _Writer:
         to.add_context_length(8192)
         to.add_embedding_length(WIDTH)
         to.add_feed_forward_length(INNER)
-        to.add_block_count(LAYERS)
+        to.add_block_count(LAYERS + self._head)
         to.add_head_count(HEADS)
         to.add_head_count_kv(KV_HEADS if qwen else [KV_HEADS * ((at + 1) % PERIOD == 0) for at in range(LAYERS)])
         to.add_key_length(HEAD)
@@ -81,6 +87,8 @@ class _Writer:
             to.add_rope_dimension_sections([16, 8, 8, 0])
             to.add_rope_dimension_count(64)
             to.add_uint32("qwen35.full_attention_interval", PERIOD)
+        if self._head:
+            to.add_nextn_predict_layers(1)
 
     def _layer(self, at: str, *, attends: bool) -> None:
         self._ones(f"{at}attn_norm.weight", WIDTH)
@@ -95,6 +103,11 @@ class _Writer:
         self._matrix(f"{at}ffn_gate.weight", INNER, WIDTH)
         self._matrix(f"{at}ffn_up.weight", INNER, WIDTH)
         self._matrix(f"{at}ffn_down.weight", WIDTH, INNER)
+
+    def _guesses(self, at: str) -> None:
+        self._matrix(f"{at}eh_proj.weight", WIDTH, 2 * WIDTH)
+        for name in ("enorm", "hnorm", "shared_head_norm"):
+            self._ones(f"{at}{name}.weight", WIDTH)
 
     def _attention(self, at: str) -> None:
         gated = 2 if self._architecture == "qwen35" else 1

@@ -4,7 +4,8 @@
     .venv/bin/python -m contrib.benchmarks.hybrids.equal_acceptance --rates 0.6 0.8 0.95
 
 Here a drafter that costs nothing knows the text and tells each token rightly with that chance. There a draft model with
-layers of 64 numbers guesses (`--spec-synth-rates`), and the best of several draft lengths counts, or no drafts.
+layers of 64 numbers guesses (`--spec-synth-rates`), and the best of several draft lengths counts, or no drafts. In
+`qwen35 with a head` both compute the guesses of the model's own head, and take others in their place.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import random
 import statistics
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from tests.engine.slices.recipes import recipe
 from twd.bench.client import BenchClient, BenchRequest
 from twd.bench.prompts import PROMPTS, BenchPrompt
 from twd.bus.memory.bus import MemoryBroker
+from twd.decoding.window import Sampler, Target, VerifyResult
 from twd.engine.demo_model import demo_model
+from twd.engine.heads.seat import HeadSeat
+from twd.engine.target import LocalTarget
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
 from twd.kit.service import Effects, Service, ServiceContext
@@ -38,6 +43,8 @@ from twd.wire.prefix import prefix_hash
 CACHE = Path.home() / ".cache" / "twd-bench"
 MODEL = ModelId("target")
 AHEAD, CTX_SIZE = 16, 1024
+WITH_HEAD = " with a head"
+MODELS = (*KINDS, f"qwen35{WITH_HEAD}")
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -65,8 +72,7 @@ class PlayedDrafter(Service):
 
     def plays(self, answer: list[int], rate: float, seed: int) -> None:
         """Draft this answer from now on; which tokens are wrong depends on the seed alone."""
-        dice = random.Random(seed)
-        self._drafts = [token if dice.random() < rate else (token + 1) % self._vocab.tokens for token in answer]
+        self._drafts = spoilt(answer, rate, seed)
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
         """Begin a text."""
@@ -99,7 +105,49 @@ class PlayedDrafter(Service):
             )
 
 
-async def ours(path: Path, rates: list[float], prompts: list[BenchPrompt], tokens: int, threads: int) -> dict[str, Any]:
+class PlayedHead(HeadSeat):
+    """Lets a head guess, and tells what a played one would have guessed. One session at a time."""
+
+    def __init__(self, seat: HeadSeat) -> None:
+        super().__init__(seat._head)
+        self.rate = 0.0
+        self._answer: list[int] = []
+        self._prompt = -1
+
+    def plays(self, answer: list[int], rate: float, seed: int) -> None:
+        """Guess this answer from now on."""
+        self.rate, self._answer, self._prompt = rate, spoilt(answer, rate, seed), -1
+
+    def guess(
+        self, verdict: VerifyResult, text: Sequence[int], count: int, sampler: Sampler, least: float = 0.0
+    ) -> None:
+        """As many guesses as a head makes that is always as sure as it is right."""
+        if self._prompt < 0:
+            self._prompt = len(text) - 1
+        enough = next((made for made in range(1, count) if self.rate**made < least), count)
+        super().guess(verdict, text, enough, sampler)
+        said = len(text) - self._prompt
+        verdict.guesses = self._answer[said : said + len(verdict.guesses)]
+        verdict.sure = [self.rate] * len(verdict.guesses)
+
+
+def with_played_head(target: Target) -> PlayedHead:
+    """Put a played head in the place of the model's own."""
+    if not isinstance(target, LocalTarget) or target.head is None:
+        raise SystemExit("this model's own head does not guess")
+    target.head = played = PlayedHead(target.head)
+    return played
+
+
+def spoilt(answer: list[int], rate: float, seed: int) -> list[int]:
+    """The answer with some tokens changed; which ones depends on the seed alone."""
+    dice = random.Random(seed)
+    return [token if dice.random() < rate else max(0, token - 1) for token in answer]
+
+
+async def ours(
+    path: Path, rates: list[float], prompts: list[BenchPrompt], tokens: int, threads: int, *, head: bool
+) -> dict[str, Any]:
     """Tokens a second, plain and by rate, and tokens of each pass: medians of the prompts, in turns."""
     broker = MemoryBroker()
 
@@ -108,7 +156,7 @@ async def ours(path: Path, rates: list[float], prompts: list[BenchPrompt], token
 
     with tempfile.TemporaryDirectory() as home:
         model = ModelConfig(path=str(path), ctx_size=CTX_SIZE, parallel=1, threads=threads)
-        speculation = SpeculationConfig(ngram=NgramConfig(enabled=False), own_head=False)
+        speculation = SpeculationConfig(ngram=NgramConfig(enabled=False), own_head=head)
         settings = Settings(models={str(MODEL): model}, home=home, speculation=speculation)
         speculator = native_speculator(context("here"), settings, str(MODEL))
         client = BenchClient(context("here"))
@@ -119,7 +167,11 @@ async def ours(path: Path, rates: list[float], prompts: list[BenchPrompt], token
             raise SystemExit(speculator.note)
         drafter = PlayedDrafter(context("far"), speculator.loaded.facts.vocab)
         await drafter.start()
-        drafter.attach()
+        guesser: PlayedDrafter | PlayedHead = drafter
+        if head:
+            guesser = with_played_head(speculator.loaded.target)
+        else:
+            drafter.attach()
 
         def how(drafts: bool) -> BenchRequest:
             return BenchRequest(Speculation(enabled=drafts), tokens)
@@ -130,7 +182,7 @@ async def ours(path: Path, rates: list[float], prompts: list[BenchPrompt], token
             plain = await client.answer(MODEL, prompt, how(False))
             speeds["plain"].append(plain.rate)
             for rate in rates:
-                drafter.plays(plain.tokens, rate, number)
+                guesser.plays(plain.tokens, rate, number)
                 drafted = await client.answer(MODEL, prompt, how(True))
                 if drafted.tokens != plain.tokens:
                     raise SystemExit("drafts changed a text")
@@ -159,30 +211,32 @@ def theirs(launch: Launch, prompts: list[BenchPrompt], tokens: int) -> float:
     return statistics.median(speeds)
 
 
-def with_rate(draft: Path, rate: float, length: int) -> tuple[str, ...]:
-    """llama-server's options for drafts of this length, each accepted with this chance if those before it are."""
+def with_rate(draft: Path | None, rate: float, length: int) -> tuple[str, ...]:
+    """llama-server's options for drafts of this length, each accepted with this chance if those before it are; without
+    a draft model they are those of the model's own head."""
     rates = ",".join(f"{rate ** (place + 1):.6f}" for place in range(length))
-    return (
-        *("-md", str(draft), "--spec-type", "draft-simple", "--spec-draft-n-max", str(length)),
-        *("--spec-draft-n-min", "0", "--spec-draft-p-min", "0", "--spec-synth-rates", rates),
-    )
+    author = ("-md", str(draft), "--spec-type", "draft-simple") if draft is not None else ("--spec-type", "draft-mtp")
+    least = ("--spec-draft-n-min", "0", "--spec-draft-p-min", "0")
+    return (*author, "--spec-draft-n-max", str(length), *least, "--spec-synth-rates", rates)
 
 
 def measure(name: str, args: argparse.Namespace) -> None:
     """The rows of one model."""
-    words = demo_model(CACHE, "q8_0")
-    path = random_hybrid(CACHE, name, words=words)
+    words, head = demo_model(CACHE, "q8_0"), name.endswith(WITH_HEAD)
+    path = random_hybrid(CACHE, name.removesuffix(WITH_HEAD), words=words, head=head)
     draft = CACHE / "tiny-llama-draft.gguf"
     if not draft.exists():
         recipe("llama").write(draft, speaks=words)
     prompts = list(PROMPTS[: args.prompts])
-    mine = asyncio.run(ours(path, args.rates, prompts, args.tokens, args.threads))
+    mine = asyncio.run(ours(path, args.rates, prompts, args.tokens, args.threads, head=head))
     plain = theirs(Launch(args.programs, path, (), 1, CTX_SIZE, args.threads), prompts, args.tokens)
     print(f"| {name} | plain | {mine['speeds']['plain']:.1f} | | {plain:.1f} | | |", flush=True)
     for rate in args.rates:
         found = {
             length: theirs(
-                Launch(args.programs, path, with_rate(draft, rate, length), 1, CTX_SIZE, args.threads),
+                Launch(
+                    args.programs, path, with_rate(None if head else draft, rate, length), 1, CTX_SIZE, args.threads
+                ),
                 prompts,
                 args.tokens,
             )
@@ -197,7 +251,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
 def main() -> None:
     """One table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.6, 0.8, 0.95])
     parser.add_argument("--lengths", nargs="+", type=int, default=LENGTHS, help="llama-server's draft lengths")
     parser.add_argument("--prompts", type=int, default=4)
