@@ -81,7 +81,7 @@ class RunningImage:
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it, as `docker exec`."""
         user, group = self._image.user.split(":")
-        there = ["nsenter", "-t", str(self._first()), "-m", "-p", "-n", "-u", "-i", "--root", "--wd=/"]
+        there = ["nsenter", "-t", str(self._first()), "-m", "-p", "-n", "-u", "-i", "--root", "env", "--chdir=/"]
         as_user = ["setpriv", "--reuid", user, "--regid", group, "--clear-groups"]
         return subprocess.run([*there, *as_user, *command], env=self.env, capture_output=True, text=True, check=False)
 
