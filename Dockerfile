@@ -1,5 +1,6 @@
 # twd in one container: `docker compose up` beside this file, or
-#   docker build -t twd . && docker run -p 8088:8088 -v twd:/data -v ./logs:/data/logs twd
+#   docker build -t twd . && mkdir -p logs
+#   docker run -p 8088:8088 -u "$(id -u):$(id -g)" -v twd:/data -v ./logs:/data/logs twd
 # Services apart, each with rights of its own: deploy/nats, with the image of `docker build --target services -t twd-services .`
 # A card: --build-arg BACKEND=cuda with a base that has its tools.
 
@@ -45,7 +46,7 @@ CMD ["twd", "--help"]
 # The default: all of it, with a small model to start with.
 FROM run
 ARG PYTHON
-RUN install -d -m 1777 /data /data/logs && install -d /etc/twd
+RUN install -d -o 1000 -g 1000 -m 1777 /data /data/logs && install -d /etc/twd
 COPY --from=build /opt/model /opt/twd/lib/python${PYTHON}/site-packages
 COPY --chmod=755 contrib/container/start.sh /usr/local/bin/twd-start
 COPY --chmod=755 contrib/container/healthy.py /usr/local/bin/twd-healthy

@@ -7,13 +7,27 @@ set -eu
 : "${TWD_HOME:=/data}" "${TWD_SETTINGS:=/etc/twd/twd.yaml}"
 export TWD_HOME
 [ -n "${TWD_EDGE_HOST:-}${TIGHTWAD_HOST:-}" ] || export TWD_EDGE_HOST=0.0.0.0
+[ ! -s "$TWD_SETTINGS" ] || export TWD_CONFIG="$TWD_SETTINGS"
+
+for folder in "$TWD_HOME" "$TWD_HOME/logs"; do
+    if [ -e "$folder" ] && [ ! -w "$folder" ]; then
+        echo "twd: user $(id -u) cannot write to $folder. Where it lies: chown $(id -u):$(id -g) FOLDER; or run as its" >&2
+        echo "twd: owner: docker run -u UID:GID, docker compose with TWD_UID and TWD_GID" >&2
+        exit 7
+    fi
+done
+
+door_in_settings() {
+    [ -n "${TWD_CONFIG:-}${TIGHTWAD_CONFIG:-}" ] && twd config show --changed --json 2> /dev/null |
+        grep -Eq '"edge\.(token|allow_unauthenticated)"'
+}
 
 # A key of somebody's own wins; else one is drawn once, kept, and told in the log of that first start alone.
 secrets=$TWD_HOME/credentials
 key=${TWD_TOKEN:-}${TWD_EDGE_TOKEN:-}${TIGHTWAD_TOKEN:-}${TIGHTWAD_PROXY_TOKEN:-}
 open=${TWD_EDGE_ALLOW_UNAUTHENTICATED:-}${TIGHTWAD_ALLOW_UNAUTHENTICATED:-}
-if [ -z "$key$open" ] && [ ! -e "$TWD_HOME/keys.json" ]; then
-    if [ ! -s "$secrets/edge.token" ]; then
+if [ -z "$key$open" ] && ! door_in_settings; then
+    if [ ! -s "$secrets/edge.token" ] && [ ! -e "$TWD_HOME/keys.json" ]; then
         (umask 077 && mkdir -p "$secrets" &&
             python3 -c 'import secrets; print(secrets.token_urlsafe(24))' > "$secrets/.drawn" &&
             mv "$secrets/.drawn" "$secrets/edge.token")
@@ -23,6 +37,5 @@ if [ -z "$key$open" ] && [ ! -e "$TWD_HOME/keys.json" ]; then
     export CREDENTIALS_DIRECTORY="$secrets"
 fi
 [ $# -gt 0 ] && exec twd "$@"
-[ -s "$TWD_SETTINGS" ] && exec twd -c "$TWD_SETTINGS" up
 [ -n "${TWD_CONFIG:-}${TIGHTWAD_CONFIG:-}${TIGHTWAD_TARGET_URL:-}${TWD_MODELS:-}${TWD_BACKENDS:-}" ] && exec twd up
 exec twd up --demo

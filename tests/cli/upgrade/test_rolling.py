@@ -1,4 +1,4 @@
-"""`twd upgrade --all` over real ssh servers: three machines, one after another, while answers are written."""
+"""`twd upgrade --all` over real ssh servers: three machines, one after another, while eight answers are written."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from twd.setup.versions.folder import VersionsFolder
 __all__ = ["f16_path", "model_cache", "q4_path"]
 pytestmark = [pytest.mark.e2e, pytest.mark.model, pytest.mark.nats, pytest.mark.thorough]
 
-WRITERS = 2
+WRITERS = 8
 SETTLE = ("--settle", "2")
 BROKEN = "\nraise RuntimeError('this version is broken')\n"
 
