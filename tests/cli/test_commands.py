@@ -49,6 +49,29 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("twd, version ")
 
 
+INTERRUPTED = """
+import atexit, os, signal, sys
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+class Imports:
+    def find_spec(self, name, *more):
+        if name == "twd.cli.app": interrupt()
+if "early" in sys.argv: sys.meta_path.insert(0, Imports())
+else: atexit.register(interrupt)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[1:] = ["--version"]
+from twd.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals between processes")
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_an_interrupt_before_or_after_the_work_shows_no_traceback(when: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--nonsense"], ["run", "nobody"], ["completion", "tcsh"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == ExitCode.USAGE
