@@ -209,15 +209,21 @@ def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("code", "told", "mend"),
+    [(errno.ENOSPC, "the disk is full", "Make room"), (errno.EROFS, "nothing can be written there", "TWD_HOME")],
+)
+def test_a_disk_without_room_or_without_writing_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, told: str, mend: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("twd.process.home.StateFolder.held", full)
+    monkeypatch.setattr("twd.process.home.StateFolder.held", refused)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
-    assert "the disk is full" in shown
-    assert "Make room" in shown
+    assert told in shown
+    assert mend in shown
 
 
 def test_what_belongs_to_another_user_is_no_fault_of_ours(
