@@ -100,6 +100,14 @@ def test_what_is_missing_is_named(arguments: list[str], words: str, capsys: pyte
     assert words in capsys.readouterr().err
 
 
+def test_a_start_that_is_ended_meanwhile_shows_no_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("twd.cli.detach.twd_command", lambda *_: (sys.executable, "-c", ""))
+    assert run(["up", "-d", "--no-models"]) == ExitCode.CANNOT_START
+    assert capsys.readouterr().err == "twd: it was ended while it started, as `twd down` does\n"
+
+
 def test_a_door_that_is_open_to_a_network_is_refused_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
