@@ -53,6 +53,7 @@ site_dir: {site}
 use_directory_urls: false
 theme: {{name: readthedocs, highlightjs: false}}
 plugins: [search]
+extra_css: [wide.css]
 markdown_extensions:
   - tables
   - fenced_code
@@ -60,6 +61,8 @@ markdown_extensions:
       slugify: !!python/name:slugs.heading
 validation: {{nav: {{omitted_files: info}}, links: {{anchors: warn}}}}
 nav:{nav}"""
+STYLE = ".wy-nav-content { max-width: 68rem; }\n"
+"""Wide enough for a command with its comment."""
 SLUGS = '''
 import re
 
@@ -104,6 +107,7 @@ def main() -> int:
         pages.mkdir()
         for name, path in sources().items():
             (pages / name).write_text(rewritten(path.read_text("utf-8"), path, names), "utf-8")
+        (pages / "wide.css").write_text(STYLE)
         (Path(folder) / "slugs.py").write_text(SLUGS)
         config = Path(folder) / "mkdocs.yml"
         config.write_text(CONFIG.format(pages=pages, site=site, nav=NAV))

@@ -49,6 +49,29 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("twd, version ")
 
 
+INTERRUPTED = """
+import atexit, os, signal, sys
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+class Imports:
+    def find_spec(self, name, *more):
+        if name == "twd.cli.app": interrupt()
+if "early" in sys.argv: sys.meta_path.insert(0, Imports())
+else: atexit.register(interrupt)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[1:] = ["--version"]
+from twd.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals between processes")
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_an_interrupt_before_or_after_the_work_shows_no_traceback(when: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["up", "--nonsense"], ["run", "nobody"], ["completion", "tcsh"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) == ExitCode.USAGE
@@ -64,6 +87,10 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
         (["slice", "~no-such-user/x.gguf", "0-3"], "there is no file ~no-such-user/x.gguf"),
         (["reclaim", "--file", "~no-such-user/x.gguf"], "there is no file ~no-such-user/x.gguf"),
         (["watch", "-n", "-1"], "Invalid value for '-n'"),
+        (["up", "--link-rtt", "5"], "--link-rtt goes with --ring or --rpc"),
+        (["up", "--demo", "--head", "head.gguf"], "the demo brings its drafter"),
+        (["up", "--head", "head.gguf"], "the settings name none"),
+        (["key", "add", "two words"], "a name has 1 to 64 letters"),
         (["slice", "0-3"], "a FILE and its layers A-B are needed"),
         (["run", "drafter", "--model", "/no/such.gguf"], "`twd up` starts it"),
     ],
@@ -71,6 +98,14 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 def test_what_is_missing_is_named(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(arguments) in (ExitCode.USAGE, ExitCode.NOTHING_RUNS, ExitCode.NOT_FOUND)
     assert words in capsys.readouterr().err
+
+
+def test_a_start_that_is_ended_meanwhile_shows_no_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("twd.cli.detach.twd_command", lambda *_: (sys.executable, "-c", ""))
+    assert run(["up", "-d", "--no-models"]) == ExitCode.CANNOT_START
+    assert capsys.readouterr().err == "twd: it was ended while it started, as `twd down` does\n"
 
 
 def test_a_door_that_is_open_to_a_network_is_refused_before_anything_starts(
@@ -186,15 +221,21 @@ def test_a_fault_of_ours_is_a_line_and_with_debug_a_traceback(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("code", "told", "mend"),
+    [(errno.ENOSPC, "the disk is full", "Make room"), (errno.EROFS, "nothing can be written there", "TWD_HOME")],
+)
+def test_a_disk_without_room_or_without_writing_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, told: str, mend: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("twd.process.home.StateFolder.held", full)
+    monkeypatch.setattr("twd.process.home.StateFolder.held", refused)
     assert run(["down"]) == ExitCode.CANNOT_START
     shown = capsys.readouterr().err
-    assert "the disk is full" in shown
-    assert "Make room" in shown
+    assert told in shown
+    assert mend in shown
 
 
 def test_what_belongs_to_another_user_is_no_fault_of_ours(

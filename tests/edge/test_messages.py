@@ -1,6 +1,7 @@
 """Anthropic's API: messages whole and streamed, tools, counting, errors in its envelope."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ async def test_a_whole_message(house: House) -> None:
         "cache_creation_input_tokens": 0,
     }
     assert body["twd"]["mode"] == house.mode
+
+
+async def test_the_list_of_models_is_anthropics_too(house: House) -> None:
+    listed = await (await house.http.get(house.edge.url + "/v1/models")).json()
+    ids = [card["id"] for card in listed["data"]]
+    assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, ids[0], ids[-1])
+    card = await (await house.http.get(house.edge.url + "/v1/models/default")).json()
+    assert (card["type"], card["id"], card["display_name"]) == ("model", "default", "small")
+    assert datetime.fromisoformat(card["created_at"]).timestamp() == card["created"]
 
 
 async def test_a_streamed_message(house: House) -> None:

@@ -1,10 +1,13 @@
 """Rewriting weights: whole or not at all; the demo model and its absence."""
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from twd.engine import demo_model
+from twd.engine.library import llama
 from twd.engine.quantize import quantize
 from twd.gguf_tools.inspect import inspect
 from twd.wire.failures import FailureCode, TwdError
@@ -30,6 +33,14 @@ def test_a_broken_source_leaves_nothing_behind(tiny_path: Path, tmp_path: Path) 
         quantize(broken, tmp_path / "out.gguf", "q8_0")
     assert caught.value.code is FailureCode.MODEL_LOAD
     assert [file.name for file in tmp_path.iterdir()] == ["broken.gguf"]
+
+
+def test_a_full_disk_is_told(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama, "llama_model_quantize", lambda *_: 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(TwdError, match=r"the disk of .* is full"):
+        quantize(tiny_path, tmp_path / "out.gguf", "q8_0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demo_model_is_written_once(tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

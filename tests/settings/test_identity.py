@@ -70,6 +70,12 @@ def test_a_file_that_cannot_be_used_is_told_and_left(tmp_path: Path, content: by
     assert (tmp_path / ".twd" / FILE_NAME).read_bytes() == content
 
 
+def test_a_state_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / ".twd").write_text("")
+    with pytest.raises(ConfigError, match=r"Not a directory.*TWD_HOME names another one"):
+        load_settings(None, {}, tmp_path, tmp_path)
+
+
 def test_a_token_opens_no_broker_that_others_reach(tmp_path: Path) -> None:
     env = {"TWD_BUS_HOST": "0.0.0.0", "TWD_BUS_TOKEN": "s3cret"}
     with pytest.raises(ConfigError, match="twd token add") as refused:

@@ -207,6 +207,7 @@ def test_variables_that_are_not_set_are_named(folder: Path) -> None:
         ("edge:\n  port: true", "2:9: edge.port: found true; expected a whole number from 0 to 65535"),
         ("edge:\n  port:", "2:8: edge.port: found nothing; expected a whole number from 0 to 65535"),
         ("edge:\n  prot: 1", "2:3: edge.prot: unknown key; did you mean edge.port?"),
+        ("edge.port: 1", "1:1: edge.port: unknown key; expected a section: `edge: {port: ...}`"),
         ("edgy: {}", "1:1: edgy: unknown key; did you mean edge?"),
         ("bus:\n  zzz: 1", "2:3: bus.zzz: unknown key; expected one of url, host, port, "),
         ("edge: 5", "1:7: edge: found 5; expected a section"),

@@ -17,8 +17,12 @@ def agent_main() -> None:
 
 def _run(arguments: list[str]) -> None:
     import gc
+    import signal
     import sys
 
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not so behind `nohup`
+    if interruptible:  # while nothing runs yet, Ctrl-C just ends it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()  # until all is imported: nothing is garbage then, and to look for it is a tenth of a start
     from twd.lean_import import without
 
@@ -27,4 +31,9 @@ def _run(arguments: list[str]) -> None:
 
     from twd.cli.app import run
 
-    sys.exit(run(arguments, own_process=True))
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = run(arguments, own_process=True)
+    if interruptible:  # and so it does when all is done
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)

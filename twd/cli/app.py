@@ -142,18 +142,24 @@ def run(arguments: list[str], own_process: bool = False) -> int:
     except TwdError as error:
         _tell(str(error), _advice(error))
         return exit_code_of(error.code)
-    except PermissionError as error:
-        _tell(
-            f"this user may not do that: {error}", "`twd doctor` looks at who owns what; TWD_HOME names another folder."
-        )
-        return ExitCode.CANNOT_START
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            return _fault(error)
-        _tell(f"the disk is full: {error}", "Make room there, or set TWD_HOME to a folder on another disk.")
-        return ExitCode.CANNOT_START
+        return _refused_by_system(error)
     except Exception as error:  # noqa: BLE001 - the edge: the user gets a line, not a traceback
         return _fault(error)
+
+
+def _refused_by_system(error: OSError) -> ExitCode:
+    """What the system did not allow, where that is no fault of this program."""
+    if error.errno in DISK_FULL:
+        _tell(f"the disk is full: {error}", "Make room there, or set TWD_HOME to a folder on another disk.")
+    elif error.errno == errno.EROFS:
+        _tell(f"nothing can be written there: {error}", "TWD_HOME names another folder.")
+    elif isinstance(error, PermissionError):
+        mend = "`twd doctor` looks at who owns what; TWD_HOME names another folder."
+        _tell(f"this user may not do that: {error}", mend)
+    else:
+        return _fault(error)
+    return ExitCode.CANNOT_START
 
 
 def _advice(error: TwdError) -> str:

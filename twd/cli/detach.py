@@ -87,6 +87,8 @@ async def _until_ready(
         if row := hopeless(picture.rows):
             raise CommandError(ExitCode.CANNOT_START, f"{row.name} cannot start: {row.note}")
     code = await asyncio.to_thread(supervisor.wait)
+    if code == 0:
+        raise CommandError(ExitCode.CANNOT_START, "it was ended while it started, as `twd down` does")
     raise CommandError(ExitCode.CANNOT_START, f"the supervisor ended with exit code {code}: {log.last_words()[-500:]}")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.output import check_output
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -133,6 +134,8 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     from twd.gate.calibration import profile
     from twd.gate.calibration.search import calibrate as find
 
+    if plot is not None:
+        check_output(plot, file)
     read, seen, failed, conditions = asyncio.run(_observe(command_context, _text_of(file), as_json, **how))
     found = find(seen, how["max_error"], how["confidence"])
     if plot is not None and seen:

@@ -100,6 +100,7 @@ def up(ctx: CliContext, asked: UpOptions) -> ExitCode:
     demo = DemoAsked.of(asked.demo, asked.moe, asked.memory)
     ctx.home.prepare()
     if asked.head:
+        _check_head(ctx, asked.demo)
         ctx.settings = with_head(ctx.settings, asked.head)
     if not asked.report:
         _say_first(ctx, asked.head)
@@ -107,6 +108,14 @@ def up(ctx: CliContext, asked: UpOptions) -> ExitCode:
         return _detach(ctx, asked, demo, played)
     _put_under_guard(ctx, terminal=not asked.report)
     return _start(ctx, asked, demo, played)
+
+
+def _check_head(ctx: CliContext, demo: bool) -> None:
+    """Refuse a head that nobody would ask."""
+    if demo:
+        raise CommandError(ExitCode.USAGE, "--head is for a model of your own; the demo brings its drafter")
+    if not ctx.settings.models:
+        raise CommandError(ExitCode.USAGE, "--head guesses for a model, and the settings name none; `twd init` does")
 
 
 def _say_first(ctx: CliContext, head: str) -> None:

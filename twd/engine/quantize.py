@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from twd.process.cores import usable_cores
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine.quantize")
+_FULL_BYTES = 1 << 20
+"""With less than this a disk is full; a tensor may be larger than what is left."""
 KINDS = ("q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "bf16", "f16", "f32")
 
 
@@ -33,6 +36,13 @@ def _parameters(kind: str, threads: int) -> Any:
     return parameters
 
 
+def _reason(folder: Path) -> str:
+    """Return why llama.cpp did not write into this folder; it says nothing of a full disk."""
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        return f"the disk of {folder} is full; free some space there, or set TWD_HOME to a folder on another disk"
+    return last_errors() or "no reason"
+
+
 def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
     """Write `source` to `target` with weights of `kind`; returns `target`. A quantized source loses more precision."""
     start()
@@ -46,7 +56,7 @@ def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> Path:
     try:
         last_errors()
         if llama.llama_model_quantize(str(source).encode(), name.encode(), ctypes.byref(parameters)):
-            raise TwdError(FailureCode.MODEL_LOAD, f"cannot write {target} as {kind}: {last_errors() or 'no reason'}")
+            raise TwdError(FailureCode.MODEL_LOAD, f"cannot write {target} as {kind}: {_reason(target.parent)}")
         unfinished.chmod(0o644)
         unfinished.replace(target)
     finally:

@@ -73,6 +73,8 @@ def open_model(path: Path) -> Any:
     """Open a file for reading; raises TwdError with advice."""
     if path.is_dir():
         raise TwdError(FailureCode.BAD_REQUEST, f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        raise TwdError(FailureCode.BAD_REQUEST, f"{path} is a pipe or a device; name a file")
     try:
         return path.open("rb", buffering=0)
     except OSError as error:

@@ -52,7 +52,7 @@ class Checker:
         for name, child in node.value.items():
             inner = f"{key}.{name}" if key else name
             if name not in fields:
-                self.unknown(child, inner, list(fields))
+                self.unknown(child, name, key, list(fields))
             else:
                 values[name] = self.build(child, fields[name].type, inner)
         for name, field in fields.items():
@@ -130,12 +130,15 @@ class Checker:
             return self.home + text[1:]
         return str(Path(place.folder) / text) if text and place.folder else text
 
-    def unknown(self, node: SettingNode, key: str, known: list[str]) -> None:
-        parent, _, name = key.rpartition(".")
+    def unknown(self, node: SettingNode, name: str, parent: str, known: list[str]) -> None:
+        section, _, rest = name.partition(".")
         best = nearest(name, known)
-        nearest_key = f"{parent}.{best}" if parent and best else best
-        what = "" if best else f"one of {', '.join(known)}"
-        self.report(node.key_place or node.place, key, "unknown key", what, nearest_key)
+        if rest and section in known:
+            what, best = f"a section: `{section}: {{{rest}: ...}}`", ""
+        else:
+            what = "" if best else f"one of {', '.join(known)}"
+        above = f"{parent}." if parent else ""
+        self.report(node.key_place or node.place, above + name, "unknown key", what, best and above + best)
 
     def missing(self, node: SettingNode, key: str, kind: Plain) -> None:
         self.report(

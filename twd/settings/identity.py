@@ -35,7 +35,10 @@ def read_identity(home: Path) -> Identity | None:
         found = msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:
         return None
-    except (OSError, *NONSENSE) as error:
+    except OSError as error:
+        why, mend = error.strerror, "a state folder of this user; TWD_HOME names another one"
+        raise ConfigError.at(SettingPlace(str(path)), f"cannot be read ({why})", mend) from None
+    except NONSENSE as error:
         mend = "what `twd join` wrote; move it away and join again"
         raise ConfigError.at(SettingPlace(str(path)), f"cannot be read ({error})", mend) from None
     if found.version > VERSION:

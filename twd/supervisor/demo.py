@@ -92,7 +92,8 @@ def _make(arguments: list[str]) -> list[Path]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-        raise CommandError(ExitCode.CANNOT_START, f"the demo's model cannot be made: {reason}")
+        told = reason.rpartition("TwdError: ")[2]
+        raise CommandError(ExitCode.CANNOT_START, f"the demo's model cannot be made: {told}")
     return [Path(line) for line in done.stdout.strip().splitlines()[-2:]]
 
 

@@ -35,6 +35,8 @@ class SimulatedMachines(NamedTuple):
             text = "--bare N goes with --ring M, of which one machine has the files at least"
             raise CommandError(ExitCode.USAGE, text)
         if not rpc and not ring:
+            if rtt_ms:
+                raise CommandError(ExitCode.USAGE, "--link-rtt goes with --ring or --rpc, whose links it makes slower")
             return None
         if not 1 <= rpc + ring <= NODES_MAX or rtt_ms < 0:
             text = f"one machine plays 1 to {NODES_MAX} others, and no link is quicker than 0 ms"

@@ -123,6 +123,11 @@ def test_too_many_networks_are_too_many() -> None:
         hosts_of(["10.1.0.0/16", "10.2.0.0/16"])
 
 
+def test_a_name_ends_in_a_letter_or_digit() -> None:
+    settings = settings_of(InitProposal(server("my model ☃", "vllm", scores=True, url="http://10.0.0.1:8000")))
+    assert list(settings.backends) == ["my-model"]
+
+
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=6))
 def test_any_names_make_settings_that_can_be_written(names: list[str]) -> None:
     found = [server(name, "vllm", scores=True, url=f"http://10.0.0.{place}:8000") for place, name in enumerate(names)]

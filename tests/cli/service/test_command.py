@@ -213,7 +213,7 @@ def test_uninstall_keeps_models_and_keys_and_purge_removes_them(machine: Machine
 
 
 def test_status_in_words_and_as_json(machine: Machine) -> None:
-    assert machine.twd("service", "status").output == "twd: not installed\n"
+    assert machine.twd("service", "status").output == "twd: not installed; `twd service install` does that\n"
     machine.twd("service", "install")
     shown = machine.twd("service", "status")
     assert (shown.output, shown.return_value) == ("twd: running; serves big; pid 4711\n", ExitCode.OK)

@@ -65,6 +65,11 @@ def test_a_manifest_and_a_torrent(file: Path, capsys: pytest.CaptureFixture[str]
         (["manifest", "create", "FILE", "--piece-size", "48"], ExitCode.CONFIG, "take 32 or 64"),
         (["manifest", "create", "none.gguf"], ExitCode.NOT_FOUND, "cannot be read"),
         (["manifest", "create", "."], ExitCode.CONFIG, "folder"),
+        (["manifest", "create", "/dev/zero"], ExitCode.CONFIG, "is a pipe or a device"),
+        (["manifest", "create", "FILE", "-o", "FILE"], ExitCode.USAGE, "is what is to be read"),
+        (["manifest", "create", "FILE", "-o", "."], ExitCode.USAGE, "is a folder"),
+        (["manifest", "create", "FILE", "-o", "none/x.json"], ExitCode.USAGE, "there is no folder none"),
+        (["manifest", "create", "FILE", "--torrent", "--web-seed", "rig:9080"], ExitCode.CONFIG, "http://"),
         (["swarm", "seed", "none.gguf"], ExitCode.NOT_FOUND, "no file"),
         (["swarm", "seed", "FILE", "--host", "0.0.0.0"], ExitCode.BUS_DOWN, "no token is set"),
         (["swarm", "seed", "FILE", "--allowed-ips", "nowhere"], ExitCode.USAGE, "no range"),
@@ -78,8 +83,10 @@ def test_a_manifest_and_a_torrent(file: Path, capsys: pytest.CaptureFixture[str]
 def test_what_cannot_be_done_says_why(
     file: Path, arguments: list[str], code: ExitCode, cause: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = file.read_bytes()
     assert run([str(file) if one == "FILE" else one for one in arguments]) == code
     assert cause in capsys.readouterr().err
+    assert file.read_bytes() == before
 
 
 def test_a_file_goes_from_a_seeder_to_a_folder(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,6 +171,25 @@ def test_over_plain_http_conversations_begin_and_text_is_copied() -> None:
 
 
 @needs_node
+def test_what_another_tab_saved_stays() -> None:
+    mine, theirs, left = in_node(f"""
+      const kept = new Map();
+      globalThis.localStorage = {{ getItem: (key) => kept.get(key) ?? null, setItem: (key, text) => kept.set(key, text),
+        removeItem: (key) => kept.delete(key) }};
+      const store = "{(FOLDER / "store.js").as_uri()}";
+      const [one, other] = [await import(store + "?1"), await import(store + "?2")];
+      const ids = () => JSON.parse(kept.get("twd.conversations") ?? "[]").map(({{ id }}) => id);
+      const [first, second] = [one.newConversation(), other.newConversation()];
+      for (const made of [first, second]) made.turns.push({{ role: "user", text: "x" }});
+      one.save(first), other.save(second);
+      const both = ids();
+      one.forget(first);
+      console.log(JSON.stringify([both.includes(first.id), both.includes(second.id), ids().length]));
+    """)
+    assert (mine, theirs, left) == (True, True, 1)
+
+
+@needs_node
 def test_a_rule_is_one_line() -> None:
     assert in_node(f"""
       const {{ render }} = await import("{(FOLDER / "markdown.js").as_uri()}");
@@ -286,6 +305,40 @@ async def test_stop_retry_and_edit_by_keyboard(open_house: OpenHouse, tmp_path: 
         await tab.run("location.reload()")
         await tab.until("document.querySelector('#model option')")
         assert tab.problems == []
+
+
+@needs_browser
+async def test_escape_closes_the_settings_and_leaves_the_answer(open_house: OpenHouse, tmp_path: Path) -> None:
+    house = await open_house(Script(hang_after=2))
+    async with open_tab(tmp_path / "browser") as tab:
+        await ask(tab, house, "first")
+        await tab.until("document.querySelector('.assistant .words').textContent.includes('Hello')")
+        await tab.run("document.getElementById('show-settings').click()")
+        await tab.press("Escape")
+        await tab.until("!document.getElementById('settings').open")
+        house.speculator.release.set()
+        await tab.until("document.querySelector('.figures')")
+        assert "".join(WORDS) in await tab.run("document.querySelector('.assistant .words').textContent")
+        assert not house.speculator.cancel_heard.is_set()
+
+
+@needs_browser
+async def test_a_long_line_is_seen_whole_and_a_lost_server_is_told(open_house: OpenHouse, tmp_path: Path) -> None:
+    house = await open_house()
+    async with open_tab(tmp_path / "browser") as tab:
+        await tab.resize(600, 800)
+        await tab.open(house.edge.url + "/")
+        await tab.until("document.querySelector('#model option')")
+        await tab.run("document.getElementById('words').focus()")
+        await tab.type("long words " * 20)
+        words = "document.getElementById('words')"
+        assert await tab.run(f"{words}.scrollHeight <= {words}.clientHeight")
+        await tab.send(
+            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+        )
+        await tab.press("Enter")
+        await tab.until("document.querySelector('.error')?.textContent.includes('does not answer')")
+        assert await tab.run(f"{words}.clientHeight") < 60
 
 
 @needs_browser

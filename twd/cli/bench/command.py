@@ -12,6 +12,7 @@ from twd.cli.bench.options import BenchOptions
 from twd.cli.common.context import CliContext
 from twd.cli.common.numbers import NumberRange
 from twd.cli.common.options_as import options_as
+from twd.cli.common.output import check_output
 from twd.kit.exit_codes import ExitCode
 from twd.kit.terminal import console
 
@@ -78,7 +79,7 @@ def bench(ctx: CliContext, asked: BenchOptions) -> ExitCode:
     """
     _check_options("simulate" if asked.simulate else "ring" if asked.ring else "")
     if asked.plot:
-        _check_writable(Path(asked.plot))
+        check_output(Path(asked.plot))
     if asked.simulate:
         from twd.cli.bench.simulate import show_simulation
 
@@ -121,14 +122,6 @@ def _check_options(way: str) -> None:
         if name not in _ANYWHERE and way not in ways:
             text = f"does not go with --{way}" if "" in ways else f"goes with --{ways[0]} only"
             raise click.UsageError(f"{parameter.opts[-1]} {text}")
-
-
-def _check_writable(path: Path) -> None:
-    """Before the measurement, not after it."""
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise click.BadParameter(f"{path} cannot be written: {error.strerror}", param_hint="--plot") from None
 
 
 def prompts_of(file: str | None, kinds: tuple[str, ...] = ()) -> "list[BenchPrompt]":

@@ -235,7 +235,7 @@ class _Names:
 
     def new(self, wished: str) -> str:
         """The wished name, or one like it."""
-        plain = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", wished).lstrip("._:/@+-")[:100] or "model"
+        plain = re.sub(r"[^A-Za-z0-9._:/@+-]+", "-", wished).strip("._:/@+-")[:100] or "model"
         name = next(name for name in _numbered(plain) if name not in self._given)
         self._given.add(name)
         return name

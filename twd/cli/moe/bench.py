@@ -13,6 +13,7 @@ import msgspec
 
 from twd.cli.bench.command import prompts_of
 from twd.cli.common.context import CliContext
+from twd.cli.common.output import check_output
 from twd.cli.moe.refusals import refused
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
@@ -78,6 +79,8 @@ def bench_command(
     """
     if target_url and memory:
         raise click.UsageError("--memory holds our own engine; it does not go with --target-url")
+    if json_file not in ("", "-"):
+        check_output(Path(json_file))
     shown = sys.stderr.isatty() if live is None else live
     options = MoeBenchOptions(target_model, prompts_of(prompts), max_tokens, warmup, shown)
     with refused():

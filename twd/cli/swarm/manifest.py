@@ -5,9 +5,11 @@ from pathlib import Path
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.common.output import check_output
 from twd.cli.swarm.transfer_bar import hashing_bar
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
+from twd.kit.wording import count
 from twd.settings.paths import path_of
 
 
@@ -36,6 +38,7 @@ def create(
     seed_file: str,
 ) -> ExitCode:
     """Read FILE once and write FILE.twd.manifest; all files of a split model together."""
+    from twd.net.url_guard import parse_base
     from twd.pieces.making import files_of, make_manifest, together
     from twd.pieces.manifest import check_piece_size, write_manifest
     from twd.pieces.names import manifest_of
@@ -45,6 +48,10 @@ def create(
     paths = files_of(path_of(file))
     if output and len(paths) > 1:
         raise CommandError(ExitCode.USAGE, f"this model has {len(paths)} files, and -o names one; leave it out")
+    if output:
+        check_output(path_of(output), *paths)
+    for url in web_seeds:
+        parse_base(url)
     made = []
     for path in paths:
         with hashing_bar(path.name) as progress:
@@ -53,7 +60,7 @@ def create(
         told = sign(one, path_of(seed_file)) if seed_file else one
         target = path_of(output) if output else manifest_of(path)
         write_manifest(target, told)
-        click.echo(f"{target}\nroot {told.root}\n{len(told.pieces)} pieces, SHA-256 {told.sha256}")
+        click.echo(f"{target}\nroot {told.root}\n{count(len(told.pieces), 'piece')}, SHA-256 {told.sha256}")
         if torrent:
             click.echo(_write_torrent(ctx, path, told, web_seeds))
     return ExitCode.OK

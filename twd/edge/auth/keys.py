@@ -59,7 +59,14 @@ def new_key(name: str, entropy: str, now_ms: int, **limits: object) -> tuple[str
     try:
         return secret, msgspec.convert(fields, ApiKey)
     except msgspec.ValidationError as error:
-        raise TwdError(FailureCode.BAD_REQUEST, f"no key can be made of this: {error}", "name") from None
+        raise TwdError(FailureCode.BAD_REQUEST, f"no key can be made of this: {_wrong(error)}", "name") from None
+
+
+def _wrong(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    if not text.endswith("at `$.name`"):
+        return text
+    return "a name has 1 to 64 letters, digits and . _ -, and begins with a letter or digit"
 
 
 class KeyRing:

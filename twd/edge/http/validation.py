@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from twd.edge.http.choices import choices
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
@@ -87,7 +88,9 @@ def explain(message: str, model: type[msgspec.Struct], inside: str = "") -> TwdE
     hint = HINTS.get(path) if what.startswith(("Expected `null`", "Invalid enum value")) else None
     if hint:
         return TwdError(FailureCode.UNSUPPORTED, f"`{path}` is not supported: {hint}", path)
-    return TwdError(FailureCode.BAD_REQUEST, f"{_short(what)} - at `{path or 'the body'}`", path)
+    named = choices(model, found.group(1)) if found and what.startswith("Invalid") else []
+    instead = f"; it is one of {', '.join(named)}" if named else ""
+    return TwdError(FailureCode.BAD_REQUEST, f"{_short(what)} - at `{path or 'the body'}`{instead}", path)
 
 
 def text_only(part: msgspec.Struct, path: str) -> TwdError:

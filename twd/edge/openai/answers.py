@@ -1,5 +1,6 @@
 """What OpenAI's clients read: whole answers, stream chunks, model cards and the error envelope."""
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -212,21 +213,35 @@ class TextCompletion(ResponsePart, kw_only=True):
 
 
 class ModelCard(ResponsePart, kw_only=True):
-    """A model as /v1/models shows it."""
+    """A model as /v1/models shows it; `type`, `display_name` and `created_at` are for Anthropic's clients."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "twd"
+    type: Literal["model"] = "model"
+    display_name: str = ""
+    created_at: str = ""
     twd: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        self.display_name = self.display_name or self.id
+        self.created_at = datetime.fromtimestamp(self.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class ModelList(ResponsePart, kw_only=True):
-    """All models; `models` is where some clients look."""
+    """All models, on one page; `models` is where some clients look, and Anthropic's ask for the ids at the ends."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
     models: list[dict[str, Any]] = []
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.data:
+            self.first_id, self.last_id = self.data[0].id, self.data[-1].id
 
 
 class ErrorBody(ResponsePart, kw_only=True):

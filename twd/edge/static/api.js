@@ -19,13 +19,24 @@ async function checked(response) {
   throw new ApiError(response.status, body);
 }
 
+// A browser's own words are "Failed to fetch" or "network error".
+async function reached(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    const advice = "`twd status` on its machine tells whether it runs.";
+    throw new ApiError(0, { error: { message: "The server does not answer, or the connection broke.", advice } });
+  }
+}
+
 export async function getJson(path) {
-  return (await checked(await fetch(path))).json();
+  return (await checked(await reached(fetch(path)))).json();
 }
 
 export async function postJson(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
-  return checked(await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal }));
+  return checked(await reached(fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal })));
 }
 
 // Yields the objects of a stream of `data:` lines; comments keep it alive and say nothing.
@@ -33,7 +44,7 @@ export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reached(reader.read());
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();

@@ -3,7 +3,7 @@
 import { enter, events, getJson, leave, postJson } from "./api.js";
 import { appendAll, byId, copy, make, percent, round } from "./dom.js";
 import { render } from "./markdown.js";
-import { conversations, forget, newConversation, saveConversations, saveSettings, settings } from "./store.js";
+import { conversations, forget, forgetAll, newConversation, save, saveSettings, settings } from "./store.js";
 
 const talk = byId("talk");
 const words = byId("words");
@@ -73,13 +73,18 @@ function figures(facts) {
   return make("span", { className: "figures", title: `job ${facts.job}` }, parts.join(" · "));
 }
 
+function showSide(yes) {
+  byId("side").classList.toggle("open", yes);
+  byId("show-list").setAttribute("aria-expanded", String(yes));
+}
+
 // -- what people do ------------------------------------------------------------------------------
 
 function open(conversation) {
   running?.abort();
   rest();
   current = conversation;
-  byId("side").classList.remove("open");
+  showSide(false);
   showAll();
   words.focus();
 }
@@ -92,7 +97,7 @@ function dropConversation(conversation) {
 function edit(index) {
   words.value = current.turns[index].text;
   current.turns.splice(index);
-  saveConversations();
+  save(current);
   showAll();
   grow();
   words.focus();
@@ -109,7 +114,8 @@ function ask() {
 }
 
 function grow() {
-  words.rows = Math.min(12, words.value.split("\n").length);
+  words.style.height = "";
+  words.style.height = `${words.scrollHeight + words.offsetHeight - words.clientHeight}px`;
 }
 
 // -- the answer ----------------------------------------------------------------------------------
@@ -141,7 +147,7 @@ async function answer(index) {
     if (error.name !== "AbortError") turn.error = [error.message, error.advice].filter(Boolean).join(" ");
   }
   if (running === mine) rest();
-  saveConversations();
+  if (conversations.includes(conversation)) save(conversation);
   if (conversation === current) showAll();
 }
 
@@ -221,17 +227,14 @@ words.addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
 });
 byId("stop").addEventListener("click", () => running?.abort());
 byId("new").addEventListener("click", () => open(newConversation()));
 byId("show-settings").addEventListener("click", () => byId("settings").showModal());
-byId("show-list").addEventListener("click", (event) => {
-  event.currentTarget.setAttribute("aria-expanded", String(byId("side").classList.toggle("open")));
-});
+byId("show-list").addEventListener("click", () => showSide(!byId("side").classList.contains("open")));
 byId("forget").addEventListener("click", () => {
-  conversations.length = 0;
-  saveConversations();
+  forgetAll();
   open(newConversation());
 });
 byId("model").addEventListener("change", (event) => {

@@ -113,7 +113,8 @@ function jobRow(job) {
 }
 
 function failureWords({ code, message }) {
-  return (message && message !== code ? `${code}: ${message}` : code).slice(0, 80);
+  const words = message && message !== code ? `${code}: ${message}` : code;
+  return words.length > 240 ? `${words.slice(0, 240)} …` : words;
 }
 
 function depthItem(one, position) {

@@ -35,14 +35,27 @@ export function newConversation() {
   return made;
 }
 
-export function forget(conversation) {
-  conversations.splice(conversations.indexOf(conversation), 1);
-  saveConversations();
+export function save(conversation) {
+  const { id, turns } = conversation;
+  keep((kept) => {
+    const others = kept.filter((one) => one.id !== id);
+    return turns.length ? [conversation, ...others] : others;
+  });
 }
 
-// The oldest conversations give way when the browser has no more room.
-export function saveConversations() {
-  const kept = conversations.filter((conversation) => conversation.turns.length);
+export function forget(conversation) {
+  conversations.splice(conversations.indexOf(conversation), 1);
+  keep((kept) => kept.filter((one) => one.id !== conversation.id));
+}
+
+export function forgetAll() {
+  conversations.length = 0;
+  keep(() => []);
+}
+
+// Another tab may have saved its own since this one began. The oldest give way when the browser has no more room.
+function keep(change) {
+  const kept = change(read(CONVERSATIONS, [])).slice(0, MOST);
   while (kept.length) {
     try {
       localStorage.setItem(CONVERSATIONS, JSON.stringify(kept));

@@ -41,7 +41,7 @@ class UnitState:
     def line(self) -> str:
         """One line for people."""
         if not self.there:
-            return "not installed"
+            return "not installed; `twd service install` does that"
         parts = [self.step or "unknown", self.words, f"pid {self.pid}" if self.pid else ""]
         parts += [f"since {self.since}" if self.since and self.active else ""]
         parts += [f"restarted {self.restarts} times" if self.restarts else ""]
