@@ -166,6 +166,20 @@ async def test_calls_are_forced_by_a_grammar(
     assert found == names
 
 
+@pytest.mark.parametrize("how", ["auto", "required"])
+async def test_only_allowed_tools_are_offered(caller: House, how: str) -> None:
+    named = {"type": "function", "function": {"name": "time"}}
+    chosen = {"type": "allowed_tools", "allowed_tools": {"mode": how, "tools": [named]}}
+    await caller.chat(tools=[WEATHER, TIME], tool_choice=chosen)
+    flat = [{"type": "function", **tool["function"]} for tool in (WEATHER, TIME)]
+    choice = {"type": "allowed_tools", "mode": how, "tools": [{"type": "function", "name": "time"}]}
+    asked = {"model": "small", "input": "hi", "tools": flat, "tool_choice": choice}
+    assert (await caller.post("/v1/responses", asked)).status == 200
+    for job in caller.speculator.jobs:
+        assert [json.loads(bytes(tool))["function"]["name"] for tool in job.prompt.tools] == ["time"]
+        assert (job.grammar is not None) == (how == "required")
+
+
 async def test_auto_and_none_force_nothing(caller: House) -> None:
     for choice in ("auto", "none", None):
         await caller.chat(tools=[WEATHER], tool_choice=choice)
@@ -226,6 +240,12 @@ async def test_a_schema_and_tools_allow_either(caller: House) -> None:
     assert (await caller.chat(tools=[WEATHER], response_format=refers)).status == 400
 
 
+ALLOWED = {
+    "type": "allowed_tools",
+    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "nope"}}]},
+}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -234,6 +254,7 @@ async def test_a_schema_and_tools_allow_either(caller: House) -> None:
         {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nope"}}},
         {"tools": [WEATHER, WEATHER]},
         {"tools": [], "tool_choice": "required"},
+        {"tools": [WEATHER], "tool_choice": ALLOWED},
     ],
 )
 async def test_choices_that_cannot_be(caller: House, fields: dict[str, Any]) -> None:

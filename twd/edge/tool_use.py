@@ -8,12 +8,26 @@ import msgspec
 from twd.chat.tool_calls.deltas import ContentDelta, Delta, ThoughtDelta
 from twd.chat.tool_calls.formats import ToolFormat, function_schemas, strict_calls, tool_grammar
 from twd.chat.tool_calls.stream import ToolCallStream
-from twd.edge.openai.types import NamedTool, ResponseFormat, SchemaFormat, Tool
+from twd.edge.openai.types import AllowedTools, NamedTool, ResponseFormat, SchemaFormat, Tool
 from twd.edge.reading import AnswerParser, PlainAnswerParser
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Grammar, GrammarKind
 
 ToolChoice = str | NamedTool | None
+
+
+def allowed(tools: list[Tool] | None, choice: ToolChoice | AllowedTools) -> tuple[list[Tool] | None, ToolChoice]:
+    """The tools that may be called and the choice among them; raises for an allowed tool that is not there."""
+    if not isinstance(choice, AllowedTools):
+        return tools, choice
+    named = [one.function.name for one in choice.allowed_tools.tools]
+    known = {tool.function.name for tool in tools or ()}
+    for name in named:
+        if name not in known:
+            raise TwdError(
+                FailureCode.BAD_REQUEST, f"tool_choice allows {name!r}, and no tool has that name", "tool_choice"
+            )
+    return [tool for tool in tools or () if tool.function.name in named], choice.allowed_tools.mode
 
 
 def raw_tools(tools: list[Tool] | None, choice: ToolChoice) -> list[msgspec.Raw]:

@@ -13,7 +13,7 @@ from twd.edge.openai.types import (
     TextPart,
     ToolMessage,
 )
-from twd.edge.tool_use import check_tools, grammar_for, raw_tools
+from twd.edge.tool_use import ToolChoice, allowed, check_tools, grammar_for, raw_tools
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import PREDICTION_MAX, ChatMessage, Grammar, JobSubmitted, Prompt, ToolCall
 
@@ -22,14 +22,15 @@ def chat_jobs(request: ChatRequest, terms: RequestContext) -> list[JobSubmitted]
     """The jobs of a chat request."""
     if request.top_logprobs is not None and not request.logprobs:
         raise TwdError(FailureCode.BAD_REQUEST, "top_logprobs needs logprobs: true", "top_logprobs")
-    check_tools(request.tools, request.tool_choice)
-    prompt = chat_prompt(request)
+    tools, choice = allowed(request.tools, request.tool_choice)
+    check_tools(tools, choice)
+    prompt = chat_prompt(request, raw_tools(tools, choice))
     return jobs_for(
         request,
         [prompt],
         terms,
         max_tokens=_limit(request, terms),
-        grammar=_grammar(request, prompt, terms),
+        grammar=_grammar(request, prompt, choice, terms),
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         prediction=_prediction(request),
     )
@@ -45,10 +46,10 @@ def _prediction(request: ChatRequest) -> str:
     return text
 
 
-def _grammar(request: ChatRequest, prompt: Prompt, terms: RequestContext) -> Grammar | None:
+def _grammar(request: ChatRequest, prompt: Prompt, choice: ToolChoice, terms: RequestContext) -> Grammar | None:
     asked = grammar_of(request.grammar, request.response_format)
     parallel = request.parallel_tool_calls is not False
-    return grammar_for(prompt.tools, request.tool_choice, parallel, terms.tool_format, request.response_format, asked)
+    return grammar_for(prompt.tools, choice, parallel, terms.tool_format, request.response_format, asked)
 
 
 def _limit(request: ChatRequest, terms: RequestContext) -> int | None:
@@ -57,13 +58,13 @@ def _limit(request: ChatRequest, terms: RequestContext) -> int | None:
     return older if newer is None else newer
 
 
-def chat_prompt(request: ChatRequest) -> Prompt:
+def chat_prompt(request: ChatRequest, tools: list[msgspec.Raw]) -> Prompt:
     """The conversation for the model's chat template; a last assistant message is continued."""
     messages = [wire_message(message, f"messages[{i}]") for i, message in enumerate(request.messages)]
     prefill = take_prefill(messages)
     return Prompt(
         messages=messages,
-        tools=raw_tools(request.tools, request.tool_choice),
+        tools=tools,
         template_args=template_args(request),
         prefill=prefill,
     )

@@ -156,11 +156,23 @@ class ToolName(RequestBody, frozen=True, kw_only=True):
     name: FunctionName
 
 
-class NamedTool(RequestBody, frozen=True, kw_only=True):
+class NamedTool(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """Call exactly this function."""
 
     function: ToolName
-    type: Literal["function"] = "function"
+
+
+class ToolSubset(RequestBody, frozen=True, kw_only=True):
+    """Some of the tools; `required`: one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedTools(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="allowed_tools"):
+    """Only these of the tools may be called."""
+
+    allowed_tools: ToolSubset
 
 
 class TextFormat(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="text"):
@@ -233,7 +245,7 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
     reasoning_format: Literal["none", "auto", "deepseek"] | None = None

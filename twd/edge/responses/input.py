@@ -7,6 +7,7 @@ import msgspec
 from twd.edge.core import RequestContext, grammar_of, jobs_for, limit_of
 from twd.edge.http.validation import explain, text_only
 from twd.edge.openai.types import (
+    AllowedTools,
     FunctionSpec,
     GenerationRequest,
     JsonFormat,
@@ -17,8 +18,10 @@ from twd.edge.openai.types import (
     TextFormat,
     Tool,
     ToolName,
+    ToolSubset,
 )
 from twd.edge.responses.types import (
+    AllowedFunctions,
     FunctionCallItem,
     FunctionOutputItem,
     FunctionTool,
@@ -32,7 +35,7 @@ from twd.edge.responses.types import (
     RefusalText,
     ResponsesRequest,
 )
-from twd.edge.tool_use import ToolChoice, check_tools, grammar_for, raw_tools
+from twd.edge.tool_use import ToolChoice, allowed, check_tools, grammar_for, raw_tools
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import ChatMessage, JobSubmitted, Prompt, ToolCall
 
@@ -59,14 +62,14 @@ def response_jobs(request: ResponsesRequest, terms: RequestContext) -> list[JobS
         [prompt],
         terms,
         max_tokens=limit_of(request.max_output_tokens, "max_output_tokens", terms.house),
-        grammar=grammar_for(prompt.tools, openai_choice(request), parallel, terms.tool_format, answer, asked),
+        grammar=grammar_for(prompt.tools, tool_use(request)[1], parallel, terms.tool_format, answer, asked),
         logprobs=None,
     )
 
 
 def response_prompt(request: ResponsesRequest) -> Prompt:
     """The conversation; an empty input becomes an empty user message, because some clients send one as a probe."""
-    tools, choice = function_tools(request), openai_choice(request)
+    tools, choice = tool_use(request)
     check_tools(tools, choice)
     messages = [ChatMessage(role="system", content=request.instructions)] if request.instructions else []
     if isinstance(request.input, str):
@@ -159,11 +162,23 @@ def function_tools(request: ResponsesRequest) -> list[Tool]:
     return found
 
 
-def openai_choice(request: ResponsesRequest) -> ToolChoice:
-    """The tool choice in the form of chat requests."""
-    if isinstance(request.tool_choice, NamedFunction):
-        return NamedTool(function=ToolName(name=request.tool_choice.name))
-    return request.tool_choice
+def tool_use(request: ResponsesRequest) -> tuple[list[Tool] | None, ToolChoice]:
+    """The tools that may be called, and the choice among them, in the form of chat requests."""
+    return allowed(function_tools(request), _openai_choice(request))
+
+
+def _openai_choice(request: ResponsesRequest) -> ToolChoice | AllowedTools:
+    match request.tool_choice:
+        case NamedFunction(name=name):
+            return _named(name)
+        case AllowedFunctions(mode=mode, tools=tools):
+            return AllowedTools(allowed_tools=ToolSubset(mode=mode, tools=[_named(tool.name) for tool in tools]))
+        case choice:
+            return choice
+
+
+def _named(name: str) -> NamedTool:
+    return NamedTool(function=ToolName(name=name))
 
 
 def response_format(request: ResponsesRequest) -> ResponseFormat | None:

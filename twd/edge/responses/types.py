@@ -130,11 +130,17 @@ class FunctionTool(RequestBody, frozen=True, kw_only=True):
     strict: bool | None = None
 
 
-class NamedFunction(RequestBody, frozen=True, kw_only=True):
+class NamedFunction(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="function"):
     """Call exactly this function."""
 
     name: FunctionName
-    type: Literal["function"] = "function"
+
+
+class AllowedFunctions(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="allowed_tools"):
+    """Only these of the tools may be called; `required`: one of them must be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedFunction]
 
 
 class NamedSchema(RequestBody, frozen=True, kw_only=True, tag_field="type", tag="json_schema"):
@@ -175,7 +181,7 @@ class ResponsesRequest(RequestBody, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[JsonObject], Meta(max_length=256)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
