@@ -1,7 +1,7 @@
 """`twd gate`: start it, look at it, and calibrate it on one's own prompts."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from twd.gate.asking import Asker
+    from twd.gate.calibration.kept import KeptObservations
     from twd.gate.calibration.lines import Read
-    from twd.gate.calibration.profile import Conditions
+    from twd.gate.calibration.profile import Conditions, Profile
     from twd.gate.calibration.search import Calibrated, Observation
     from twd.gate.observing import Failed, Task
     from twd.wire.leases.base import ServerFacts
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 _SHARE = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
 
 
@@ -93,6 +95,13 @@ async def _gate_facts(command_context: CliContext) -> "GateFacts | None":
     return next((facts for _, facts in told_by(leases, GateFacts)), None)
 
 
+def _in_a_folder(_: click.Context, __: click.Parameter, file: Path | None) -> Path | None:
+    """Tell before the first prompt that a file cannot be written after the last."""
+    if file is not None and not file.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {file.parent}")
+    return file
+
+
 def _measured(command: Any) -> Any:
     """The options of both commands that ask a running system."""
     options = (
@@ -107,11 +116,15 @@ def _measured(command: Any) -> Any:
             help="What an error is: a check that fails, another text, or what a model likes less in both orders.",
         ),
         click.option("--arbiter", default="", help="With --error judge: the model that compares; without: the judge."),
-        click.option("--max-error", default=0.05, type=_SHARE, show_default=True, help="The error rate to stay below."),
-        click.option("--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is."),
         click.option("--temperature", default=0.0, type=click.FloatRange(0.0, 2.0), help="Of the answers."),
         click.option(
             "--max-tokens", default=256, type=click.IntRange(1, 8192), help="Of an answer, unless its line says it."
+        ),
+        click.option(
+            "--keep",
+            type=_NEW_FILE,
+            callback=_in_a_folder,
+            help="Write down there what each prompt gave, and ask none again that is there.",
         ),
         _as_json,
     )
@@ -122,18 +135,27 @@ def _measured(command: Any) -> Any:
 
 @gate.command()
 @_measured
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the ROC curve there, as SVG.")
+@click.option("--max-error", default=0.05, type=_SHARE, show_default=True, help="The error rate to stay below.")
+@click.option("--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is.")
+@click.option("--plot", type=_NEW_FILE, callback=_in_a_folder, help="Write the ROC curve there, as SVG.")
 @click.pass_obj
 def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_json: bool, **how: Any) -> ExitCode:
     """Find how far a member's answers to the prompts of FILE may be off, and prove it.
 
     FILE holds JSON lines: chats (`{"messages": [...], "check": {"contains": "Paris"}}`), lines of OpenAI batches, or
-    what `gate.record` kept. With too few prompts nothing is written; exit code 10 says so.
+    what `gate.record` kept. With too few prompts nobody is asked and nothing is written; exit code 10 says so.
     """
     from twd.gate.calibration import profile
     from twd.gate.calibration.search import calibrate as find
+    from twd.gate.observing import unchecked
 
-    read, seen, failed, conditions = asyncio.run(_observe(command_context, _text_of(file), as_json, **how))
+    read = _read(file)
+    unfit = unchecked(read.lines, how["error"])
+    best = _at_best(read, unfit, how)
+    if best.rule is None:
+        _show(best, [], read, unfit, as_json, f"nobody was asked: {best.missing}")
+        return ExitCode.DIFFERENT
+    seen, failed, conditions = asyncio.run(_observe(command_context, read, as_json, **how))
     found = find(seen, how["max_error"], how["confidence"])
     if plot is not None and seen:
         plot.write_text(_curve(seen), "utf-8")
@@ -142,8 +164,27 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
         path = profile.write(command_context.settings.home_dir, made)
         _show(found, seen, read, failed, as_json, f"written to {path}")
         return ExitCode.OK
-    _show(found, seen, read, failed, as_json, f"nothing is written: {found.missing}")
+    still = _still_counts(command_context.settings.home_dir, conditions)
+    _show(found, seen, read, failed, as_json, f"nothing is written: {found.missing}{still}")
     return ExitCode.DIFFERENT
+
+
+def _at_best(read: "Read", unfit: "list[Failed]", how: dict[str, Any]) -> "Calibrated":
+    """What is found if every answer is right and passes."""
+    from twd.gate.calibration.search import Observation, calibrate
+
+    left = {one.line for one in unfit}
+    lines = [line for number, line in enumerate(read.lines, 1) if number not in left]
+    seen = [Observation(one.conversation, (), wrong=False) for one in lines]
+    return calibrate(seen, how["max_error"], how["confidence"])
+
+
+def _still_counts(home: Path, conditions: "Conditions") -> str:
+    from twd.gate.calibration import profile
+
+    before = profile.read(profile.path_of(home, conditions.judge, conditions.member))
+    counts = not isinstance(before, str) and not before.stale(conditions)
+    return "; what was calibrated before still counts" if counts else ""
 
 
 @gate.command("eval")
@@ -151,54 +192,82 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
 @click.pass_obj
 def evaluate(command_context: CliContext, /, file: Path, as_json: bool, **how: Any) -> ExitCode:
     """Measure the calibrated gate on other prompts; changes nothing."""
-    from twd.gate.calibration import profile
-    from twd.gate.calibration.search import Calibrated, Rate, auroc, rate_at
+    from twd.gate.calibration.search import Calibrated, Rate, auroc, verdicts_at
 
-    read, seen, failed, conditions = asyncio.run(_observe(command_context, _text_of(file), as_json, **how))
-    kept = profile.read(profile.path_of(command_context.settings.home_dir, conditions.judge, conditions.member))
-    if isinstance(kept, str):
-        raise CommandError(ExitCode.CONFIG, f"{conditions.member} by {conditions.judge}: {kept}")
+    read, home = _read(file), command_context.settings.home_dir
+    told = _observe(command_context, read, as_json, lambda now: _calibrated(home, now), **how)
+    seen, failed, conditions = asyncio.run(told)
+    kept = _calibrated(home, conditions)
     kinds = sorted({one.kind for one in seen})
     found = Calibrated(
         kept.rule,
         "",
         auroc=auroc(seen, kept.statistic),
-        held_out=rate_at(seen, kept.rule),
+        held_out=verdicts_at(seen, kept.rule),
         all_passes=Rate(len(seen), sum(one.wrong for one in seen), len(seen)),
-        by_kind={name: rate_at([one for one in seen if one.kind == name], kept.rule) for name in kinds},
+        by_kind={name: verdicts_at([one for one in seen if one.kind == name], kept.rule) for name in kinds},
     )
     stale = kept.stale(conditions)
     _show(found, seen, read, failed, as_json, f"the profile is stale, {stale}" if stale else "the profile counts")
     return ExitCode.OK
 
 
-def _text_of(file: Path) -> str:
+def _calibrated(home: Path, conditions: "Conditions") -> "Profile":
+    """The profile of a judge and a member; raises CommandError where there is none."""
+    from twd.gate.calibration import profile
+
+    kept = profile.read(profile.path_of(home, conditions.judge, conditions.member))
+    if isinstance(kept, str):
+        raise CommandError(ExitCode.CONFIG, f"{conditions.member} by {conditions.judge}: {kept}")
+    return kept
+
+
+def _read(file: Path) -> "Read":
+    from twd.gate.calibration.lines import read_lines
+
     try:
-        return file.read_text("utf-8")
+        return read_lines(file.read_text("utf-8").splitlines())
     except UnicodeDecodeError:
         raise click.UsageError(f"{file} is no UTF-8; give JSON lines") from None
 
 
+def _kept(path: Path | None, task: "Task", conditions: "Conditions") -> "KeptObservations":
+    """What was observed with this task before."""
+    from dataclasses import replace
+
+    from twd.gate.calibration.kept import KeptObservations
+
+    try:
+        return KeptObservations(path, replace(task, step_ms=0.0), conditions.judge_is, conditions.member_is)
+    except ValueError as error:
+        raise click.UsageError(f"--keep {error}") from None
+
+
 async def _observe(
-    command_context: CliContext, text: str, quiet: bool, **how: Any
-) -> "tuple[Read, list[Observation], list[Failed], Conditions]":
+    command_context: CliContext,
+    read: "Read",
+    quiet: bool,
+    ready: "Callable[[Conditions], object]" = lambda _: None,
+    **how: Any,
+) -> "tuple[list[Observation], list[Failed], Conditions]":
+    """Ask all prompts; `ready` may object before the first."""
     from twd.gate.asking import Asker
-    from twd.gate.calibration.lines import read_lines
     from twd.gate.observing import observe
     from twd.kit.clock import SystemClock
     from twd.kit.ids import Ids
     from twd.kit.service import ServiceContext
 
-    read = read_lines(text.splitlines())
     async with command_context.bus("admin") as bus:
         asker = Asker(ServiceContext(bus=bus, node=command_context.node, clock=SystemClock(), ids=Ids()))
         await asker.start()
         try:
             task, conditions = await _task(command_context, asker, **how)
-            seen, failed = await observe(asker, read.lines, task, _silent if quiet else _tell)
+            ready(conditions)
+            kept = _kept(how["keep"], task, conditions)
+            seen, failed = await observe(asker, read.lines, task, _silent if quiet else _tell, kept)
         finally:
             await asker.stop("done")
-    return read, seen, failed, conditions
+    return seen, failed, conditions
 
 
 async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[Task, Conditions]":
@@ -213,7 +282,7 @@ async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[T
     member = how["member"] or next(iter(members_of(settings)), "")
     if not member:
         raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
-    judges, writes = await _served(asker, judge, member)
+    judges, writes, *_ = await _served(asker, judge, member, how["arbiter"] or judge)
     if not judges.judges:
         raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
     sampling = Sampling(temperature=how["temperature"], seed=0)
@@ -300,6 +369,12 @@ def _show(
     if as_json:
         click.echo(msgspec.json.encode(told))
         return
-    failures = (f"prompt {one.line}: {one.why}" for one in failed[:10])
-    for line in (*read.broken[:10], *failures, *rows(found, seen), outcome):
+    failures = [f"prompt {one.line}: {one.why}" for one in failed]
+    for line in (*_first(read.broken), *_first(failures), *rows(found, seen), outcome):
         click.echo(line)
+
+
+def _first(told: list[str], most: int = 10) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = [f"... and {len(told) - most} more"] if len(told) > most else []
+    return told[:most] + more

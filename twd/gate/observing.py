@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from twd.gate.asking import Asker, Told
+from twd.gate.calibration.kept import KeptObservations
 from twd.gate.calibration.lines import Line
 from twd.gate.calibration.search import Observation
 from twd.gate.prompt_judge import comparison
@@ -46,19 +47,30 @@ class Failed:
     why: str
 
 
+def unchecked(lines: Sequence[Line], error: ErrorBy) -> list[Failed]:
+    """The prompts that have no check where checks tell what an error is."""
+    without = (number for number, line in enumerate(lines, 1) if line.check is None) if error == "check" else ()
+    return [Failed(number, "it has no check; give one, or --error same") for number in without]
+
+
 async def observe(
-    asker: Asker, lines: Sequence[Line], task: Task, tell: Callable[[int, int], None]
+    asker: Asker,
+    lines: Sequence[Line],
+    task: Task,
+    tell: Callable[[int, int], None],
+    kept: KeptObservations | None = None,
 ) -> tuple[list[Observation], list[Failed]]:
-    """Run all prompts; returns the observations, and the prompts that failed."""
+    """Run all prompts that `kept` has not; returns the observations, and the prompts that failed."""
+    kept = kept or KeptObservations()
     seen: list[Observation] = []
-    failed: list[Failed] = []
+    failed = unchecked(lines, task.error)
+    passed_over = {one.line for one in failed}
     for number, line in enumerate(lines, 1):
         tell(number, len(lines))
-        if task.error == "check" and line.check is None:
-            failed.append(Failed(number, "it has no check; give one, or --error same"))
+        if number in passed_over:
             continue
         try:
-            seen.append(await _one(asker, line, task))
+            seen.append(kept.find(line) or kept.add(line, await _one(asker, line, task)))
         except TwdError as error:
             failed.append(Failed(number, str(error)))
     return seen, failed
@@ -70,17 +82,18 @@ async def _one(asker: Asker, line: Line, task: Task) -> Observation:
     answer = await asker.run(task.member, prompt, task.sampling, most)
     ends = answer.finished is not None and answer.finished.reason is FinishReason.STOP
     judge = Judge(text=answer.text, ends=ends)
-    scored = await asker.run(task.judge, prompt, task.sampling, most, judge=judge, speculation=_PLAIN)
     own = await asker.run(task.judge, prompt, task.sampling, most)
+    scored = await asker.run(task.judge, prompt, task.sampling, most, judge=judge, speculation=_PLAIN)
     return Observation(
         conversation=line.conversation,
         gaps=tuple(scored.gaps),
         wrong=await _is_wrong(asker, line, task, answer, own),
         kind=line.kind,
         tokens=len(scored.tokens),
-        judge_ms=scored.ms,
+        read_ms=own.stats.prefill_ms,
+        judge_ms=scored.ms,  # asked after its own answer, the judge has the prompt
         plain_ms=task.step_ms * own.stats.completion_tokens,
-        exact_ms=own.ms,
+        exact_ms=own.stats.decode_ms,
     )
 
 

@@ -7,13 +7,14 @@ wrong threshold passes stays at 1 - confidence, however many are tried.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import sqrt
 from typing import Final
 
 from twd.gate.calibration.binomial import interval, trials_needed, upper_bound
-from twd.gate.verdict import STATISTICS, Rule, Statistic, statistic_of
+from twd.gate.verdict import STATISTICS, Rule, Statistic, decide, statistic_of
+from twd.wire.job import AnswerVerdict
 
 THRESHOLDS: Final = 12
 SPARE_ERRORS: Final = 3
@@ -32,6 +33,8 @@ class Observation:
     wrong: bool
     kind: str = ""
     tokens: int = 0
+    read_ms: float = 0.0
+    """What the target took for the prompt; the others are without it."""
     judge_ms: float = 0.0
     plain_ms: float = 0.0
     exact_ms: float = 0.0
@@ -48,6 +51,8 @@ class Rate:
     passes: int
     errors: int
     of: int
+    corrected: int = 0
+    """Answers that did not pass, and of which the gate would keep the beginning."""
 
     @property
     def share(self) -> float:
@@ -102,6 +107,12 @@ def rate_at(seen: Sequence[Observation], rule: Rule) -> Rate:
     """How many answers pass by a rule, and how many of those are wrong."""
     passed = [one for one in seen if one.value(rule.statistic) <= rule.tolerance]
     return Rate(len(passed), sum(one.wrong for one in passed), len(seen))
+
+
+def verdicts_at(seen: Sequence[Observation], rule: Rule) -> Rate:
+    """The same, and how many of the others the gate would correct."""
+    corrected = sum(decide(one.gaps, one.tokens, rule).verdict is AnswerVerdict.CORRECT for one in seen)
+    return replace(rate_at(seen, rule), corrected=corrected)
 
 
 def auroc(seen: Sequence[Observation], kind: Statistic) -> float:
@@ -166,9 +177,9 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
         tried,
         aurocs[kind],
         aurocs,
-        held_out=rate_at(report, rule),
+        held_out=verdicts_at(report, rule),
         all_passes=Rate(len(report), sum(one.wrong for one in report), len(report)),
-        by_kind={name: rate_at([one for one in report if one.kind == name], rule) for name in kinds},
+        by_kind={name: verdicts_at([one for one in report if one.kind == name], rule) for name in kinds},
         counts=counts,
     )
 
