@@ -1,98 +1,25 @@
-"""`twd gate`: start it, look at it, and calibrate it on one's own prompts."""
+"""`twd gate calibrate` and `twd gate eval`: what a member's answers to one's own prompts are worth."""
 
 import asyncio
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from twd.cli.common.context import CliContext
+from twd.cli.gate.measuring import observe_prompts, read_prompts
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from twd.gate.asking import Asker
-    from twd.gate.calibration.kept import KeptObservations
     from twd.gate.calibration.lines import Read
     from twd.gate.calibration.profile import Conditions, Profile
     from twd.gate.calibration.search import Calibrated, Observation
-    from twd.gate.observing import Failed, Task
-    from twd.wire.leases.base import ServerFacts
-    from twd.wire.leases.gate import AuditFacts, GateFacts
+    from twd.gate.observing import Failed
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
-_SHARE = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
-
-
-@click.group()
-def gate() -> None:
-    """The quality gate: others write whole answers, the target judges them."""
-
-
-@gate.command()
-@click.pass_context
-def start(ctx: click.Context) -> ExitCode:
-    """Run the gate in this terminal, until a signal ends it; `twd up` starts it, too, where somebody writes for it."""
-    from twd.cli.run import run_command
-
-    done: ExitCode = ctx.invoke(run_command, service="gate")
-    return done
-
-
-@gate.command()
-@_as_json
-@click.pass_obj
-def status(command_context: CliContext, as_json: bool) -> ExitCode:
-    """What the gate did since it started, who writes, and whose answers may deviate."""
-    import msgspec
-
-    facts = asyncio.run(_gate_facts(command_context))
-    if facts is None:
-        raise CommandError(ExitCode.NOTHING_RUNS, "no gate runs: `twd up` or `twd gate start` starts it")
-    if as_json:
-        click.echo(msgspec.json.encode(facts))
-        return ExitCode.OK
-    for name, told in _rows(facts):
-        click.echo(f"{name:16} {told}")
-    return ExitCode.OK
-
-
-def _rows(facts: "GateFacts") -> Iterator[tuple[str, object]]:
-    """What a person reads of a gate, line by line."""
-    lists = {
-        "gates": facts.gates,
-        "agents": facts.agents,
-        "resting": facts.resting,
-        "useless": facts.useless,
-        "cannot_score": facts.cannot_score,
-        "wins": [f"{count} {name}" for name, count in facts.wins.items()],
-        "calibrated": [f"{pair.target} {pair.member}" for pair in facts.calibrated],
-        "stale": [f"{pair.target} {pair.member}: {pair.why}" for pair in facts.stale],
-        "audited": [_audited(one) for one in facts.audited],
-    }
-    yield from ((name, ", ".join(told) or "-") for name, told in lists.items())
-    plain = ("verifier", "requests", "ready", "target_s", "audit_s", "fleet_s", "saved_s", "kept_tokens")
-    yield from ((name, getattr(facts, name)) for name in plain)
-    yield from ((name, getattr(facts.stats, name)) for name in facts.stats.__struct_fields__)
-
-
-def _audited(audit: "AuditFacts") -> str:
-    held = f"{audit.errors} of {audit.audits} wrong, {audit.low:.1%} to {audit.high:.1%}"
-    return f"{audit.target} {audit.member}: {held}"
-
-
-async def _gate_facts(command_context: CliContext) -> "GateFacts | None":
-    from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
-    from twd.wire.leases.gate import GateFacts
-    from twd.wire.service import read_lease, told_by
-
-    async with command_context.bus("admin") as bus:
-        registry = await bus.leases(LEASE_BUCKET, LEASE_TTL_S)
-        leases = [read_lease(entry.value, entry.key) for entry in await registry.entries()]
-    return next((facts for _, facts in told_by(leases, GateFacts)), None)
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW_FILE: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
+_SHARE: Final = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
 
 
 def _in_a_folder(_: click.Context, __: click.Parameter, file: Path | None) -> Path | None:
@@ -126,14 +53,14 @@ def _measured(command: Any) -> Any:
             callback=_in_a_folder,
             help="Write down there what each prompt gave, and ask none again that is there.",
         ),
-        _as_json,
+        click.option("--json", "as_json", is_flag=True, help="Print as JSON."),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
-@gate.command()
+@click.command()
 @_measured
 @click.option("--max-error", default=0.05, type=_SHARE, show_default=True, help="The error rate to stay below.")
 @click.option("--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is.")
@@ -149,13 +76,13 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     from twd.gate.calibration.search import calibrate as find
     from twd.gate.observing import unchecked
 
-    read = _read(file)
+    read = read_prompts(file)
     unfit = unchecked(read.lines, how["error"])
     best = _at_best(read, unfit, how)
     if best.rule is None:
         _show(best, [], read, unfit, as_json, f"nobody was asked: {best.missing}")
         return ExitCode.DIFFERENT
-    seen, failed, conditions = asyncio.run(_observe(command_context, read, as_json, **how))
+    seen, failed, conditions = asyncio.run(observe_prompts(command_context, read, as_json, **how))
     found = find(seen, how["max_error"], how["confidence"])
     if plot is not None and seen:
         plot.write_text(_curve(seen), "utf-8")
@@ -187,15 +114,15 @@ def _still_counts(home: Path, conditions: "Conditions") -> str:
     return "; what was calibrated before still counts" if counts else ""
 
 
-@gate.command("eval")
+@click.command("eval")
 @_measured
 @click.pass_obj
 def evaluate(command_context: CliContext, /, file: Path, as_json: bool, **how: Any) -> ExitCode:
     """Measure the calibrated gate on other prompts; changes nothing."""
     from twd.gate.calibration.search import Calibrated, Rate, auroc, verdicts_at
 
-    read, home = _read(file), command_context.settings.home_dir
-    told = _observe(command_context, read, as_json, lambda now: _calibrated(home, now), **how)
+    read, home = read_prompts(file), command_context.settings.home_dir
+    told = observe_prompts(command_context, read, as_json, lambda now: _calibrated(home, now), **how)
     seen, failed, conditions = asyncio.run(told)
     kept = _calibrated(home, conditions)
     kinds = sorted({one.kind for one in seen})
@@ -222,97 +149,6 @@ def _calibrated(home: Path, conditions: "Conditions") -> "Profile":
     return kept
 
 
-def _read(file: Path) -> "Read":
-    from twd.gate.calibration.lines import read_lines
-
-    try:
-        return read_lines(file.read_text("utf-8").splitlines())
-    except UnicodeDecodeError:
-        raise click.UsageError(f"{file} is no UTF-8; give JSON lines") from None
-
-
-def _kept(path: Path | None, task: "Task", conditions: "Conditions") -> "KeptObservations":
-    """What was observed with this task before."""
-    from dataclasses import replace
-
-    from twd.gate.calibration.kept import KeptObservations
-
-    try:
-        return KeptObservations(path, replace(task, step_ms=0.0), conditions.judge_is, conditions.member_is)
-    except ValueError as error:
-        raise click.UsageError(f"--keep {error}") from None
-
-
-async def _observe(
-    command_context: CliContext,
-    read: "Read",
-    quiet: bool,
-    ready: "Callable[[Conditions], object]" = lambda _: None,
-    **how: Any,
-) -> "tuple[list[Observation], list[Failed], Conditions]":
-    """Ask all prompts; `ready` may object before the first."""
-    from twd.gate.asking import Asker
-    from twd.gate.observing import observe
-    from twd.kit.clock import SystemClock
-    from twd.kit.ids import Ids
-    from twd.kit.service import ServiceContext
-
-    async with command_context.bus("admin") as bus:
-        asker = Asker(ServiceContext(bus=bus, node=command_context.node, clock=SystemClock(), ids=Ids()))
-        await asker.start()
-        try:
-            task, conditions = await _task(command_context, asker, **how)
-            ready(conditions)
-            kept = _kept(how["keep"], task, conditions)
-            seen, failed = await observe(asker, read.lines, task, _silent if quiet else _tell, kept)
-        finally:
-            await asker.stop("done")
-    return seen, failed, conditions
-
-
-async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[Task, Conditions]":
-    from twd.gate.calibration import profile
-    from twd.gate.members import members_of
-    from twd.gate.observing import Task
-    from twd.wire.job import Sampling
-    from twd.wire.leases.speculator import SpeculatorFacts
-
-    settings = command_context.settings
-    judge = how["judge"] or settings.gate.verifier or settings.default_model
-    member = how["member"] or next(iter(members_of(settings)), "")
-    if not member:
-        raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
-    judges, writes, *_ = await _served(asker, judge, member, how["arbiter"] or judge)
-    if not judges.judges:
-        raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
-    sampling = Sampling(temperature=how["temperature"], seed=0)
-    step_ms = judges.single_step_ms if isinstance(judges, SpeculatorFacts) else 0.0
-    task = Task(judge, member, sampling, how["max_tokens"], how["error"], how["arbiter"], step_ms)
-    conditions = profile.Conditions(
-        judge=judge,
-        member=member,
-        judge_is=profile.identity(judges),
-        member_is=profile.identity(writes),
-        sampling=profile.sampling_hash(sampling),
-        hold=str(settings.gate.hold),
-    )
-    return task, conditions
-
-
-async def _served(asker: "Asker", *names: str) -> "list[ServerFacts]":
-    """What serves these models now; raises CommandError where one of them is not served."""
-    from twd.wire.leases.base import ServerFacts
-    from twd.wire.service import told_by
-
-    served = {str(facts.model): facts for _, facts in told_by(await asker.leases(), ServerFacts) if facts.model}
-    for name in names:
-        if name not in served:
-            raise CommandError(
-                ExitCode.NOT_FOUND, f"nobody serves {name!r} now; there are: {', '.join(served) or 'none'}"
-            )
-    return [served[name] for name in names]
-
-
 def _profile(found: "Calibrated", conditions: "Conditions", how: dict[str, Any], read: "Read") -> Any:
     import time
 
@@ -333,15 +169,6 @@ def _profile(found: "Calibrated", conditions: "Conditions", how: dict[str, Any],
         error=how["error"],
         made_ms=time.time_ns() // 1_000_000,
     )
-
-
-def _silent(number: int, total: int) -> None:
-    """JSON alone goes to stdout."""
-
-
-def _tell(number: int, total: int) -> None:
-    if number % 20 == 0 or number == total:
-        click.echo(f"{number}/{total}")
 
 
 def _curve(seen: "list[Observation]") -> str:
