@@ -40,6 +40,12 @@ def test_prompts_without_a_check_are_none_where_checks_count(
     assert run(["gate", "calibrate", str(file), "--error", "same"]) == ExitCode.NOTHING_RUNS
 
 
+def test_a_prompt_may_hold_any_character(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(f'{{"prompt": "one\u2028two\x85{n}"}}\n' for n in range(180)), "utf-8")
+    assert run(["gate", "calibrate", str(file), "--error", "same"]) == ExitCode.NOTHING_RUNS
+
+
 @pytest.mark.parametrize("option", ["--keep", "--plot"])
 def test_a_file_that_cannot_be_written_is_told_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

@@ -25,7 +25,7 @@ def read_prompts(file: Path) -> "Read":
     from twd.gate.calibration.lines import read_lines
 
     try:
-        return read_lines(file.read_text("utf-8").splitlines())
+        return read_lines(file.read_text("utf-8").split("\n"))  # prompts may hold other ends of lines
     except UnicodeDecodeError:
         raise click.UsageError(f"{file} is no UTF-8; give JSON lines") from None
 
