@@ -20,7 +20,7 @@ from twd.gate.observing import Task, observe
 from twd.wire.base import ModelId
 from twd.wire.job import Sampling
 
-TASK = Task("big", "a", Sampling(seed=0), max_tokens=20)
+TASK = Task("big", Sampling(seed=0), max_tokens=20)
 LINES = read_lines(
     [
         '{"prompt": "Say it.", "check": {"contains": "blue"}, "kind": "talk"}',
@@ -43,8 +43,8 @@ class Answerers:
         return len(self.judge.jobs) + len(self.member.jobs)
 
     async def observe(self, kept: KeptObservations | None = None) -> tuple[list[Observation], list[str]]:
-        seen, failed = await observe(self.asker, LINES, TASK, lambda *_: None, kept)
-        return seen, [one.why for one in failed]
+        found = await observe(self.asker, LINES, TASK, {"a": kept or KeptObservations()}, lambda *_: None)
+        return found["a"].seen, [one.why for one in found["a"].failed]
 
 
 @pytest.fixture
@@ -72,6 +72,13 @@ async def test_an_error_is_what_the_judge_has_right_and_the_member_wrong(answere
 async def test_the_judge_has_read_the_prompt_before_it_scores(answerers: Answerers) -> None:
     await answerers.observe()
     assert [job.judge is not None for job in answerers.judge.jobs] == [False, True] * 2
+
+
+async def test_the_judge_answers_once_for_all_members(answerers: Answerers) -> None:
+    members = {"a": KeptObservations(), "big": KeptObservations()}
+    found = await observe(answerers.asker, LINES[:1], TASK, members, lambda *_: None)
+    assert [one.wrong for name in members for one in found[name].seen] == [True, False]
+    assert [job.judge is not None for job in answerers.judge.jobs] == [False, True, False, True]
 
 
 async def test_what_is_kept_is_not_asked_again(answerers: Answerers, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`twd gate calibrate` and `twd gate eval`: what a member's answers to one's own prompts are worth."""
+"""`twd gate calibrate` and `twd gate eval`: what the members' answers to one's own prompts are worth."""
 
 import asyncio
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from twd.cli.common.context import CliContext
-from twd.cli.gate.measuring import observe_prompts, read_prompts
+from twd.cli.gate.measuring import members_named, observe_prompts, read_prompts
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from twd.gate.calibration.lines import Read
     from twd.gate.calibration.profile import Conditions, Profile
     from twd.gate.calibration.search import Calibrated, Observation
-    from twd.gate.observing import Failed
+    from twd.gate.observing import Failed, Observed
+    from twd.gate.verdict import Rule
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _NEW_FILE: Final = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -34,7 +35,7 @@ def _measured(command: Any) -> Any:
     options = (
         click.argument("file", type=_FILE),
         click.option("--judge", "-m", default="", help="Who judges; without: gate.verifier, or the default model."),
-        click.option("--member", default="", help="Who writes; without: the first member of the gate."),
+        click.option("--member", multiple=True, help="Who writes; more than once; without: all members of the gate."),
         click.option(
             "--error",
             default="check",
@@ -67,33 +68,30 @@ def _measured(command: Any) -> Any:
 @click.option("--plot", type=_NEW_FILE, callback=_in_a_folder, help="Write the ROC curve there, as SVG.")
 @click.pass_obj
 def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_json: bool, **how: Any) -> ExitCode:
-    """Find how far a member's answers to the prompts of FILE may be off, and prove it.
+    """Find how far the members' answers to the prompts of FILE may be off, and prove it for each.
 
     FILE holds JSON lines: chats (`{"messages": [...], "check": {"contains": "Paris"}}`), lines of OpenAI batches, or
     what `gate.record` kept. With too few prompts nobody is asked and nothing is written; exit code 10 says so.
     """
-    from twd.gate.calibration import profile
     from twd.gate.calibration.search import calibrate as find
-    from twd.gate.observing import unchecked
+    from twd.gate.observing import Observed, unchecked
 
     read = read_prompts(file)
     unfit = unchecked(read.lines, how["error"])
     best = _at_best(read, unfit, how)
     if best.rule is None:
-        _show(best, [], read, unfit, as_json, f"nobody was asked: {best.missing}")
+        _show(best, Observed(failed=unfit), read, as_json, f"nobody was asked: {best.missing}")
         return ExitCode.DIFFERENT
-    seen, failed, conditions = asyncio.run(observe_prompts(command_context, read, as_json, **how))
-    found = find(seen, how["max_error"], how["confidence"])
-    if plot is not None and seen:
-        plot.write_text(_curve(seen), "utf-8")
-    if found.rule is not None:
-        made = _profile(found, conditions, how, read)
-        path = profile.write(command_context.settings.home_dir, made)
-        _show(found, seen, read, failed, as_json, f"written to {path}")
-        return ExitCode.OK
-    still = _still_counts(command_context.settings.home_dir, conditions)
-    _show(found, seen, read, failed, as_json, f"nothing is written: {found.missing}{still}")
-    return ExitCode.DIFFERENT
+    if plot is not None and len(members_named(command_context, how)) > 1:
+        raise click.UsageError("--plot draws one curve: name one --member")
+    observed = asyncio.run(observe_prompts(command_context, read, as_json, **how))
+    found = [find(one.seen, how["max_error"], how["confidence"]) for _, one in observed]
+    for calibrated, (conditions, one) in zip(found, observed, strict=True):
+        if plot is not None and one.seen:
+            plot.write_text(_curve(one.seen), "utf-8")
+        outcome = _settled(command_context.settings.home_dir, calibrated, conditions, how, read)
+        _show(calibrated, one, read, as_json, outcome, conditions)
+    return ExitCode.OK if all(one.rule is not None for one in found) else ExitCode.DIFFERENT
 
 
 def _at_best(read: "Read", unfit: "list[Failed]", how: dict[str, Any]) -> "Calibrated":
@@ -106,12 +104,16 @@ def _at_best(read: "Read", unfit: "list[Failed]", how: dict[str, Any]) -> "Calib
     return calibrate(seen, how["max_error"], how["confidence"])
 
 
-def _still_counts(home: Path, conditions: "Conditions") -> str:
+def _settled(home: Path, found: "Calibrated", conditions: "Conditions", how: dict[str, Any], read: "Read") -> str:
+    """Write the profile where a rule was proved; returns what was done."""
     from twd.gate.calibration import profile
 
+    if found.rule is not None:
+        return f"written to {profile.write(home, _profile(found, conditions, how, read))}"
     before = profile.read(profile.path_of(home, conditions.judge, conditions.member))
     counts = not isinstance(before, str) and not before.stale(conditions)
-    return "; what was calibrated before still counts" if counts else ""
+    still = "; what was calibrated before still counts" if counts else ""
+    return f"nothing is written: {found.missing}{still}"
 
 
 @click.command("eval")
@@ -119,24 +121,29 @@ def _still_counts(home: Path, conditions: "Conditions") -> str:
 @click.pass_obj
 def evaluate(command_context: CliContext, /, file: Path, as_json: bool, **how: Any) -> ExitCode:
     """Measure the calibrated gate on other prompts; changes nothing."""
-    from twd.gate.calibration.search import Calibrated, Rate, auroc, verdicts_at
-
     read, home = read_prompts(file), command_context.settings.home_dir
     told = observe_prompts(command_context, read, as_json, lambda now: _calibrated(home, now), **how)
-    seen, failed, conditions = asyncio.run(told)
-    kept = _calibrated(home, conditions)
-    kinds = sorted({one.kind for one in seen})
-    found = Calibrated(
-        kept.rule,
-        "",
-        auroc=auroc(seen, kept.statistic),
-        held_out=verdicts_at(seen, kept.rule),
-        all_passes=Rate(len(seen), sum(one.wrong for one in seen), len(seen)),
-        by_kind={name: verdicts_at([one for one in seen if one.kind == name], kept.rule) for name in kinds},
-    )
-    stale = kept.stale(conditions)
-    _show(found, seen, read, failed, as_json, f"the profile is stale, {stale}" if stale else "the profile counts")
+    for conditions, one in asyncio.run(told):
+        kept = _calibrated(home, conditions)
+        stale = kept.stale(conditions)
+        outcome = f"the profile is stale, {stale}" if stale else "the profile counts"
+        _show(_evaluated(one.seen, kept.rule), one, read, as_json, outcome, conditions)
     return ExitCode.OK
+
+
+def _evaluated(seen: "list[Observation]", rule: "Rule") -> "Calibrated":
+    """What a rule does to answers."""
+    from twd.gate.calibration.search import Calibrated, Rate, auroc, verdicts_at
+
+    kinds = sorted({one.kind for one in seen})
+    return Calibrated(
+        rule,
+        "",
+        auroc=auroc(seen, rule.statistic),
+        held_out=verdicts_at(seen, rule),
+        all_passes=Rate(len(seen), sum(one.wrong for one in seen), len(seen)),
+        by_kind={name: verdicts_at([one for one in seen if one.kind == name], rule) for name in kinds},
+    )
 
 
 def _calibrated(home: Path, conditions: "Conditions") -> "Profile":
@@ -185,19 +192,26 @@ def _curve(seen: "list[Observation]") -> str:
 
 
 def _show(
-    found: "Calibrated", seen: "list[Observation]", read: "Read", failed: "list[Failed]", as_json: bool, outcome: str
+    found: "Calibrated",
+    observed: "Observed",
+    read: "Read",
+    as_json: bool,
+    outcome: str,
+    conditions: "Conditions | None" = None,
 ) -> None:
     import msgspec
 
     from twd.gate.calibration.report import rows, summary
 
-    told = {**summary(found, seen), "outcome": outcome, "broken": read.broken, "doubled": read.doubled}
-    told["failed"] = [{"line": one.line, "why": one.why} for one in failed]
+    pair = {"judge": conditions.judge, "member": conditions.member} if conditions is not None else {}
+    told = {**pair, **summary(found, observed.seen), "outcome": outcome, "broken": read.broken, "doubled": read.doubled}
+    told["failed"] = [{"line": one.line, "why": one.why} for one in observed.failed]
     if as_json:
         click.echo(msgspec.json.encode(told))
         return
-    failures = [f"prompt {one.line}: {one.why}" for one in failed]
-    for line in (*_first(read.broken), *_first(failures), *rows(found, seen), outcome):
+    failures = [f"prompt {one.line}: {one.why}" for one in observed.failed]
+    head = [f"{conditions.member}, judged by {conditions.judge}:"] if conditions is not None else []
+    for line in (*head, *_first(read.broken), *_first(failures), *rows(found, observed.seen), outcome):
         click.echo(line)
 
 

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from twd.gate.calibration.kept import KeptObservations
     from twd.gate.calibration.lines import Read
     from twd.gate.calibration.profile import Conditions
-    from twd.gate.calibration.search import Observation
-    from twd.gate.observing import Failed, Task
+    from twd.gate.observing import Observed, Task
     from twd.wire.leases.base import ServerFacts
 
 
@@ -28,6 +27,16 @@ def read_prompts(file: Path) -> "Read":
         return read_lines(file.read_text("utf-8").split("\n"))  # prompts may hold other ends of lines
     except UnicodeDecodeError:
         raise click.UsageError(f"{file} is no UTF-8; give JSON lines") from None
+
+
+def members_named(command_context: CliContext, how: dict[str, Any]) -> list[str]:
+    """Who writes; raises CommandError where nobody does."""
+    from twd.gate.members import members_of
+
+    names = list(dict.fromkeys(how["member"])) or members_of(command_context.settings)
+    if not names:
+        raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
+    return names
 
 
 def _kept(path: Path | None, task: "Task", conditions: "Conditions") -> "KeptObservations":
@@ -48,8 +57,8 @@ async def observe_prompts(
     quiet: bool,
     ready: "Callable[[Conditions], object]" = lambda _: None,
     **how: Any,
-) -> "tuple[list[Observation], list[Failed], Conditions]":
-    """Ask all prompts; `ready` may object before the first."""
+) -> "list[tuple[Conditions, Observed]]":
+    """Ask all prompts, for each member; `ready` may object before the first."""
     from twd.gate.asking import Asker
     from twd.gate.observing import observe
     from twd.kit.clock import SystemClock
@@ -60,42 +69,42 @@ async def observe_prompts(
         asker = Asker(ServiceContext(bus=bus, node=command_context.node, clock=SystemClock(), ids=Ids()))
         await asker.start()
         try:
-            task, conditions = await _task(command_context, asker, **how)
-            ready(conditions)
-            kept = _kept(how["keep"], task, conditions)
-            seen, failed = await observe(asker, read.lines, task, _silent if quiet else _tell, kept)
+            task, conditions = await _task(command_context, asker, how)
+            for one in conditions:
+                ready(one)
+            members = {one.member: _kept(how["keep"], task, one) for one in conditions}
+            found = await observe(asker, read.lines, task, members, _silent if quiet else _tell)
         finally:
             await asker.stop("done")
-    return seen, failed, conditions
+    return [(one, found[one.member]) for one in conditions]
 
 
-async def _task(command_context: CliContext, asker: Any, **how: Any) -> "tuple[Task, Conditions]":
+async def _task(command_context: CliContext, asker: "Asker", how: dict[str, Any]) -> "tuple[Task, list[Conditions]]":
     from twd.gate.calibration import profile
-    from twd.gate.members import members_of
     from twd.gate.observing import Task
     from twd.wire.job import Sampling
     from twd.wire.leases.speculator import SpeculatorFacts
 
     settings = command_context.settings
     judge = how["judge"] or settings.gate.verifier or settings.default_model
-    member = how["member"] or next(iter(members_of(settings)), "")
-    if not member:
-        raise CommandError(ExitCode.CONFIG, "nobody writes for a gate: name models under gate.fleet, or give --member")
-    judges, writes, *_ = await _served(asker, judge, member, how["arbiter"] or judge)
+    members = members_named(command_context, how)
+    judges, _, *writers = await _served(asker, judge, how["arbiter"] or judge, *members)
     if not judges.judges:
         raise CommandError(ExitCode.USAGE, f"{judge} cannot score given tokens; only a judge by scores is calibrated")
     sampling = Sampling(temperature=how["temperature"], seed=0)
     step_ms = judges.single_step_ms if isinstance(judges, SpeculatorFacts) else 0.0
-    task = Task(judge, member, sampling, how["max_tokens"], how["error"], how["arbiter"], step_ms)
-    conditions = profile.Conditions(
-        judge=judge,
-        member=member,
-        judge_is=profile.identity(judges),
-        member_is=profile.identity(writes),
-        sampling=profile.sampling_hash(sampling),
-        hold=str(settings.gate.hold),
-    )
-    return task, conditions
+    task = Task(judge, sampling, how["max_tokens"], how["error"], how["arbiter"], step_ms)
+    return task, [
+        profile.Conditions(
+            judge=judge,
+            member=name,
+            judge_is=profile.identity(judges),
+            member_is=profile.identity(writes),
+            sampling=profile.sampling_hash(sampling),
+            hold=str(settings.gate.hold),
+        )
+        for name, writes in zip(members, writers, strict=True)
+    ]
 
 
 async def _served(asker: "Asker", *names: str) -> "list[ServerFacts]":
