@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 from twd.gate.calibration.binomial import at_most, excess, interval, lower_bound, trials_needed, upper_bound
-from twd.gate.calibration.report import cost
+from twd.gate.calibration.report import cost, rows, summary
 from twd.gate.calibration.search import Calibrated, Observation, auroc, calibrate, parts_of, rate_at, roc, verdicts_at
 from twd.gate.verdict import Rule
 
@@ -62,6 +62,20 @@ def test_scores_that_tell_nothing_are_refused() -> None:
     found = calibrate(observed(900, random.Random(3), sharp=0.0), 0.05)
     assert found.rule is None
     assert "chance" in found.missing
+
+
+def test_a_member_with_few_errors_needs_no_scores_that_tell() -> None:
+    seen = observed(450, random.Random(6), error=0.01, sharp=0.0)
+    assert calibrate(seen, 0.05).rule is not None
+
+
+def test_a_refusal_tells_what_the_gate_does_without_a_rule() -> None:
+    seen = observed(300, random.Random(7), sharp=0.0)
+    found = calibrate(seen, 0.05)
+    assert found.rule is None
+    told = list(rows(found, seen))
+    assert any(row.split()[0] == "a" and "while that is not calibrated 0 approved" in row for row in told)
+    assert set(summary(found, seen)["uncalibrated"]) == {"all", "a", "b"}
 
 
 def test_the_area_is_that_of_all_pairs() -> None:

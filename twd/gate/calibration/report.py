@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from twd.gate.calibration.binomial import excess
-from twd.gate.calibration.search import Calibrated, Observation, Rate
+from twd.gate.calibration.binomial import excess, interval
+from twd.gate.calibration.search import Calibrated, Observation, Rate, verdicts_at
 from twd.gate.verdict import EXACT, Rule, decide
 
 
 def summary(found: Calibrated, seen: Sequence[Observation]) -> dict[str, Any]:
     """All figures as a dictionary."""
+    exact = {name: _verdicts(verdicts_at(some, EXACT)) for name, some in _by_kind(seen).items()}
     return {
         "rule": None if found.rule is None else {"statistic": found.rule.statistic, "tolerance": found.rule.tolerance},
         "answers": len(seen),
@@ -24,6 +25,7 @@ def summary(found: Calibrated, seen: Sequence[Observation]) -> dict[str, Any]:
         "random_pass": _rate(found.all_passes),
         "random_pass_excess": [round(bound, 4) for bound in _excess(found)],
         "by_kind": {name or "all": _verdicts(rate) for name, rate in found.by_kind.items()},
+        "uncalibrated": exact if found.rule is None else {},
         "target_ms": cost(found, seen),
     }
 
@@ -83,17 +85,33 @@ def rows(found: Calibrated, seen: Sequence[Observation]) -> Iterator[str]:
         yield f"  up to {one.tolerance:8.4f}: {_words(one.found)}, at most {one.bound:.2%}: {mark}"
     if found.rule is not None:
         yield from _rule_rows(found, found.rule, seen)
+        return
+    for name, some in _by_kind(seen).items():
+        yield f"  {name:12} {_wrong(some)}; while that is not calibrated {_verdict_words(verdicts_at(some, EXACT))}"
+
+
+def _by_kind(seen: Sequence[Observation]) -> dict[str, list[Observation]]:
+    """All of them, and then those of each kind."""
+    kinds = sorted({one.kind for one in seen} - {""})
+    found = {"all": list(seen)} if seen else {}
+    return found | {kind: [one for one in seen if one.kind == kind] for kind in kinds}
+
+
+def _wrong(seen: Sequence[Observation]) -> str:
+    errors = sum(one.wrong for one in seen)
+    low, high = interval(errors, len(seen))
+    return f"{errors} of {len(seen)} wrong ({low:.2%} to {high:.2%})"
 
 
 def _rule_rows(found: Calibrated, rule: Rule, seen: Sequence[Observation]) -> Iterator[str]:
     """What the rule does to answers that it was not made from."""
     yield f"rule: {rule.statistic} gap at most {rule.tolerance:.4f}"
-    yield f"not looked at before: {_words(found.held_out)}{_others(found.held_out)}"
+    yield f"not looked at before: {_words(found.held_out)}; {_verdict_words(found.held_out)}"
     low, high = _excess(found)
     more = f"{100 * low:+.2f} to {100 * high:+.2f} points beside the rule"
     yield f"a random pass: {found.all_passes.rate:.2%} wrong, {more}"
     for name, rate in found.by_kind.items():
-        yield f"  {name or 'all':12} {_words(rate)}{_others(rate)}"
+        yield f"  {name or 'all':12} {_words(rate)}; {_verdict_words(rate)}"
     spent = cost(found, seen)
     if spent:
         yield "target's time for an answer: " + ", ".join(
@@ -106,5 +124,6 @@ def _words(rate: Rate) -> str:
     return f"{rate.passes} of {rate.of} pass ({rate.share:.0%}), {rate.errors} wrong ({low:.2%} to {high:.2%})"
 
 
-def _others(rate: Rate) -> str:
-    return f"; {rate.corrected} corrected, {rate.of - rate.passes - rate.corrected} rejected"
+def _verdict_words(rate: Rate) -> str:
+    rejected = rate.of - rate.passes - rate.corrected
+    return f"{rate.passes} approved, {rate.corrected} corrected, {rejected} rejected"

@@ -162,8 +162,8 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
     aurocs: dict[str, float] = {kind: auroc(fit, kind) for kind in STATISTICS}
     kind = max(STATISTICS, key=lambda one: (aurocs[one], -STATISTICS.index(one)))
     errors = sum(one.wrong for one in fit)
-    if errors and errors < len(fit) and not _tells(aurocs[kind], errors, len(fit) - errors):
-        text = f"scores do not tell wrong answers from right ones (AUROC {aurocs[kind]:.2f}): chance would do as well"
+    if max_error * len(fit) < errors < len(fit) and not _tells(aurocs[kind], errors, len(fit) - errors):
+        text = f"scores do not tell wrong answers from right ones better than chance (AUROC {aurocs[kind]:.2f})"
         return Calibrated(None, text, auroc=aurocs[kind], aurocs=aurocs, counts=counts)
     tried = _prove(prove, _thresholds(fit, prove, kind, max_error, confidence), kind, max_error, confidence)
     held = [one for one in tried if one.holds]
