@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from twd.cli.app import run
+from twd.cli.gate.calibrating import _with_profiles
+from twd.gate.calibration.profile import Conditions, Profile, write
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 
 
@@ -57,3 +60,28 @@ def test_a_file_that_cannot_be_written_is_told_first(
 def test_without_a_running_gate_there_is_no_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["gate", "status"]) == ExitCode.NOTHING_RUNS
     assert "Traceback" not in capsys.readouterr().err
+
+
+def conditions(member: str) -> Conditions:
+    return Conditions(judge="big", member=member, judge_is="x", member_is="y", sampling="s", hold="48")
+
+
+def test_members_without_a_profile_are_passed_over_unless_they_were_named(tmp_path: Path) -> None:
+    good, poor = conditions("good"), conditions("poor")
+    made = Profile(
+        conditions=good,
+        statistic="mean",
+        tolerance=1.0,
+        max_error=0.05,
+        confidence=0.95,
+        passes=100,
+        errors=0,
+        bound=0.03,
+        prompts="p",
+    )
+    with pytest.raises(CommandError, match="good: it was never calibrated"):
+        _with_profiles(tmp_path, [good, poor], named=False)
+    write(tmp_path, made)
+    assert _with_profiles(tmp_path, [good, poor], named=False) == [good]
+    with pytest.raises(CommandError, match="poor: it was never calibrated"):
+        _with_profiles(tmp_path, [good, poor], named=True)

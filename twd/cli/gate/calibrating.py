@@ -110,7 +110,7 @@ def _settled(home: Path, found: "Calibrated", conditions: "Conditions", how: dic
 
     if found.rule is not None:
         return f"written to {profile.write(home, _profile(found, conditions, how, read))}"
-    before = profile.read(profile.path_of(home, conditions.judge, conditions.member))
+    before = _profile_of(home, conditions)
     counts = not isinstance(before, str) and not before.stale(conditions)
     still = "; what was calibrated before still counts" if counts else ""
     return f"nothing is written: {found.missing}{still}"
@@ -121,10 +121,11 @@ def _settled(home: Path, found: "Calibrated", conditions: "Conditions", how: dic
 @click.pass_obj
 def evaluate(command_context: CliContext, /, file: Path, as_json: bool, **how: Any) -> ExitCode:
     """Measure the calibrated gate on other prompts; changes nothing."""
-    read, home = read_prompts(file), command_context.settings.home_dir
-    told = observe_prompts(command_context, read, as_json, lambda now: _calibrated(home, now), **how)
+    read, home, named = read_prompts(file), command_context.settings.home_dir, bool(how["member"])
+    told = observe_prompts(command_context, read, as_json, lambda them: _with_profiles(home, them, named), **how)
     for conditions, one in asyncio.run(told):
-        kept = _calibrated(home, conditions)
+        kept = _profile_of(home, conditions)
+        assert not isinstance(kept, str)
         stale = kept.stale(conditions)
         outcome = f"the profile is stale, {stale}" if stale else "the profile counts"
         _show(_evaluated(one.seen, kept.rule), one, read, as_json, outcome, conditions)
@@ -146,14 +147,19 @@ def _evaluated(seen: "list[Observation]", rule: "Rule") -> "Calibrated":
     )
 
 
-def _calibrated(home: Path, conditions: "Conditions") -> "Profile":
-    """The profile of a judge and a member; raises CommandError where there is none."""
+def _with_profiles(home: Path, members: "list[Conditions]", named: bool) -> "list[Conditions]":
+    """Those that were calibrated; raises CommandError where none was, or where one was named that was not."""
+    found = {one.member: _profile_of(home, one) for one in members}
+    lacking = [f"{name}: {why}" for name, why in found.items() if isinstance(why, str)]
+    if (named and lacking) or len(lacking) == len(found):
+        raise CommandError(ExitCode.CONFIG, "; ".join(lacking))
+    return [one for one in members if not isinstance(found[one.member], str)]
+
+
+def _profile_of(home: Path, conditions: "Conditions") -> "Profile | str":
     from twd.gate.calibration import profile
 
-    kept = profile.read(profile.path_of(home, conditions.judge, conditions.member))
-    if isinstance(kept, str):
-        raise CommandError(ExitCode.CONFIG, f"{conditions.member} by {conditions.judge}: {kept}")
-    return kept
+    return profile.read(profile.path_of(home, conditions.judge, conditions.member))
 
 
 def _profile(found: "Calibrated", conditions: "Conditions", how: dict[str, Any], read: "Read") -> Any:

@@ -55,10 +55,10 @@ async def observe_prompts(
     command_context: CliContext,
     read: "Read",
     quiet: bool,
-    ready: "Callable[[Conditions], object]" = lambda _: None,
+    chosen: "Callable[[list[Conditions]], list[Conditions]]" = lambda them: them,
     **how: Any,
 ) -> "list[tuple[Conditions, Observed]]":
-    """Ask all prompts, for each member; `ready` may object before the first."""
+    """Ask all prompts, for each of the members that are chosen before the first."""
     from twd.gate.asking import Asker
     from twd.gate.observing import observe
     from twd.kit.clock import SystemClock
@@ -70,8 +70,7 @@ async def observe_prompts(
         await asker.start()
         try:
             task, conditions = await _task(command_context, asker, how)
-            for one in conditions:
-                ready(one)
+            conditions = chosen(conditions)
             members = {one.member: _kept(how["keep"], task, one) for one in conditions}
             found = await observe(asker, read.lines, task, members, _silent if quiet else _tell)
         finally:
