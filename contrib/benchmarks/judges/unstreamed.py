@@ -29,7 +29,7 @@ async def agreed(here: House) -> int:
 
 
 def votes(answer: Answer, what: str) -> int:
-    """Agreed tokens, not drafted by others before, that were checked or taken."""
+    """Agreed tokens that the target checked or accepted."""
     return sum(int(one[what]) for one in answer.facts["drafters"] if one["drafter"] == "consensus")
 
 
@@ -50,8 +50,8 @@ def main() -> None:
         finally:
             print(
                 f"{counts['equal']} of {counts['greedy'] + counts['sampled']} texts equal ({counts['greedy']} greedy, "
-                f"{counts['sampled']} sampled) of {counts['tokens']} tokens; {counts['taken']} of {counts['checked']} "
-                f"tokens right that were checked because of votes alone; {asyncio.run(agreed(one))} agreed on"
+                f"{counts['sampled']} sampled), {counts['tokens']} tokens; of {asyncio.run(agreed(one))} agreed tokens "
+                f"{counts['checked']} were checked and {counts['taken']} accepted"
             )
 
 
