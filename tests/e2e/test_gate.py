@@ -1,5 +1,6 @@
 """A gate over real models: a quicker copy writes, the target judges, and without calibration no text changes."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -102,3 +103,16 @@ def test_a_process_that_is_killed_in_mid_answer_costs_no_text(house: Installed, 
                 os.kill(house.pids()[victim], signal.SIGKILL)
     assert "".join(pieces) == plain
     wait_until(lambda: "big+gate" in names(house), "it is back")
+
+
+def test_a_calibration_goes_on_where_it_was(house: Installed, tmp_path: Path) -> None:
+    asked, kept = tmp_path / "asked.jsonl", tmp_path / "kept.jsonl"
+    asked.write_text("".join(f'{{"prompt": "{question}", "max_tokens": 8}}\n' for question in QUESTIONS))
+    pair = ("--judge", "quick", "--member", "big", "--error", "same", "--keep", str(kept))
+    missing = house.twd("gate", "eval", str(asked), *pair)
+    assert (missing.returncode, kept.exists()) == (6, False)
+    assert "it was never calibrated" in missing.stderr
+    loose = ("--max-error", "0.9", "--confidence", "0.1", "--json")
+    first, again = (json.loads(house.twd("gate", "calibrate", str(asked), *pair, *loose).stdout) for _ in range(2))
+    assert first == again
+    assert len(kept.read_text().split()) == first["answers"] == len(QUESTIONS)

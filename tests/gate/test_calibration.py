@@ -5,8 +5,9 @@ from itertools import combinations
 
 import pytest
 
-from twd.gate.calibration.binomial import at_most, interval, lower_bound, trials_needed, upper_bound
-from twd.gate.calibration.search import Observation, auroc, calibrate, parts_of, rate_at, roc
+from twd.gate.calibration.binomial import at_most, excess, interval, lower_bound, trials_needed, upper_bound
+from twd.gate.calibration.report import cost, rows, summary
+from twd.gate.calibration.search import Calibrated, Observation, auroc, calibrate, parts_of, rate_at, roc, verdicts_at
 from twd.gate.verdict import Rule
 
 
@@ -63,6 +64,20 @@ def test_scores_that_tell_nothing_are_refused() -> None:
     assert "chance" in found.missing
 
 
+def test_a_member_with_few_errors_needs_no_scores_that_tell() -> None:
+    seen = observed(450, random.Random(6), error=0.01, sharp=0.0)
+    assert calibrate(seen, 0.05).rule is not None
+
+
+def test_a_refusal_tells_what_the_gate_does_without_a_rule() -> None:
+    seen = observed(300, random.Random(7), sharp=0.0)
+    found = calibrate(seen, 0.05)
+    assert found.rule is None
+    told = list(rows(found, seen))
+    assert any(row.split()[0] == "a" and "while that is not calibrated 0 approved" in row for row in told)
+    assert set(summary(found, seen)["uncalibrated"]) == {"all", "a", "b"}
+
+
 def test_the_area_is_that_of_all_pairs() -> None:
     dice = random.Random(4)
     seen = [Observation(str(n), (float(dice.randrange(5)),), dice.random() < 0.4) for n in range(60)]
@@ -83,3 +98,25 @@ def test_few_calibrations_exceed_their_bound(error: float, sharp: float) -> None
     rules = [calibrate(observed(360, dice, error, sharp), 0.05, salt=str(n)).rule for n in range(150)]
     exceeding = sum(true_error(rule, dice, error, sharp) > 0.053 for rule in rules if rule is not None)
     assert exceeding / len(rules) <= 0.08
+
+
+def test_the_excess_of_a_random_pass_is_that_of_all_over_the_chosen() -> None:
+    low, high = excess(40, 200, 5, 100)
+    assert low > 0.0
+    assert low < 40 / 200 - 5 / 100 < high
+    low, high = excess(40, 200, 20, 100)
+    assert low < 0.0 < high
+    assert excess(3, 100, 3, 100) == (0.0, 0.0)
+
+
+def test_what_does_not_pass_is_corrected_or_rejected() -> None:
+    seen = [Observation("c", gaps, wrong=False, tokens=4) for gaps in ((0.0,) * 4, (0.0, 0.0, 9.0, 0.0), (9.0,) * 4)]
+    found = verdicts_at(seen, Rule("token", 1.0))
+    assert (found.passes, found.corrected, found.of) == (1, 1, 3)
+
+
+def test_the_target_writes_what_is_left() -> None:
+    gaps = ((0.0,) * 4, (0.0, 0.0, 9.0, 0.0))
+    seen = [Observation("c", one, False, tokens=4, read_ms=10.0, judge_ms=4.0, exact_ms=40.0) for one in gaps]
+    spent = cost(Calibrated(None, ""), seen)
+    assert (spent["gate"], spent["exact"]) == (10.0 + 4.0 + 0.5 * 0.5 * 40.0, 50.0)

@@ -89,6 +89,7 @@ def test_agreement_is_told_once_and_grows() -> None:
     more = core.proposed(draft("b", [*PROMPT, 1, 2], [3]))
     assert more is not None
     assert more.tokens == [1, 2, 3]
+    assert core.agreed == 3
 
 
 def test_text_that_goes_another_way_leaves_no_votes() -> None:
@@ -100,6 +101,17 @@ def test_text_that_goes_another_way_leaves_no_votes() -> None:
     agreed = core.proposed(draft("b", [*PROMPT, 9], [4]))
     assert agreed is not None
     assert (agreed.at, agreed.prefix) == (4, prefix_hash([*PROMPT, 9]))
+
+
+def test_a_refuted_agreement_does_not_hold_back_the_next() -> None:
+    core = racer()
+    for name in "ab":
+        core.proposed(draft(name, PROMPT, [1, 2, 3]))
+    assert core.accepted(grew(PROMPT, [1, 9])) is None
+    core.proposed(draft("a", [*PROMPT, 1, 9], [4]))
+    agreed = core.proposed(draft("b", [*PROMPT, 1, 9], [4]))
+    assert agreed is not None
+    assert agreed.tokens == [4]
 
 
 def test_copies_of_a_file_have_one_vote() -> None:

@@ -48,7 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "swarm": ("twd.cli.swarm.command:swarm", "Models from machine to machine: seed, pull, status."),
     "distribute": ("twd.cli.distribute.command:distribute", "A model's file to all machines."),
-    "gate": ("twd.cli.gate:gate", "The quality gate: start it, look at it, calibrate it."),
+    "gate": ("twd.cli.gate.command:gate", "The quality gate: start it, look at it, calibrate it."),
     "slice": ("twd.cli.slice:slice_command", "Cut layers out of a model, for a stage of a ring."),
     "moe": ("twd.cli.moe.command:moe", "Mixtures of experts: look, convert, profile, plan."),
     "config": ("twd.cli.config:config", "Show the settings, or check them."),

@@ -54,7 +54,8 @@ class Race:
     voters: dict[InstanceId, str]
     """The drafters that were asked, and the model file of each."""
     paths: dict[InstanceId, Path] = field(default_factory=dict)
-    told_to: int = 0
+    told: list[int] = field(default_factory=list)
+    """The agreed tokens from `at` on that were published."""
 
     @property
     def asked(self) -> int:
@@ -77,6 +78,8 @@ class RacerCore:
     def __init__(self, racer: InstanceId) -> None:
         self.racer = racer
         self.races: dict[SessionId, Race] = {}
+        self.agreed = 0
+        """Tokens on which drafters agreed; each counts once, however often it is told."""
 
     def opened(self, event: SessionOpened) -> None:
         """A session was opened, or announced again."""
@@ -120,20 +123,23 @@ class RacerCore:
             return None
         race.at += len(event.tokens)
         race.prefix = extend(race.prefix, event.tokens)
+        count = len(event.tokens)
+        race.told = race.told[count:] if race.told[:count] == event.tokens else []
         return self._told(event.session, race)
 
     def _told(self, session: SessionId, race: Race) -> TokensAgreed | None:
         agreed: Agreed = agree(race.ballots(), race.asked, race.policy)
-        end = race.at + len(agreed.tokens)
-        if end <= race.told_to or not agreed.tokens:
+        tokens = agreed.tokens[:PATH_MAX]
+        if len(tokens) <= len(race.told):
             return None
-        race.told_to = end
+        self.agreed += len(tokens) - len(race.told)
+        race.told = tokens
         return TokensAgreed(
             session=session,
             racer=self.racer,
             at=race.at,
             prefix=race.prefix,
-            tokens=agreed.tokens[:PATH_MAX],
+            tokens=tokens,
             votes=agreed.votes,
             asked=race.asked,
         )

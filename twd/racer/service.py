@@ -21,7 +21,6 @@ class Racer(Service):
     def __init__(self, ctx: ServiceContext) -> None:
         super().__init__(ctx)
         self.core = RacerCore(self.instance)
-        self.agreed = 0
 
     def pattern(self, event_type: type[Event]) -> str:
         """SessionOpened events that are sent to racers, and all other events of sessions."""
@@ -30,7 +29,7 @@ class Racer(Service):
 
     def facts(self) -> RacerFacts:
         """What `twd status` reads about it."""
-        return RacerFacts(sessions=len(self.core.races), agreed=self.agreed)
+        return RacerFacts(sessions=len(self.core.races), agreed=self.core.agreed)
 
     def on_session_opened(self, event: SessionOpened) -> Effects:
         """A session was opened."""
@@ -51,7 +50,4 @@ class Racer(Service):
         return self._tell(self.core.accepted(event))
 
     def _tell(self, agreed: TokensAgreed | None) -> Effects:
-        if agreed is None:
-            return None
-        self.agreed += len(agreed.tokens)
-        return [Publish(agreed)]
+        return None if agreed is None else [Publish(agreed)]

@@ -1,5 +1,5 @@
-"""How many passes the target makes where three drafters vote, beside exact speculation with the same three; how many of
-the agreed tokens are not its own; and whether answers that are not streamed stay exact.
+"""How many passes the target makes where three drafters vote, beside exact speculation with the same three; how many
+of the agreed tokens are not its own.
 
     python contrib/benchmarks/judges/consensus.py --policy majority
 """
@@ -34,22 +34,11 @@ def streams(one: House, model: str, lines: Sequence[dict[str, Any]], more: dict[
     return [one.ask(model, line["messages"], stream=True, seed=n, **given) for n, line in enumerate(lines)]
 
 
-def equal(one: House, lines: Sequence[dict[str, Any]], more: dict[str, Any]) -> int:
-    """How many answers that are not streamed equal the model's own."""
-    same = 0
-    for number, line in enumerate(lines):
-        how = {"seed": number, "temperature": 0.9 * (number % 2), **more}
-        texts = [one.ask(name, line["messages"], stream=False, **how).text for name in ("big", "big+consensus")]
-        same += texts[0] == texts[1]
-    return same
-
-
 def main() -> None:
     """Print the figures of one policy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", default="majority", choices=["strict", "majority", "any_disagree"])
     parser.add_argument("--answers", type=int, default=24)
-    parser.add_argument("--unstreamed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="the first prompt")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--judge", default="f32", help="kind of weights")
@@ -74,9 +63,6 @@ def main() -> None:
             f"target's own ({low:.1%} to {high:.1%}); seconds {sum(a.whole_s for a in voted):.1f} beside "
             f"{sum(a.whole_s for a in plain):.1f}"
         )
-        if options.unstreamed:
-            same = equal(one, lines[: options.unstreamed], more)
-            print(f"{same} of {options.unstreamed} unstreamed texts equal")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python contrib/benchmarks/judges/target_time.py --rate 0.9
 
 First each prompt is answered by the member and scored, to find the tolerance at which so many answers pass. Then each
-prompt is asked twice, of the model itself and of the gate, in turn.
+prompt is asked twice, of the model itself and of the gate: in turn, and far from each other, as a prompt that was just
+read is not read again.
 """
 
 import argparse
@@ -106,9 +107,9 @@ async def measure(here: House, options: argparse.Namespace) -> None:
         exact_ms = gate_ms = 0.0
         verdicts: Counter[str] = Counter()
         for _ in range(options.rounds):
-            for prompt in asked:
+            for prompt, other in zip(asked, asked[len(asked) // 2 :] + asked, strict=False):
                 exact_ms += (await one.run("big", prompt, SAMPLING, options.tokens)).ms
-                told = await one.cost(await one.run("big+gate", prompt, SAMPLING, options.tokens))
+                told = await one.cost(await one.run("big+gate", other, SAMPLING, options.tokens))
                 gate_ms += told.cost.target_ms
                 verdicts[told.judged.verdict.value] += 1
         await one.stop("done")

@@ -1,7 +1,7 @@
 """Exact bounds of an error rate from counted errors (Clopper and Pearson). Pure arithmetic."""
 
 from functools import lru_cache
-from math import exp, inf, lgamma, log
+from math import exp, hypot, inf, lgamma, log
 from typing import Final
 
 _STEPS: Final = 60
@@ -42,6 +42,21 @@ def interval(errors: int, trials: int, confidence: float = 0.95) -> tuple[float,
     """The lower and the upper bound; together they hold at this confidence."""
     each = (1.0 + confidence) / 2
     return lower_bound(errors, trials, each), upper_bound(errors, trials, each)
+
+
+def excess(errors: int, trials: int, chosen_errors: int, chosen: int, confidence: float = 0.95) -> tuple[float, float]:
+    """By how much the error rate of all trials exceeds that of a chosen part of them: the lower and the upper bound, by
+    the exact bounds of the part and of the rest (Newcombe).
+    """
+    rest, rest_errors = trials - chosen, errors - chosen_errors
+    if not chosen or not rest:
+        return (0.0, 0.0)
+    ours, others = chosen_errors / chosen, rest_errors / rest
+    low, high = interval(chosen_errors, chosen, confidence)
+    other_low, other_high = interval(rest_errors, rest, confidence)
+    least = others - ours - hypot(others - other_low, high - ours)
+    most = others - ours + hypot(other_high - others, ours - low)
+    return least * rest / trials, most * rest / trials
 
 
 def trials_needed(errors: int, rate: float, confidence: float) -> int:

@@ -7,13 +7,14 @@ wrong threshold passes stays at 1 - confidence, however many are tried.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from math import sqrt
 from typing import Final
 
 from twd.gate.calibration.binomial import interval, trials_needed, upper_bound
-from twd.gate.verdict import STATISTICS, Rule, Statistic, statistic_of
+from twd.gate.verdict import STATISTICS, Rule, Statistic, decide, statistic_of
+from twd.wire.job import AnswerVerdict
 
 THRESHOLDS: Final = 12
 SPARE_ERRORS: Final = 3
@@ -32,6 +33,8 @@ class Observation:
     wrong: bool
     kind: str = ""
     tokens: int = 0
+    read_ms: float = 0.0
+    """What the target took for the prompt; the others are without it."""
     judge_ms: float = 0.0
     plain_ms: float = 0.0
     exact_ms: float = 0.0
@@ -48,6 +51,8 @@ class Rate:
     passes: int
     errors: int
     of: int
+    corrected: int = 0
+    """Answers that did not pass, and of which the gate would keep the beginning."""
 
     @property
     def share(self) -> float:
@@ -104,6 +109,12 @@ def rate_at(seen: Sequence[Observation], rule: Rule) -> Rate:
     return Rate(len(passed), sum(one.wrong for one in passed), len(seen))
 
 
+def verdicts_at(seen: Sequence[Observation], rule: Rule) -> Rate:
+    """The same, and how many of the others the gate would correct."""
+    corrected = sum(decide(one.gaps, one.tokens, rule).verdict is AnswerVerdict.CORRECT for one in seen)
+    return replace(rate_at(seen, rule), corrected=corrected)
+
+
 def auroc(seen: Sequence[Observation], kind: Statistic) -> float:
     """The chance that a wrong answer has a higher value of the statistic than a right one."""
     ranked = sorted(((one.value(kind), one.wrong) for one in seen), key=lambda one: one[0])
@@ -151,8 +162,8 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
     aurocs: dict[str, float] = {kind: auroc(fit, kind) for kind in STATISTICS}
     kind = max(STATISTICS, key=lambda one: (aurocs[one], -STATISTICS.index(one)))
     errors = sum(one.wrong for one in fit)
-    if errors and errors < len(fit) and not _tells(aurocs[kind], errors, len(fit) - errors):
-        text = f"scores do not tell wrong answers from right ones (AUROC {aurocs[kind]:.2f}): chance would do as well"
+    if max_error * len(fit) < errors < len(fit) and not _tells(aurocs[kind], errors, len(fit) - errors):
+        text = f"scores do not tell wrong answers from right ones better than chance (AUROC {aurocs[kind]:.2f})"
         return Calibrated(None, text, auroc=aurocs[kind], aurocs=aurocs, counts=counts)
     tried = _prove(prove, _thresholds(fit, prove, kind, max_error, confidence), kind, max_error, confidence)
     held = [one for one in tried if one.holds]
@@ -166,9 +177,9 @@ def calibrate(seen: Sequence[Observation], max_error: float, confidence: float =
         tried,
         aurocs[kind],
         aurocs,
-        held_out=rate_at(report, rule),
+        held_out=verdicts_at(report, rule),
         all_passes=Rate(len(report), sum(one.wrong for one in report), len(report)),
-        by_kind={name: rate_at([one for one in report if one.kind == name], rule) for name in kinds},
+        by_kind={name: verdicts_at([one for one in report if one.kind == name], rule) for name in kinds},
         counts=counts,
     )
 

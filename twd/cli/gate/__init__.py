@@ -1,0 +1,1 @@
+"""`twd gate`: the quality gate."""
