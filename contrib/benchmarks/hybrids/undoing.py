@@ -3,21 +3,28 @@
 .venv/bin/python -m contrib.benchmarks.hybrids.undoing windows        # a rejected window beside an accepted one
 .venv/bin/python -m contrib.benchmarks.hybrids.undoing turns          # the first token of a second turn
 .venv/bin/python -m contrib.benchmarks.hybrids.undoing turns --tiny   # the same with tiny models of any recipe
+.venv/bin/python -m contrib.benchmarks.hybrids.undoing beside         # both turns beside llama-server
 """
 
 import argparse
+import json
 import statistics
 import time
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from contrib.benchmarks.engine.random_hybrid import KINDS, random_hybrid
 from contrib.benchmarks.engine.random_model import random_model
+from contrib.benchmarks.product.llama_server import Launch, llama_server, programs_folder
 from tests.engine.slices.recipes import recipe
+from twd.bench.product.http_client import Server
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
+from twd.engine.demo_model import demo_model
 from twd.engine.load_plan import LoadPlan
 from twd.engine.loading import NativeModel, load_native
 from twd.wire.base import ModelId
@@ -29,6 +36,7 @@ PROMPT = 200
 CHAT = 4000
 ANSWER = 40
 QUESTION = 40
+VOCABULARY = 49152
 CACHE = Path.home() / ".cache" / "twd-bench"
 
 
@@ -61,7 +69,12 @@ class Text:
 
 def numbers(model: NativeModel, count: int, seed: int = 1) -> list[int]:
     """A prompt that makes no sense."""
-    return [int(token) for token in np.random.default_rng(seed).integers(1, model.model.vocab.size - 1, count)]
+    return numbers_up_to(model.model.vocab.size, count, seed)
+
+
+def numbers_up_to(size: int, count: int, seed: int = 1) -> list[int]:
+    """The same for a vocabulary of this size."""
+    return [int(token) for token in np.random.default_rng(seed).integers(1, size - 1, count)]
 
 
 def windows(model: NativeModel) -> tuple[float, float]:
@@ -99,6 +112,27 @@ def turns(model: NativeModel) -> tuple[float, float, int]:
     return first_ms, second_ms, second.cached
 
 
+def turns_there(path: Path) -> tuple[float, float]:
+    """The milliseconds that llama-server takes to read the prompts of such turns."""
+    programs = programs_folder(None)
+    if programs is None:
+        raise SystemExit("no llama-server is here: run contrib/benchmarks/build_peers.sh")
+    prompt = numbers_up_to(VOCABULARY, CHAT)
+    with llama_server(Launch(programs, path, (), 1, CHAT + 512, 2)) as server:
+        first = _completion(server, prompt)
+        second = _completion(server, [*prompt, *first["tokens"], *numbers_up_to(VOCABULARY, QUESTION, 2)])
+    return first["timings"]["prompt_ms"], second["timings"]["prompt_ms"]
+
+
+def _completion(server: Server, prompt: list[int]) -> dict[str, Any]:
+    fields = {"temperature": 0, "ignore_eos": True, "return_tokens": True}
+    body = json.dumps({"prompt": prompt, "n_predict": ANSWER, **fields}).encode()
+    request = urllib.request.Request(f"{server.url}/completion", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
 def path_of(name: str, *, tiny: bool) -> Path:
     """The file of a model, written once."""
     if tiny:
@@ -114,10 +148,22 @@ def load(path: Path) -> NativeModel:
     return load_native(plan, lambda share, stage: None)
 
 
+def beside(names: list[str]) -> None:
+    """The turns of models with a vocabulary, here and there."""
+    print("| model | first turn ms | llama-server | second turn ms | llama-server |\n|---|---|---|---|---|")
+    for name in names:
+        path = random_hybrid(CACHE, name, words=demo_model(CACHE, "q8_0"))
+        model = load(path)
+        first, second, _ = turns(model)
+        model.close()
+        there = turns_there(path)
+        print(f"| {name} | {first:.0f} | {there[0]:.0f} | {second:.0f} | {there[1]:.0f} |", flush=True)
+
+
 def main() -> None:
     """One table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("windows", "turns"))
+    parser.add_argument("what", choices=("windows", "turns", "beside"))
     parser.add_argument("--models", nargs="+", default=["llama", *KINDS])
     parser.add_argument("--tiny", action="store_true")
     given = parser.parse_args()
@@ -125,6 +171,9 @@ def main() -> None:
         "windows": "| model | goes back by | accepted ms | rejected ms | ratio |\n|---|---|---|---|---|",
         "turns": "| model | first turn ms | second turn ms | of it cached | ratio |\n|---|---|---|---|---|",
     }
+    if given.what == "beside":
+        beside([name for name in given.models if name in KINDS])
+        return
     print(heads[given.what])
     for name in given.models:
         model = load(path_of(name, tiny=given.tiny))

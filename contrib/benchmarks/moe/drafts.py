@@ -25,7 +25,7 @@ from twd.kit.service import Effects, Service, ServiceContext
 from twd.settings.model import ModelConfig, NgramConfig, Settings, SpeculationConfig
 from twd.speculator.targets.native import native_speculator
 from twd.wire.base import ModelId, NodeId, SessionId
-from twd.wire.draft import DrafterAttached, DraftProposed, SessionOpened
+from twd.wire.draft import DrafterAttached, DraftGranted, DraftProposed, SessionOpened
 from twd.wire.job import Sampling, Speculation, TokensAccepted
 from twd.wire.model import VocabFingerprint
 from twd.wire.prefix import prefix_hash
@@ -35,10 +35,11 @@ AHEAD = 16
 
 
 class KnowingDrafter(Service):
-    """Sends the answer that it was given, from where the text is, or random tokens. One session at a time."""
+    """Sends the answer that it was given, from where the text is, or random tokens; rests when it is told to. One
+    session at a time."""
 
     name = "knowing"
-    reads = (SessionOpened, TokensAccepted)
+    reads = (SessionOpened, TokensAccepted, DraftGranted)
     writes = (DraftProposed, DrafterAttached)
 
     def __init__(self, ctx: ServiceContext, vocab: VocabFingerprint) -> None:
@@ -50,7 +51,7 @@ class KnowingDrafter(Service):
         """If given, drafts come with experts."""
         self._session, self._model = SessionId(""), MODEL
         self._text: list[int] = []
-        self._prompt = 0
+        self._prompt = self._credit = 0
         self._dice = random.Random(1)
 
     def attach(self) -> None:
@@ -63,8 +64,14 @@ class KnowingDrafter(Service):
     def on_session_opened(self, event: SessionOpened) -> Effects:
         """Begin a text."""
         self._session, self._model = event.session, event.model
-        self._text, self._prompt = list(event.tokens), len(event.tokens)
+        self._text, self._prompt, self._credit = list(event.tokens), len(event.tokens), event.credit
         self._propose()
+        return None
+
+    def on_draft_granted(self, event: DraftGranted) -> Effects:
+        """Go on, or rest."""
+        if event.session == self._session and event.drafter == self.instance:
+            self._credit = event.credit
         return None
 
     def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
@@ -80,7 +87,7 @@ class KnowingDrafter(Service):
         if not self.answer:
             tokens = [self._dice.randrange(self.vocab.tokens) for _ in range(AHEAD)]
         read = [self._text[-1], *tokens[:-1]]
-        if tokens:
+        if tokens and self._credit:
             self.emit(
                 DraftProposed(
                     session=self._session,

@@ -114,7 +114,7 @@ def test_the_experts_of_a_mixture_are_placed(tmp_path: Path, capsys: pytest.Capt
     [
         (["none.gguf"], ExitCode.NOT_FOUND, "no file 'none.gguf' here"),
         (["qwen3:8b"], ExitCode.NOT_FOUND, "qwen3:8b-q4_k_m"),
-        (["."], ExitCode.CANNOT_START, "folder"),
+        (["."], ExitCode.USAGE, "folder"),
         (["org/Model-GGUF/cut.gguf"], ExitCode.CANNOT_START, "broken there"),
         (["org/Model-GGUF/zip.gguf"], ExitCode.NOT_FOUND, "no GGUF file"),
         (["org/Model-GGUF:Q8_0", "--moe-strategy", "profile-guided"], ExitCode.USAGE, "twd pull"),

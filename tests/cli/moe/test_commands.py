@@ -1,6 +1,7 @@
 """The commands of `twd moe`, as a user gives them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_a_dense_file_is_refused_by_every_command(tiny_path: Path, tmp_path: Pat
     ):
         assert moe(*arguments) == ExitCode.USAGE, arguments
         assert "is a dense model: it has no experts" in capsys.readouterr().err
+
+
+def test_what_is_no_file_is_told_so(tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in (("pipe", "is a pipe or a device"), (".", "is a folder")):
+        for command in ("summary", "plan"):
+            assert moe(command, name) == ExitCode.USAGE
+            assert what in capsys.readouterr().err
 
 
 def test_the_summary_of_a_model(tmp_path: Path, capsys: Capture) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from twd.cli.common.context import CliContext
 from twd.cli.moe.refusals import refused
+from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.wording import count
 from twd.settings.paths import path_of
@@ -45,6 +46,9 @@ def model_path(ctx: CliContext, name: str) -> Path:
     path = path_of(name)
     if not path.exists() and name in ctx.settings.models:
         return path_of(ctx.settings.models[name].path)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        what = "a folder" if path.is_dir() else "a pipe or a device"
+        raise CommandError(ExitCode.USAGE, f"{path} is {what}; name a file")
     return path
 
 
