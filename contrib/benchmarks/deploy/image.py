@@ -18,7 +18,7 @@ from dockerfile import Stage, Step, filled_in, read_stages
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twd-image"
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE: Final = "bookworm"
 PACKAGES: Final = "python3,python3-venv,ca-certificates"
 TOOLS: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BASE_ENV: Final = {"PATH": TOOLS, "LANG": "C.UTF-8"}
@@ -69,7 +69,7 @@ def base_image() -> Image:
 
 
 def _bootstrap(root: Path) -> None:
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), MIRROR]
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
     subprocess.run(command, check=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:{TOOLS}"})
     for link in ("python", "python3"):
         (root / "usr/local/bin" / link).symlink_to("/usr/bin/python3")

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.deploy.ssh_servers import SSH_PORT, SshServer
 from tests.waiting import wait_until
 
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"
 MAKE_S = 900
 TOOLS = ("debootstrap", "unshare", "nsenter", "ip", "sshd")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -51,7 +51,7 @@ def bare_root(cache: Path, *packages: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         draft = made.with_name(f"{made.name}.{os.getpid()}")
         include = ",".join(("openssh-server", *packages))
-        command = ["debootstrap", "--variant=minbase", f"--include={include}", SUITE, str(draft), MIRROR]
+        command = ["debootstrap", "--variant=minbase", f"--include={include}", SUITE, str(draft)]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=MAKE_S, env={**os.environ, "PATH": PATH}
         )
