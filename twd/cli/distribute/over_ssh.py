@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 PROBE_S: Final = 30.0
 AT_ONCE: Final = 4
 SAID_MAX: Final = 400
+NO_CAUSE: Final = ("rsync error:", "scp: failed to upload")
 RSYNC_CODES: Final = {
     3: "the folder is not there, or cannot be written",
     11: "reading or writing failed; is the disk full?",
@@ -188,9 +189,9 @@ def _meaning(argv: Sequence[str], code: int | None) -> str:
 
 
 def _complaint(said: bytes) -> str:
-    """Return the last line that says what is wrong; rsync's very last one only says that something is."""
+    """Return the last line that says what is wrong; the very last one of rsync and scp only says that something is."""
     lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("rsync error:")]
+    telling = [line for line in lines if not line.startswith(NO_CAUSE)]
     return (telling or lines or [""])[-1][:SAID_MAX]
 
 
