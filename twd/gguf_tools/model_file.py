@@ -60,3 +60,12 @@ def quick_hash(path: Path) -> str:
         file.seek(max(0, size - SAMPLE_BYTES))
         digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:32]
+
+
+def why_no_file(path: Path) -> str:
+    """Why this path cannot be read as a file, and what to name instead; empty for a file, and where nothing is."""
+    if path.is_dir():
+        return "is a folder; name a file in it"
+    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        return "is a pipe or a device; name a file"
+    return ""

@@ -12,7 +12,7 @@ import msgspec
 
 from twd.gguf_tools.header import BrokenGguf, GgufHeader, read_header
 from twd.gguf_tools.inspect import inspect, shards_of
-from twd.gguf_tools.model_file import hash_of_files, quick_hash
+from twd.gguf_tools.model_file import hash_of_files, quick_hash, why_no_file
 from twd.kit.progress import Share, unheard
 from twd.pieces.hashing import FileHashes, Place
 from twd.pieces.manifest import Manifest, Piece, Shard, TensorPlace, load_manifest, write_manifest
@@ -71,10 +71,8 @@ def manifest_from(
 
 def open_model(path: Path) -> Any:
     """Open a file for reading; raises TwdError with advice."""
-    if path.is_dir():
-        raise TwdError(FailureCode.BAD_REQUEST, f"{path} is a folder; name a file in it")
-    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-        raise TwdError(FailureCode.BAD_REQUEST, f"{path} is a pipe or a device; name a file")
+    if why := why_no_file(path):
+        raise TwdError(FailureCode.BAD_REQUEST, f"{path} {why}")
     try:
         return path.open("rb", buffering=0)
     except OSError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from contrib.benchmarks.engine.random_hybrid import KINDS, random_hybrid
+from contrib.benchmarks.moe.drafts import KnowingDrafter
 from contrib.benchmarks.product.llama_server import Launch, llama_server, programs_folder
 from tests.engine.slices.recipes import recipe
 from twd.bench.client import BenchClient, BenchRequest
@@ -31,78 +32,18 @@ from twd.engine.heads.seat import HeadSeat
 from twd.engine.target import LocalTarget
 from twd.kit.clock import SystemClock
 from twd.kit.ids import Ids
-from twd.kit.service import Effects, Service, ServiceContext
+from twd.kit.service import ServiceContext
 from twd.settings.model import ModelConfig, NgramConfig, Settings, SpeculationConfig
 from twd.speculator.targets.native import native_speculator
-from twd.wire.base import ModelId, NodeId, SessionId
-from twd.wire.draft import DrafterAttached, DraftProposed, SessionOpened
-from twd.wire.job import Speculation, TokensAccepted
-from twd.wire.model import VocabFingerprint
-from twd.wire.prefix import prefix_hash
+from twd.wire.base import ModelId, NodeId
+from twd.wire.job import Speculation
 
 CACHE = Path.home() / ".cache" / "twd-bench"
 MODEL = ModelId("target")
-AHEAD, CTX_SIZE = 16, 1024
+CTX_SIZE = 1024
 WITH_HEAD = " with a head"
 MODELS = (*KINDS, f"qwen35{WITH_HEAD}")
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-
-
-class PlayedDrafter(Service):
-    """Knows the answer, and tells each token of it rightly with one chance. One session at a time."""
-
-    name = "played"
-    reads = (SessionOpened, TokensAccepted)
-    writes = (DraftProposed, DrafterAttached)
-
-    def __init__(self, ctx: ServiceContext, vocab: VocabFingerprint) -> None:
-        super().__init__(ctx)
-        self._vocab = vocab
-        self._session = SessionId("")
-        self._text: list[int] = []
-        self._prompt = 0
-        self._drafts: list[int] = []
-
-    def attach(self) -> None:
-        """Offer to draft."""
-        there = NodeId("far")
-        self.emit(
-            DrafterAttached(drafter=self.instance, node=there, model=ModelId("played"), vocab=self._vocab, token_ms=0.1)
-        )
-
-    def plays(self, answer: list[int], rate: float, seed: int) -> None:
-        """Draft this answer from now on; which tokens are wrong depends on the seed alone."""
-        self._drafts = spoilt(answer, rate, seed)
-
-    def on_session_opened(self, event: SessionOpened) -> Effects:
-        """Begin a text."""
-        self._session = event.session
-        self._text, self._prompt = list(event.tokens), len(event.tokens)
-        self._propose()
-        return None
-
-    def on_tokens_accepted(self, event: TokensAccepted) -> Effects:
-        """Go on."""
-        if event.session == self._session and event.at == len(self._text):
-            self._text += event.tokens
-            self._propose()
-        return None
-
-    def _propose(self) -> None:
-        said = len(self._text) - self._prompt
-        tokens = self._drafts[said : said + AHEAD]
-        if tokens:
-            self.emit(
-                DraftProposed(
-                    session=self._session,
-                    model=MODEL,
-                    drafter=self.instance,
-                    at=len(self._text),
-                    prefix=prefix_hash(self._text),
-                    tokens=tokens,
-                    confidence=[1.0] * len(tokens),
-                )
-            )
 
 
 class PlayedHead(HeadSeat):
@@ -114,9 +55,9 @@ class PlayedHead(HeadSeat):
         self._answer: list[int] = []
         self._prompt = -1
 
-    def plays(self, answer: list[int], rate: float, seed: int) -> None:
+    def plays(self, answer: list[int], rate: float) -> None:
         """Guess this answer from now on."""
-        self.rate, self._answer, self._prompt = rate, spoilt(answer, rate, seed), -1
+        self.rate, self._answer, self._prompt = rate, answer, -1
 
     def guess(
         self, verdict: VerifyResult, text: Sequence[int], count: int, sampler: Sampler, least: float = 0.0
@@ -165,12 +106,10 @@ async def ours(
         await speculator.settled.wait()
         if speculator.loaded is None:
             raise SystemExit(speculator.note)
-        drafter = PlayedDrafter(context("far"), speculator.loaded.facts.vocab)
+        drafter = KnowingDrafter(context("far"), speculator.loaded.facts.vocab)
         await drafter.start()
-        guesser: PlayedDrafter | PlayedHead = drafter
-        if head:
-            guesser = with_played_head(speculator.loaded.target)
-        else:
+        played = with_played_head(speculator.loaded.target) if head else None
+        if played is None:
             drafter.attach()
 
         def how(drafts: bool) -> BenchRequest:
@@ -182,7 +121,9 @@ async def ours(
             plain = await client.answer(MODEL, prompt, how(False))
             speeds["plain"].append(plain.rate)
             for rate in rates:
-                guesser.plays(plain.tokens, rate, number)
+                drafter.answer = spoilt(plain.tokens, rate, number)
+                if played is not None:
+                    played.plays(drafter.answer, rate)
                 drafted = await client.answer(MODEL, prompt, how(True))
                 if drafted.tokens != plain.tokens:
                     raise SystemExit("drafts changed a text")

@@ -46,9 +46,10 @@ def model_path(ctx: CliContext, name: str) -> Path:
     path = path_of(name)
     if not path.exists() and name in ctx.settings.models:
         return path_of(ctx.settings.models[name].path)
-    if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-        what = "a folder" if path.is_dir() else "a pipe or a device"
-        raise CommandError(ExitCode.USAGE, f"{path} is {what}; name a file")
+    from twd.gguf_tools.model_file import why_no_file
+
+    if why := why_no_file(path):
+        raise CommandError(ExitCode.USAGE, f"{path} {why}")
     return path
 
 
