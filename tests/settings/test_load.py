@@ -336,10 +336,3 @@ def assert_settings_or_problems(text: str) -> None:
     checker = Checker("/home")
     settings = checker.build(tree, shape.type_info(Settings))
     assert checker.problems or isinstance(settings, Settings)
-
-
-def test_settings_that_nothing_uses_yet_are_told(tmp_path: Path) -> None:
-    file = tmp_path / "twd.yaml"
-    file.write_text("gate: {max_retries: 2}\nmodels: {a: {path: a.gguf, moe_placement: balanced}}\nedge: {port: 1}\n")
-    loaded = load_settings(str(file), {"TWD_SWARM_PORT": "9081"}, tmp_path, tmp_path)
-    assert [hint.partition(":")[0] for hint in loaded.hints] == ["moe_placement and moe_hot_profile of models"]

@@ -67,11 +67,6 @@ def test_sign_ins_at_brokers_are_masked(tmp_path: Path, url: str, shown: str) ->
     assert (values["bus.url"], values["backends.b.model_name"]) == (shown, "qwen@q4")
 
 
-def test_what_nothing_uses_is_told_of_any_model(tmp_path: Path) -> None:
-    loaded = load(tmp_path, "models: {qwen2.5-7b: {path: x, moe_placement: balanced}}")
-    assert loaded.hints == ["moe_placement and moe_hot_profile of models: checked, but nothing uses it yet"]
-
-
 def test_a_check_lists_problems(tmp_path: Path) -> None:
     (tmp_path / "twd.yaml").write_text("edge: {port: x, max_queue: 0}")
     report = check_settings(None, {}, tmp_path, tmp_path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from twd.engine.context import CTX_SIZE_MAX, EXACT_ROWS, FAST_ROWS, CacheLayout, ContextSettings
 from twd.engine.model import ONE_SESSION, LoadedGguf, ModelLoadOptions
 from twd.engine.rpc.pool import HEAD, PoolPlan, gpu_layers, layer_names, open_devices, tensor_split
+from twd.engine.tensor_places import DevicePlacement
 from twd.gguf_tools.inspect import inspect
 from twd.wire.base import ModelId
 
@@ -47,6 +48,8 @@ class LoadPlan:
     """If given, experts of a mixture are read while it computes, and may take this much memory."""
     remember: bool = False
     """Remember which experts of a mixture each token chooses, where all of them are in this machine's memory."""
+    placement: DevicePlacement | None = None
+    """Where a mixture's layers and experts go on this machine. If given, `gpu_layers` is ignored."""
     pool: PoolPlan | None = None
     """Which layers go to which devices and RPC workers. If given, `gpu_layers` is ignored."""
 
@@ -65,10 +68,14 @@ def load_options(plan: LoadPlan) -> ModelLoadOptions:
     """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
     not depend on which machine holds a layer."""
     if plan.pool is None:
+        placed = plan.placement
         return ModelLoadOptions(
             path=plan.path,
-            gpu_layers=plan.gpu_layers,
+            gpu_layers=placed.layers if placed is not None else plan.gpu_layers,
             use_mmap=plan.use_mmap,
+            devices=placed.devices if placed is not None else (),
+            tensor_split=placed.split if placed is not None else (),
+            expert_places=placed.places if placed is not None else (),
             head=plan.head,
             expert_bytes=plan.expert_bytes,
             remember=plan.remember,

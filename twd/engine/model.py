@@ -15,7 +15,7 @@ from twd.engine.experts.stream import ExpertStream, open_stream
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
 from twd.engine.library import EngineDevice, devices, last_errors, llama, place_of, start
-from twd.engine.rpc.pool import keep_on_host
+from twd.engine.tensor_places import TensorPlace, bytes_on_host, override_list
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice_layout import facts_of
@@ -41,6 +41,8 @@ class ModelLoadOptions:
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
     """Name patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
+    expert_places: tuple[TensorPlace, ...] = ()
+    """Experts that do not lie with their layer."""
     head: bool = False
     """Load the model's own head (multi-token prediction), too, if the file has one."""
     from_disk: bool = False
@@ -160,10 +162,9 @@ def _bytes_in_ram(info: GgufInfo, settings: ModelLoadOptions) -> int:
         return 0
     if not offloads(settings):
         return info.weight_bytes
-    if settings.gpu_layers < 0:
-        return info.other_bytes
-    kept = max(info.layers - settings.gpu_layers, 0)
-    return info.other_bytes + sum(info.layer_bytes[:kept])
+    kept = max(info.layers - settings.gpu_layers, 0) if settings.gpu_layers >= 0 else 0
+    experts = bytes_on_host(info, settings.expert_places, kept)
+    return info.other_bytes + sum(info.layer_bytes[:kept]) + experts
 
 
 def _load(settings: ModelLoadOptions, info: GgufInfo, on_progress: Share) -> int:
@@ -216,8 +217,9 @@ def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Stru
         split = (ctypes.c_float * llama.llama_max_devices())(*settings.tensor_split)
         keep.append(split)
         parameters.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
-    if settings.host_tensors:
-        overrides = keep_on_host(settings.host_tensors)
+    places = (*(TensorPlace(pattern) for pattern in settings.host_tensors), *settings.expert_places)
+    if places:
+        overrides = override_list(places)
         keep.append(overrides)
         parameters.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
     return parameters, keep

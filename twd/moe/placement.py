@@ -45,6 +45,11 @@ class ExpertDeviceShare:
     ms: float = 0.0
     disk_ms: float = 0.0
 
+    @property
+    def token_ms(self) -> float:
+        """What a token takes here: experts are read ahead from disk, while others are computed."""
+        return max(self.ms, self.disk_ms)
+
 
 @dataclass(frozen=True, slots=True)
 class MixturePlan:
@@ -61,7 +66,7 @@ class MixturePlan:
     @property
     def token_ms(self) -> float:
         """Predicted time of one token."""
-        return sum(share.ms + share.disk_ms for share in self.shares)
+        return sum(share.token_ms for share in self.shares)
 
     @property
     def tok_s(self) -> float:
@@ -213,7 +218,7 @@ def _improved(state: _State) -> _State:
 
 
 def _token_ms(state: _State) -> float:
-    return sum(share.ms + share.disk_ms for share in _shares(state))
+    return sum(share.token_ms for share in _shares(state))
 
 
 def _shares(state: _State) -> list[ExpertDeviceShare]:

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from twd.gguf_tools.header import GgufHeader, read_header
+from twd.gguf_tools.model_file import file_hash
 from twd.moe.model import EXPERTS_MAX
 from twd.moe.names import fused_of, indexed_of
 from twd.moe.profile import ExpertCounter, ExpertProfile
@@ -46,6 +47,11 @@ class _PeerAnswer(msgspec.Struct):
 
     top_experts: list[_TopExpert]
     total_tokens: float = 0.0
+
+
+def kept_profile(home: Path, model: Path) -> Path:
+    """Where the profile of a model is kept: by its hash, in the state folder."""
+    return home / "moe" / f"{file_hash(model)}.json"
 
 
 def write_profile(path: Path, profile: ExpertProfile) -> None:

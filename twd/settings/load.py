@@ -15,7 +15,6 @@ from twd.settings.identity import with_identity
 from twd.settings.legacy import old_variables, translate
 from twd.settings.model import Settings
 from twd.settings.tree import SettingNode, put_node
-from twd.settings.unused import unused_hints
 from twd.settings.yaml_tree import BYTES_MAX, parse_yaml
 
 
@@ -52,7 +51,7 @@ def load_settings(path: str | None, env: Mapping[str, str], cwd: Path, home: Pat
     return Loaded(
         settings=settings,
         source=source,
-        hints=[*hints, *file_hints, *old_hints, *env_hints, *unused_hints(checker.given)],
+        hints=[*hints, *file_hints, *old_hints, *env_hints],
         places=checker.given,
     )
 

@@ -168,9 +168,9 @@ class ModelConfig(SettingSection, frozen=True):
         Auto | Gigabytes, about("Memory for experts that are read so, in each stage of a ring; auto: what is free.")
     ] = "auto"
     moe_placement: Annotated[
-        Literal["off", "balanced", "profile-guided"], about("How experts are spread over devices; nothing uses it yet.")
+        Literal["off", "balanced", "profile-guided"], about("How a mixture's experts are spread over cards and memory.")
     ] = "off"
-    moe_hot_profile: Annotated[FilePath, about("Profile of the busiest experts; nothing uses it yet.")] = ""
+    moe_hot_profile: Annotated[FilePath, about("Profile of its experts; else the one that is kept.")] = ""
 
     @property
     def cache_types(self) -> tuple[str, str]:

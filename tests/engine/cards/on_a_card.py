@@ -1,6 +1,8 @@
 """What must hold on a card, whatever card it is. On one of your own: `pytest tests/engine/cards/on_a_card.py`."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from tests.engine.device_rows.test_device_rows import batch, computed, context_of, drafted, target_of
 from tests.engine.driving import Greedy, generate
+from tests.engine.experts.unlike import write_unlike
 from tests.engine.steps.test_steps import PROMPTS, texts
 from tests.engine.tiny_models import write_llama
 from twd.agent.detect import MachineDetector
@@ -16,7 +19,7 @@ from twd.decoding.sampler import SamplerFactory
 from twd.engine.device_rows.binding import LogitsPlace
 from twd.engine.device_rows.choices import USUAL
 from twd.engine.device_rows.trial import try_device_rows
-from twd.engine.library import EngineDevice, devices
+from twd.engine.library import EngineDevice, buffer_name, devices
 from twd.engine.load_plan import LoadPlan
 from twd.engine.loading import load_native
 from twd.engine.measuring import at_load, cost
@@ -25,6 +28,10 @@ from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.steps.binding import RuleHolder
 from twd.engine.target import LocalTarget
 from twd.gguf_tools.slice import write_slice
+from twd.moe.model import read_mixture
+from twd.moe.on_devices import device_placement
+from twd.moe.placement import USABLE, DeviceScore, place
+from twd.moe.summary import summarize
 from twd.settings.model import PoolConfig, Settings
 from twd.wire.base import InstanceId, ModelId, NodeId
 from twd.wire.job import Sampling
@@ -173,3 +180,33 @@ def test_a_text_goes_on_after_rollback_as_if_nothing_had_been(model: LoadedGguf)
     plain = generate(target, prompt, 20, sampler=Greedy())
     assert generate(target, prompt, 20, lambda out: [9, 8, 7, 6], Greedy()) == plain
     target.shutdown()
+
+
+def test_experts_of_a_mixture_lie_where_the_plan_says(
+    card: EngineDevice, tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A card with room for a half of the experts: llama.cpp logs buffers of that size, and drafts change nothing."""
+    monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
+    monkeypatch.setattr(cost, "_DEPTH", ROWS)
+    monkeypatch.setattr(at_load, "SHARED_WIDTHS", ())
+    caplog.set_level("DEBUG", "twd.engine.llama")
+    path = write_unlike(tmp_path / "unlike.gguf")
+    facts = summarize(read_mixture(path))
+    room = DeviceScore(buffer_name(card), int((facts.resident + 0.6 * facts.expert) / USABLE), 500e9, 20e-6)
+    plan = place(facts, [room, DeviceScore("CPU", 1 << 40, 10e9, disk=1e9)])
+    placement = device_placement(plan, [card])
+    on_card = next(share for share in plan.shares if not share.device.host)
+    assert 0 < on_card.expert_bytes < facts.expert
+    load = LoadPlan(ModelId("card"), path, ctx_size=128, parallel=2, threads=1, insist=True, gpu_layers=ALL_LAYERS)
+    native = load_native(replace(load, placement=placement), lambda *_: None)
+    try:
+        sizes = re.findall(rf"{re.escape(buffer_name(card))} model buffer size = +([\d.]+) MiB", caplog.text)
+        held = on_card.dense_bytes + on_card.expert_bytes
+        assert [float(size) * 2**20 for size in sizes] == [pytest.approx(held, rel=0.05)]
+        prompt = list(PROMPTS[0])
+        plain = generate(native.target, prompt, 12)
+        wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
+        right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
+        assert plain == wrong == right
+    finally:
+        native.close()

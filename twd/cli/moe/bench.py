@@ -205,7 +205,7 @@ def _run(held: "HeldBench", live: bool) -> "MixtureReport":
 
 def _predicted(ctx: CliContext, path: Path, experts_mib: int) -> float:
     """Tokens a second without drafts, as `twd moe plan` would say with so much memory for experts; 0: all of it."""
-    from twd.cli.moe.devices import find_devices
+    from twd.moe.devices import find_devices
     from twd.moe.model import is_mixture, read_mixture
     from twd.moe.placement import USABLE, place
     from twd.moe.summary import summarize
@@ -216,7 +216,7 @@ def _predicted(ctx: CliContext, path: Path, experts_mib: int) -> float:
     held = experts_mib << 20 or facts.expert
     devices = [
         replace(device, memory=int((facts.resident + held) / USABLE) + 1)
-        for device in find_devices(ctx, path, refresh=False)
+        for device in find_devices(ctx.home.cache, path)
         if device.host
     ]
     return place(facts, devices).tok_s

@@ -7,7 +7,6 @@ import click
 import msgspec
 
 from twd.cli.common.context import CliContext
-from twd.cli.moe.profile import profile_path
 from twd.cli.moe.refusals import refused
 from twd.cli.moe.summary import model_path
 from twd.kit.errors import CommandError
@@ -72,7 +71,7 @@ def placed(
     disk: Path | None = None,
 ) -> "tuple[MixtureSummary, MixturePlan, list[DeviceScore]]":
     """A mixture on the devices that are there. `disk`: the file that is read to measure the disk, if not the model."""
-    from twd.cli.moe.devices import find_devices
+    from twd.moe.devices import find_devices
     from twd.moe.model import read_mixture
     from twd.moe.placement import place
     from twd.moe.summary import summarize
@@ -80,7 +79,7 @@ def placed(
     facts = summarize(read_mixture(path))
     chosen = _strategy(ctx, file, strategy, hot_profile)
     profile = _profile(ctx, path, file, hot_profile, facts) if chosen == "profile-guided" else None
-    devices = find_devices(ctx, disk or path, refresh=refresh)
+    devices = find_devices(ctx.home.cache, disk or path, ctx.settings.pool.workers, refresh=refresh)
     plan = place(facts, devices, chosen, profile)
     if plan.missing:
         raise CommandError(ExitCode.UNHEALTHY, _too_small(facts, plan, devices))
@@ -96,11 +95,11 @@ def _strategy(ctx: CliContext, file: str, asked: "Strategy | None", hot_profile:
 
 def _profile(ctx: CliContext, path: Path, file: str, named: str, facts: "MixtureSummary") -> "ExpertProfile":
     from twd.gguf_tools.model_file import file_hash
-    from twd.moe.profile_files import read_profile, require_profile_of
+    from twd.moe.profile_files import kept_profile, read_profile, require_profile_of
 
     known = ctx.settings.models.get(file)
     where = named or (known.moe_hot_profile if known is not None else "")
-    source = path_of(where) if where else profile_path(ctx, path)
+    source = path_of(where) if where else kept_profile(ctx.home.path, path)
     if not where and not source.exists():
         text = f"there is no profile of this model yet; `twd moe profile -m {file}` makes one"
         raise CommandError(ExitCode.NOT_FOUND, text)

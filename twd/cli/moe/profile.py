@@ -81,14 +81,9 @@ def _model(ctx: CliContext, name: str) -> Path:
 def _target(ctx: CliContext, output: str, path: Path | None) -> Path:
     if output:
         return path_of(output)
-    return profile_path(ctx, path) if path else ctx.home.path / "moe" / "profile.json"
+    from twd.moe.profile_files import kept_profile
 
-
-def profile_path(ctx: CliContext, model: Path) -> Path:
-    """Where the profile of a model is kept: by its hash."""
-    from twd.gguf_tools.model_file import file_hash
-
-    return ctx.home.path / "moe" / f"{file_hash(model)}.json"
+    return kept_profile(ctx.home.path, path) if path else ctx.home.path / "moe" / "profile.json"
 
 
 def _of_model(profile: "ExpertProfile", path: Path, logs: tuple[str, ...]) -> "ExpertProfile":

@@ -136,10 +136,6 @@ class MixtureShape:
         """Return the seconds in which a pass of some rows reads experts. Each row may choose others."""
         return on_disk * (1.0 - (1.0 - self.share) ** rows) / bytes_s
 
-    def more_disk_s(self, on_disk: int, bytes_s: float, rows: int, factor: float) -> float:
-        """Return how much longer than `factor` times as long as for one row such a pass reads."""
-        return self.disk_s(on_disk, bytes_s, rows) - factor * self.disk_s(on_disk, bytes_s)
-
 
 DENSE: Final = MixtureShape()
 """Without experts."""

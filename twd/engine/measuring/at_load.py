@@ -39,6 +39,8 @@ def _known_or_new(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progres
     if plan.expert_bytes:
         share = round(10 * plan.expert_bytes / max(1, target.context.model.info.size_bytes))
         where = f"{share}/10 of the experts in memory"
+    if plan.placement is not None:
+        where = plan.placement.told
     repacked = target.context.model.repacked
     about = circumstances(
         plan.path, exact.settings, exact.rows_min, plan.gpu_layers, where, repacked=repacked, tested=plan.test

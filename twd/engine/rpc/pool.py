@@ -119,16 +119,3 @@ def _connect(endpoint: str) -> list[EngineDevice]:
     count = ggml("ggml_backend_reg_dev_count", [ctypes.c_void_p], ctypes.c_size_t)(registry)
     at = ggml("ggml_backend_reg_dev_get", [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_void_p)
     return [describe_device(at(registry, index)) for index in range(count)]
-
-
-class _Override(ctypes.Structure):
-    """llama.cpp's llama_model_tensor_buft_override."""
-
-    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
-
-
-def keep_on_host(patterns: Sequence[bytes]) -> ctypes.Array[_Override]:
-    """llama.cpp's override list (ended by nulls) that keeps tensors with these names in this machine's memory."""
-    host = ggml("ggml_backend_cpu_buffer_type", [], ctypes.c_void_p)()
-    rows = [_Override(pattern, host) for pattern in patterns]
-    return (_Override * (len(rows) + 1))(*rows, _Override(None, None))

@@ -32,6 +32,7 @@ from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load
 from twd.speculator.targets.memory_care import MemoryCare
+from twd.speculator.targets.mixture_placement import place_mixture
 from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.embedding import EmbeddingRequested
@@ -189,14 +190,15 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
     """Returns the function that loads this model; the service runs it on a thread."""
 
     def load(progress: Progress) -> NativeTarget:
-        memory, model = StateFolder(settings.home_dir).cache, settings.models[name]
+        home, model = StateFolder(settings.home_dir), settings.models[name]
         layers = gpu_layers(settings, model)
-        plan = replace(load_plan(name, model, memory), gpu_layers=layers, **head_choice(name, settings))
+        plan = replace(load_plan(name, model, home.cache), gpu_layers=layers, **head_choice(name, settings))
         experts = _expert_bytes(model, layers)
         if experts:
             plan = replace(plan, use_mmap=True, expert_bytes=experts, head=False, head_file=None)
             native = load_native(plan, progress)
         else:
+            plan = replace(plan, placement=place_mixture(model, home) if layers else None)
             native = _load_whole(plan, MemoryCare(model, settings), progress)
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
 

@@ -28,12 +28,8 @@ def timed(
     placement: Placement, shape: ModelShape, links: Mapping[str, MachineLink], demand: PlacementDemand
 ) -> Placement:
     """Return a placement with its times."""
-    compute = window = 0.0
-    for piece in placement.pieces:
-        taken, device = seconds(piece, shape), piece.device
-        compute += taken
-        window += taken * device.window_factor
-        window += shape.mixture.more_disk_s(piece.disk_bytes, device.disk, WINDOW + 1, device.window_factor)
+    compute = sum(seconds(piece, shape) for piece in placement.pieces)
+    window = sum(seconds(piece, shape, WINDOW + 1) for piece in placement.pieces)
     link_s = _way(placement, shape, links, demand, 1)
     return replace(
         placement,
@@ -43,12 +39,15 @@ def timed(
     )
 
 
-def seconds(piece: DeviceShare, shape: ModelShape) -> float:
-    """Return the seconds of one token's pass over what a device holds."""
+def seconds(piece: DeviceShare, shape: ModelShape, rows: int = 1) -> float:
+    """Return the seconds of a pass over what a device holds: of one token, or of a window. Experts are read from disk
+    ahead, while others are computed."""
     layers, weights, head = piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head
     cache = shape.kv_layer * shape.read_tokens * layers
     read = Reading(layers, weights, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
-    return pass_seconds(read, piece.device.pace) + shape.mixture.disk_s(piece.disk_bytes, piece.device.disk)
+    factor = 1.0 if rows == 1 else piece.device.window_factor
+    computing = pass_seconds(read, piece.device.pace) * factor
+    return max(computing, shape.mixture.disk_s(piece.disk_bytes, piece.device.disk, rows))
 
 
 def _way(

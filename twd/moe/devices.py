@@ -1,14 +1,13 @@
 """The devices that a mixture could lie on, with measured speeds; those are kept for a day."""
 
 import asyncio
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from twd.cli.common.context import CliContext
 from twd.kit.json_cache import file_name, recall, remember
 from twd.moe.placement import DeviceScore
 
@@ -36,17 +35,22 @@ class MeasuredSpeeds(msgspec.Struct, frozen=True):
     workers: dict[str, float] = {}
 
 
-def find_devices(ctx: CliContext, model: Path, *, refresh: bool) -> list[DeviceScore]:
-    """RPC workers of the settings, cards, and this machine's memory, in the order in which llama.cpp lists them."""
+def find_devices(
+    cache: Path, model: Path, workers: "Sequence[WorkerConfig]" = (), *, refresh: bool = False
+) -> list[DeviceScore]:
+    """RPC workers, cards, and this machine's memory, in the order in which llama.cpp lists them.
+
+    `cache` keeps what was measured; `model` lies on the disk that is measured.
+    """
     from twd.engine.host_memory.limits import available_bytes
     from twd.engine.library import buffer_name, devices
 
     cards = [device for device in devices() if device.is_gpu]
-    workers = _open_workers(ctx.settings.pool.workers)
-    speeds = _speeds(ctx, model, cards, [address for address, *_ in workers], refresh)
+    lent = _open_workers(workers)
+    speeds = _speeds(cache, model, cards, [address for address, *_ in lent], refresh)
     away = [
         DeviceScore(f"RPC{number}[{address}]", memory, speeds.memory, speeds.workers.get(address, 1e-3))
-        for number, address, memory in workers_in_order(workers)
+        for number, address, memory in workers_in_order(lent)
     ]
     here = [
         DeviceScore(buffer_name(card), card.free_bytes, speeds.cards.get(card.name) or ASSUMED_CARD, CARD_RTT_S)
@@ -60,7 +64,7 @@ def workers_in_order(workers: list[tuple[str, list[int]]]) -> list[tuple[int, st
     return [(number, address, memory) for address, lent in workers for number, memory in enumerate(lent)]
 
 
-def _open_workers(workers: "tuple[WorkerConfig, ...]") -> list[tuple[str, list[int]]]:
+def _open_workers(workers: "Sequence[WorkerConfig]") -> list[tuple[str, list[int]]]:
     """Addresses of the workers that answer, and the memory of their devices; the settings win."""
     return [found for found in (asyncio.run(_looked(one)) for one in workers) if found is not None]
 
@@ -78,10 +82,10 @@ async def _looked(worker: "WorkerConfig") -> tuple[str, list[int]] | None:
 
 
 def _speeds(
-    ctx: CliContext, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool
+    cache: Path, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool
 ) -> MeasuredSpeeds:
     about = [sorted(card.name for card in cards), workers, model.stat().st_dev]
-    path = ctx.home.cache / file_name("moe-speeds", about)
+    path = cache / file_name("moe-speeds", about)
     kept = None if refresh else recall(path, MeasuredSpeeds)
     if kept is not None and 0 <= time.time() - kept.at < FRESH_S:
         return kept
@@ -93,36 +97,15 @@ def _speeds(
 def _measured(model: Path, cards: "list[EngineDevice]", workers: list[str]) -> MeasuredSpeeds:
     from twd.engine.devices.speed import memory_speed
     from twd.engine.experts.disk import disk_speed
+    from twd.engine.measuring.memory_speed import measure_bandwidth
 
     return MeasuredSpeeds(
         at=time.time(),
-        memory=_memory_speed(),
+        memory=measure_bandwidth(),
         disk=disk_speed(model),
         cards={card.name: float(memory_speed(card)) for card in cards},
         workers={address: asyncio.run(_round_trip(address)) for address in workers},
     )
-
-
-def _memory_speed() -> float:
-    """What all cores together read; a token's weights pass through all of them."""
-    import numpy as np
-
-    from twd.process.cores import usable_cores
-
-    sample = np.ones(4 << 20, np.float64)
-    rounds = 4
-
-    def read() -> None:
-        for _ in range(rounds):
-            sample.max()
-
-    threads = [threading.Thread(target=read) for _ in range(usable_cores())]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sample.nbytes * rounds * len(threads) / max(time.perf_counter() - began, 1e-6)
 
 
 async def _round_trip(address: str) -> float:
