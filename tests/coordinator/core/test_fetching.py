@@ -300,6 +300,35 @@ def test_layers_of_split_models_are_fetched_like_others() -> None:
     assert (wish.node, wish.hash) == (SHED, FILE.hash)
 
 
+def test_another_aim_of_the_same_machines_is_taken_when_it_has_come() -> None:
+    """A machine that comes and goes leaves another aim behind; then one that served comes back without its layers."""
+    loft, attic = NodeId("loft"), NodeId("attic")
+    pool = Pool(with_file(machine("desk", 21)), without("shed", 2, 0), stores=False)
+    pool.observed.stores = {DESK: whole(), SHED: empty(1)}
+    pool.turn(31.0)
+
+    def comes(name: NodeId, room: float) -> None:
+        pool.observed.nodes = {**pool.observed.nodes, name: without(name, 2, 0)}
+        pool.observed.stores = {**pool.observed.stores, name: empty(room)}
+        pool.turn(31.0)
+
+    def fetched(name: NodeId, layers: LayerRange) -> None:
+        store = msgspec.structs.replace(pool.observed.stores[name].store, slices=[SliceHere(hash=HASH, layers=layers)])
+        pool.observed.stores = {**pool.observed.stores, name: SeenStore(store)}
+
+    comes(loft, 2)
+    comes(attic, 1)
+    fetched(loft, LayerRange(first=0, end=1))
+    comes(attic, 2)
+    comes(BARN, 0)
+    fetched(attic, LayerRange(first=19, end=20, head=True))
+    pool.observed.nodes = {name: facts for name, facts in pool.observed.nodes.items() if name != BARN}
+    pool.turn(31.0)
+    comes(loft, 1)
+    for piece in pool.decided.slices:
+        assert holds(pool, piece.node, LayerRange(first=piece.first, end=piece.end, head=piece.head))
+
+
 def test_how_long_it_takes() -> None:
     pool = Pool(with_file(machine("desk", 12)), without("shed"))
     pool.turn()

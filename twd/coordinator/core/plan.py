@@ -140,7 +140,9 @@ def basis_of(
     if model.shape is None:
         copies = holders(model, observed.nodes)
     aim = observed.aims.get(model.name)
-    aimed = (aim.basis, fetching.arrived(observed, model)) if aim is not None and aim.decision is not None else ()
+    aimed: tuple[object, ...] = ()
+    if aim is not None and aim.decision is not None:  # the same machines may have had another aim before
+        aimed = (aim.basis, fetching.arrived(observed, model), *map(_where, aim.decision.slices))
     sizes = (model.ctx, model.sessions, model.problem, model.shape)
     asked = (home, *sizes, told, sorted(others.items()), held, copies, aimed)
     return hashlib.sha256(f"{observed.machines(not placed)} {asked!r}".encode()).hexdigest()[:32]
