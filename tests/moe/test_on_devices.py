@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.moe.mixtures import write_random
 from tests.moe.test_placement import LAYERS, card, host, mixture
 from twd.engine.library import EngineDevice
-from twd.engine.tensor_places import DevicePlacement, TensorPlace, bytes_on_host
+from twd.engine.tensor_places import DevicePlacement, TensorOverride, bytes_on_host
 from twd.gguf_tools.inspect import inspect
 from twd.moe.on_devices import placement_of
 from twd.moe.placement import DeviceScore, place
@@ -21,7 +21,7 @@ def placed(*devices: DeviceScore) -> DevicePlacement:
     return placement_of(place(mixture(), devices), cards)
 
 
-def layers_of(place: TensorPlace) -> set[int]:
+def layers_of(place: TensorOverride) -> set[int]:
     names = {f"blk.{layer}.ffn_{part}_exps.weight": layer for layer in range(99) for part in ("up", "down", "gate_up")}
     dense = [f"blk.{layer}.{name}.weight" for layer in range(99) for name in ("ffn_gate_inp", "attn_q", "ffn_up_shexp")]
     pattern = re.compile(place.pattern.decode())
@@ -61,7 +61,7 @@ def test_bytes_on_the_host_count_what_the_first_matching_pattern_leaves_there(tm
     info = inspect(write_random(tmp_path / "m.gguf"))
     sizes = {tensor.name: tensor.size_bytes for tensor in info.tensors}
     experts = {name: size for name, size in sizes.items() if "_exps" in name}
-    everything, second = TensorPlace(rb"_exps\."), TensorPlace(rb"^blk\.1\..+_exps\.", device("CUDA0"))
+    everything, second = TensorOverride(rb"_exps\."), TensorOverride(rb"^blk\.1\..+_exps\.", device("CUDA0"))
     assert bytes_on_host(info, (everything,), 0) == sum(experts.values())
     of_first = sum(size for name, size in experts.items() if name.startswith("blk.1."))
     assert bytes_on_host(info, (second, everything), 0) == sum(experts.values()) - of_first > 0

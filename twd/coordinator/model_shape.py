@@ -1,5 +1,6 @@
 """The sizes of a model's parts, read from its file."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,18 +11,24 @@ from twd.gguf_tools.head_file import apart_bytes, head_cache_bytes, head_weights
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
 from twd.gguf_tools.step_reads import EMBEDDING, share_of_experts, step_reads
+from twd.moe.profile import held_curve
+from twd.moe.profile_files import kept_profile, profile_for
 from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
 
+_log = logging.getLogger("twd.coordinator")
 _STATES = 9
 """How many states of a session a stage holds: the current one, and snapshots to go back to."""
 
 
-def read_shape(name: str, model: ModelConfig, engine: str, copy: Path | None = None) -> ModelShape:
+def read_shape(
+    name: str, model: ModelConfig, engine: str, copy: Path | None = None, home: Path | None = None
+) -> ModelShape:
     """Return the sizes of the model's parts; raises where the file cannot be used, or a ring cannot cut it.
 
-    `copy`: where its header is, if not in its own file.
+    `copy`: where its header is, if not in its own file. `home`: the state folder, which may keep a profile of
+    its experts.
     """
     path = copy or path_of(model.path)
     info = inspect(path)
@@ -37,13 +44,13 @@ def read_shape(name: str, model: ModelConfig, engine: str, copy: Path | None = N
     return replace(
         shape,
         cuts=read_cuts(path),
-        mixture=_mixture(path, model, shape),
+        mixture=_mixture(path, model, shape, home),
         embedding_bytes=shape.embedding_bytes - own,
         own_head_bytes=own + beside,
     )
 
 
-def _mixture(path: Path, model: ModelConfig, shape: ModelShape) -> MixtureShape:
+def _mixture(path: Path, model: ModelConfig, shape: ModelShape, home: Path | None) -> MixtureShape:
     """Return what stages may read from disk; nothing where they may not."""
     layout = None if model.moe_stream == "off" else expert_layout(path)
     if layout is None:
@@ -53,7 +60,21 @@ def _mixture(path: Path, model: ModelConfig, shape: ModelShape) -> MixtureShape:
         if matrix.layer < len(sums):
             sums[matrix.layer] += matrix.each * matrix.experts
     limit = 0 if model.moe_memory_gb == "auto" else int(model.moe_memory_gb * 2**30)
-    return replace(shape.mixture, layer_bytes=tuple(sums), limit=limit, stream=model.moe_stream)
+    held = _held(path, model, home, sum({matrix.layer: matrix.experts for matrix in layout.matrices}.values()))
+    return replace(shape.mixture, layer_bytes=tuple(sums), limit=limit, stream=model.moe_stream, held=held)
+
+
+def _held(path: Path, model: ModelConfig, home: Path | None, slots: int) -> tuple[float, ...]:
+    """Return which share of choices memory serves, by the profile of the settings or the one that is kept."""
+    named = path_of(model.moe_hot_profile) if model.moe_hot_profile else None
+    source = named or (kept_profile(home, path) if home is not None and path.is_file() else None)
+    if source is None or (named is None and not source.exists()):
+        return ()
+    try:
+        return held_curve(profile_for(source, path), slots)
+    except TwdError as error:  # forecasts do without
+        _log.warning("the profile of %s is not used: %s", path.name, error)
+        return ()
 
 
 def shape_of(name: str, info: GgufInfo, type_k: str = "f16", type_v: str = "f16") -> ModelShape:

@@ -9,6 +9,7 @@ from twd.coordinator.header_copies import HeaderCopy
 from twd.coordinator.model_shape import read_shape
 from twd.gguf_tools.model_file import read_model
 from twd.kit.ids import node_id
+from twd.process.home import StateFolder
 from twd.settings.model import DrafterConfig, ModelConfig, Settings
 from twd.settings.paths import path_of
 from twd.wire.failures import TwdError
@@ -37,7 +38,8 @@ def wanted_model(settings: Settings, name: str, copy: HeaderCopy | None = None) 
     """Return one model with its sizes, or with the reason why they cannot be read."""
     model = settings.models[name]
     try:
-        shape = read_shape(name, model, settings.pool.engine, copy.path if copy is not None else None)
+        home, header = StateFolder(settings.home_dir).path, copy.path if copy is not None else None
+        shape = read_shape(name, model, settings.pool.engine, header, home)
         return wanted_of(name, model, shape, copy.file if copy is not None else None)
     except (TwdError, OSError) as error:
         seen = read_model(path_of(model.path))

@@ -15,7 +15,7 @@ from twd.engine.experts.stream import ExpertStream, open_stream
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.kernels import need_no_repacking
 from twd.engine.library import EngineDevice, devices, last_errors, llama, place_of, start
-from twd.engine.tensor_places import TensorPlace, bytes_on_host, override_list
+from twd.engine.tensor_places import TensorOverride, bytes_on_host, override_list
 from twd.engine.vocab import Vocab
 from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice_layout import facts_of
@@ -41,7 +41,7 @@ class ModelLoadOptions:
     tensor_split: tuple[float, ...] = ()
     host_tensors: tuple[bytes, ...] = ()
     """Name patterns of tensors that stay in this machine's memory, whatever layer they belong to."""
-    expert_places: tuple[TensorPlace, ...] = ()
+    expert_places: tuple[TensorOverride, ...] = ()
     """Experts that do not lie with their layer."""
     head: bool = False
     """Load the model's own head (multi-token prediction), too, if the file has one."""
@@ -217,7 +217,7 @@ def _parameters(settings: ModelLoadOptions, info: GgufInfo) -> tuple[ctypes.Stru
         split = (ctypes.c_float * llama.llama_max_devices())(*settings.tensor_split)
         keep.append(split)
         parameters.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
-    places = (*(TensorPlace(pattern) for pattern in settings.host_tensors), *settings.expert_places)
+    places = (*(TensorOverride(pattern) for pattern in settings.host_tensors), *settings.expert_places)
     if places:
         overrides = override_list(places)
         keep.append(overrides)

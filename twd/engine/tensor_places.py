@@ -10,7 +10,7 @@ from twd.gguf_tools.inspect import GgufInfo
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPlace:
+class TensorOverride:
     """Tensors whose names match a pattern, and the device that holds them; None: this machine's memory."""
 
     pattern: bytes
@@ -24,7 +24,7 @@ class DevicePlacement:
     layers: int
     devices: tuple[EngineDevice, ...]
     split: tuple[float, ...]
-    places: tuple[TensorPlace, ...]
+    places: tuple[TensorOverride, ...]
 
     @property
     def told(self) -> str:
@@ -40,7 +40,7 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
-def override_list(places: Sequence[TensorPlace]) -> ctypes.Array[_Override]:
+def override_list(places: Sequence[TensorOverride]) -> ctypes.Array[_Override]:
     """llama.cpp's list of them, ended by nulls."""
     rows = [_Override(place.pattern, _buffer_type(place.device)) for place in places]
     return (_Override * (len(rows) + 1))(*rows, _Override(None, None))
@@ -55,7 +55,7 @@ def _buffer_type(device: EngineDevice | None) -> int | None:
     return found
 
 
-def bytes_on_host(info: GgufInfo, places: Iterable[TensorPlace], first: int) -> int:
+def bytes_on_host(info: GgufInfo, places: Iterable[TensorOverride], first: int) -> int:
     """The bytes of layers from `first` on that these places keep in this machine's memory."""
     patterns = [(re.compile(place.pattern.decode()), place.device is None) for place in places]
     return sum(

@@ -81,9 +81,7 @@ async def _looked(worker: "WorkerConfig") -> tuple[str, list[int]] | None:
     return f"{worker.host}:{worker.rpc_port}", given[: len(lent)] or lent
 
 
-def _speeds(
-    cache: Path, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool
-) -> MeasuredSpeeds:
+def _speeds(cache: Path, model: Path, cards: "list[EngineDevice]", workers: list[str], refresh: bool) -> MeasuredSpeeds:
     about = [sorted(card.name for card in cards), workers, model.stat().st_dev]
     path = cache / file_name("moe-speeds", about)
     kept = None if refresh else recall(path, MeasuredSpeeds)

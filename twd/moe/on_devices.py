@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from twd.engine.library import EngineDevice, buffer_name
-from twd.engine.tensor_places import DevicePlacement, TensorPlace
+from twd.engine.tensor_places import DevicePlacement, TensorOverride
 from twd.moe.placement import MixturePlan
 
 
@@ -21,6 +21,6 @@ def placement_of(plan: MixturePlan, cards: dict[str, EngineDevice]) -> DevicePla
         away = [str(layer) for layer in share.expert_layers if dense[layer] != share.device.name]
         if away:
             pattern = rf"^blk\.({'|'.join(away)})\.ffn_.+_exps\."
-            places.append(TensorPlace(pattern.encode(), cards.get(share.device.name)))
+            places.append(TensorOverride(pattern.encode(), cards.get(share.device.name)))
     split = tuple(float(count) for count in counts) if len(cards) > 1 else ()
     return DevicePlacement(sum(counts), tuple(cards.values()), split, tuple(places))

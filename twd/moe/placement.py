@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from twd.moe.overlap import overlapped
 from twd.moe.profile import ExpertProfile, pinned_share, recent_share
 from twd.moe.summary import LayerBytes, MixtureSummary
 
@@ -47,8 +48,8 @@ class ExpertDeviceShare:
 
     @property
     def token_ms(self) -> float:
-        """What a token takes here: experts are read ahead from disk, while others are computed."""
-        return max(self.ms, self.disk_ms)
+        """What a token takes here."""
+        return overlapped(self.ms, self.disk_ms)
 
 
 @dataclass(frozen=True, slots=True)

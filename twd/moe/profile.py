@@ -156,6 +156,13 @@ def pinned_share(profile: ExpertProfile, kept: int) -> float:
     return sum(list(profile.by_expert().values())[: max(kept, 0)]) / total if total else 0.0
 
 
+def held_curve(profile: ExpertProfile, slots: int, parts: int = 16) -> tuple[float, ...]:
+    """The share of choices that memory for 1, 2, ... of so many parts of all `slots` experts would have served."""
+    rooms = [slots * part // parts for part in range(1, parts + 1)]
+    found = [max(pinned_share(profile, room), recent_share(profile.trace, room) or 0.0) for room in rooms]
+    return (*found[:-1], 1.0)
+
+
 def recent_share(trace: Sequence[tuple[int, Sequence[int]]], kept: int) -> float | None:
     """The share of a trace's choices that the `kept` experts used last would have served; None for no trace."""
     held: dict[Key, None] = {}

@@ -11,7 +11,7 @@ import msgspec
 
 from twd.gguf_tools.header import GgufHeader, read_header
 from twd.gguf_tools.model_file import file_hash
-from twd.moe.model import EXPERTS_MAX
+from twd.moe.model import EXPERTS_MAX, read_mixture
 from twd.moe.names import fused_of, indexed_of
 from twd.moe.profile import ExpertCounter, ExpertProfile
 from twd.private_file import write_private
@@ -221,6 +221,13 @@ def _check_place(path: Path, layer: int, expert: int) -> None:
 def _check_count(path: Path, count: float) -> None:
     if not (math.isfinite(count) and 0 <= count <= _HITS_MAX):
         raise BrokenProfile(path, f"it holds the count {count:g}, which cannot be; make it anew")
+
+
+def profile_for(source: Path, model: Path) -> ExpertProfile:
+    """The profile in a file, which must be of this model."""
+    profile, mixture = read_profile(source), read_mixture(model)
+    require_profile_of(profile, source, model=file_hash(model), layers=mixture.layers, experts=mixture.experts)
+    return profile
 
 
 def require_profile_of(profile: ExpertProfile, path: Path, *, model: str, layers: int, experts: int) -> None:

@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
 """Tokens a second of a mixture as the plan predicts them, beside those measured: predicted.py MODEL.gguf
 
-Memory for three parts of the file; one, two and four stages; with and without distance. Each stage is a process of its own
-with its own slice, and memory for so much of it. They share the cores and the disk of this machine, but only one works at
-a time. The plan knows the speed of the memory and of the disk, measured before, and takes the choices of experts for even.
+Memory for three parts of the file; one, two and four stages; with and without distance. Each stage is a process of its
+own with its own slice, and memory for so much of it. They share the cores and the disk of this machine, but only one
+works at a time. The plan knows the speed of the disk, measured before and after each ring, the profile, and what each
+stage measured when it loaded. With distances the cores of a virtual machine fall asleep between passes, which costs
+milliseconds at each wake-up; `--awake` keeps them busy with two loops of idle priority, as if the cores were real.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean
 
 from twd.bench.prompts import PROMPTS
 from twd.bench.ring.lab import RingLab, RingPlan
-from twd.coordinator.core.pass_time import CPU_KINDS, CPU_LAYER_S, CPU_TOKEN_S
+from twd.coordinator.core.measured import DevicePace, reads_of, with_paces
+from twd.coordinator.core.pass_time import CPU_TOKEN_S
 from twd.coordinator.core.placement.filling import placed
 from twd.coordinator.core.placement.values import MachineLink, ModelShape, PlacementDemand, PlacementDevice, pair
 from twd.coordinator.model_shape import read_shape
@@ -25,10 +32,15 @@ from twd.engine.measuring.memory_speed import measure_bandwidth
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.settings.model import ModelConfig
 from twd.wire.job import Sampling
+from twd.wire.node import CPU
+from twd.wire.ring import StageReady
 
 RARE = Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0)
 """Hardly a token stands there twice, so each chooses other experts."""
 ROOM = 1 << 50
+PROMPT_MAX = 64
+WARM = 4
+IDLE = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
 
 
 @dataclass(frozen=True)
@@ -40,9 +52,21 @@ class Case:
     rtt_ms: float
 
 
-def cuts(layers: int, stages: int) -> tuple[int, ...]:
-    """The first layer of each stage, and the number of layers."""
-    return tuple(layers * number // stages for number in range(stages + 1))
+class Machine:
+    """This machine, as a plan sees it: measured now and then."""
+
+    def __init__(self, model: Path, threads: int) -> None:
+        self.model, self.threads = model, threads
+        self.disk: list[float] = []
+
+    def look(self) -> None:
+        """Measure it once more, while nothing else runs."""
+        self.disk.append(disk_speed(self.model))
+
+    def cpu(self, node: str = "home") -> PlacementDevice:
+        """What a plan knows of it: the mean of the last two looks."""
+        bandwidth = measure_bandwidth(self.threads)
+        return PlacementDevice(node, CPU, ROOM, bandwidth, token_s=CPU_TOKEN_S, disk=mean(self.disk[-2:]))
 
 
 def expert_memory(model: Path, case: Case) -> int:
@@ -53,71 +77,97 @@ def expert_memory(model: Path, case: Case) -> int:
     return (int(case.share * model.stat().st_size) - layout.dense_bytes) // case.stages
 
 
-def predict(shape: ModelShape, case: Case, memory: int, cpu: PlacementDevice) -> float:
-    """Tokens a second by the plan."""
+def predict(shape: ModelShape, case: Case, memory: int, machine: Machine, stages: Sequence[StageReady]) -> float:
+    """Tokens a second by the plan, with the paces that the stages measured."""
     nodes = [f"s{number}" for number in range(case.stages)]
-    devices = [replace(cpu, node=node) for node in nodes]
+    sizes = [sum(shape.layer_bytes[stage.first : stage.end]) for stage in stages]
+    times = [stage.layer_ms * (stage.end - stage.first) / 1000 for stage in stages]
+    paces = [DevicePace(size / time, model="mixture") for size, time in zip(sizes, times, strict=True)]
+    known = {(node, CPU): pace for node, pace in zip(nodes, paces, strict=True)}
+    devices = with_paces([machine.cpu(node) for node in nodes], known, reads_of([("mixture", shape)]))
     link = MachineLink(case.rtt_ms / 1000, 1e9, measured=True)
-    links = {node: link for node in nodes} | {pair(a, b): link for a in nodes for b in nodes}
-    demand = PlacementDemand(1024, 1, replace(cpu, node="home"), split=(1.0,) * case.stages)
+    links = dict.fromkeys([*nodes, *(pair(a, b) for a in nodes for b in nodes)], link)
+    demand = PlacementDemand(1024, 1, machine.cpu(), split=(1.0,) * case.stages)
     limited = replace(shape, mixture=replace(shape.mixture, limit=memory))
     return placed(limited, devices, links, demand, demand.split).plain_tok_s
 
 
-def measure(args: argparse.Namespace, shares: list[float], stages: int, layers: int) -> Iterator[tuple[Case, float, float]]:
-    """Tokens a second of each case with so many stages."""
-    with LoadedGguf.load(ModelLoadOptions(args.model, vocab_only=True)) as model:
-        vocabulary = model.vocab.size
-        real = [str(prompt.messages[-1].content) for prompt in PROMPTS]
-        prompts = [model.vocab.tokenize(text, parse_special=False, add_bos=True)[:64] for text in real]
+class Measuring:
+    """Rings of one model, and texts on them."""
+
+    def __init__(self, args: argparse.Namespace, layers: int) -> None:
+        self.args, self.layers = args, layers
+        self.stages: list[StageReady] = []
+        with LoadedGguf.load(ModelLoadOptions(args.model, vocab_only=True)) as model:
+            self.vocabulary = model.vocab.size
+            real = [str(prompt.messages[-1].content) for prompt in PROMPTS]
+            self.prompts = [model.vocab.tokenize(text, parse_special=False, add_bos=True) for text in real]
         if args.random:
-            prompts = [[1 + number, 1000 + 7 * number, 2000 + 11 * number] for number in range(args.texts + 1)]
-    for share in shares:
-        memory = expert_memory(args.model, Case(share, stages, 0.0))
+            self.prompts = [[1 + number, 1000 + 7 * number, 2000 + 11 * number] for number in range(args.texts + WARM)]
+
+    def rates(self, share: float, stages: int) -> Iterator[tuple[Case, float]]:
+        """Tokens a second at each distance."""
+        args, memory = self.args, expert_memory(self.args.model, Case(share, stages, 0.0))
+        cuts = tuple(self.layers * number // stages for number in range(stages + 1))
         with tempfile.TemporaryDirectory() as folder:
             plan = RingPlan(
-                args.model, Path(folder), cuts(layers, stages), parallel=1, threads=args.threads, plain=True,
-                moe_memory=memory,
-            )  # fmt: skip
+                args.model, Path(folder), cuts, parallel=1, threads=args.threads, plain=True, moe_memory=memory
+            )
             with RingLab(plan) as lab:
+                self.stages = list(lab.stages)
+                os.sync()  # the slices were just written
                 for rtt_ms in args.rtt if stages > 1 else [0.0]:
-                    with lab.ring(rtt_ms, 1, vocabulary) as desk:
-                        desk.sampling = RARE if args.random else Sampling()
-                        before, rates = disk_speed(args.model), []
-                        for number in range(args.texts + 1):
-                            (said,) = desk.speak([prompts[number]], args.tokens, [None])
-                            rates.append((len(said.tokens) - 1) * 1000 / said.decode_ms)
-                    spent = sum(1 / rate for rate in rates[1:])
-                    disk = (before + disk_speed(args.model)) / 2
-                    yield Case(share, stages, rtt_ms), args.texts / spent, disk
+                    yield Case(share, stages, rtt_ms), self._rate(lab, rtt_ms)
+
+    def _rate(self, lab: RingLab, rtt_ms: float) -> float:
+        with lab.ring(rtt_ms, 1, self.vocabulary) as desk:
+            desk.sampling = RARE if self.args.random else Sampling()
+            said = [desk.speak([prompt[:PROMPT_MAX]], self.args.tokens, [None])[0] for prompt in self._texts()]
+            counted = said[WARM:]  # the first ones fill the memory
+            return sum(len(one.tokens) - 1 for one in counted) * 1000 / sum(one.decode_ms for one in counted)
+
+    def _texts(self) -> Sequence[list[int]]:
+        return self.prompts[: self.args.texts + WARM]
 
 
 def main() -> None:
     """One line for each case, and at last how many were within a fifth."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--profile", default="", help="of the experts, as `twd moe profile -o FILE` writes it")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6, 0.45], help="of the file, in memory")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rtt", type=float, nargs="+", default=[0.0, 20.0], help="milliseconds between stages")
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--texts", type=int, default=3)
+    parser.add_argument("--texts", type=int, default=5)
+    parser.add_argument("--awake", action="store_true", help="keep the cores from falling asleep")
     parser.add_argument("--random", action="store_true", help="random text, for a model of random weights")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    shape = read_shape("mixture", ModelConfig(path=str(args.model)), "ring")
+    shape = read_shape("mixture", ModelConfig(path=str(args.model), moe_hot_profile=args.profile), "ring")
+    machine, measuring = Machine(args.model, args.threads), Measuring(args, len(shape.layer_bytes))
+    machine.look()
+    idle = [subprocess.Popen([sys.executable, "-c", IDLE]) for _ in range(args.threads)] if args.awake else []
+    try:
+        _all_cases(args, shape, machine, measuring)
+    finally:
+        for process in idle:
+            process.kill()
+            process.wait()
+
+
+def _all_cases(args: argparse.Namespace, shape: ModelShape, machine: Machine, measuring: "Measuring") -> None:
     near = cases = 0
     for stages in args.stages:
-        for case, measured, disk in measure(args, args.shares, stages, len(shape.layer_bytes)):
-            bandwidth = measure_bandwidth(args.threads)
-            cpu = PlacementDevice(
-                "", "cpu", ROOM, bandwidth, kinds=CPU_KINDS, layer_s=CPU_LAYER_S, token_s=CPU_TOKEN_S, disk=disk
-            )
-            foretold = predict(shape, case, expert_memory(args.model, case), cpu)
-            ratio = measured / foretold
-            near, cases = near + (1 / 1.2 <= ratio <= 1.2), cases + 1
-            told = {"predicted": round(foretold, 2), "measured": round(measured, 2), "ratio": round(ratio, 2)}
-            speeds = {"disk_MB_s": round(disk / 1e6), "memory_GB_s": round(bandwidth / 1e9, 1)}
-            print(json.dumps(case.__dict__ | told | speeds), flush=True)
+        for share in args.shares:
+            found = list(measuring.rates(share, stages))
+            machine.look()
+            for case, measured in found:
+                foretold = predict(shape, case, expert_memory(args.model, case), machine, measuring.stages)
+                near, cases = near + (1 / 1.2 <= measured / foretold <= 1.2), cases + 1
+                told = {"predicted": foretold, "measured": measured, "ratio": measured / foretold}
+                told |= {"disk_MB_s": machine.cpu().disk / 1e6}
+                print(json.dumps(asdict(case) | {name: round(value, 2) for name, value in told.items()}), flush=True)
     print(f"{near} of {cases} within a fifth")
 
 

@@ -7,6 +7,7 @@ this machine, of which one stage alone has all: a ring of real machines is quick
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def measure(args: argparse.Namespace, stages: int, folder: Path) -> dict[str, fl
     with LoadedGguf.load(ModelLoadOptions(args.model, vocab_only=True)) as model:
         vocabulary = model.vocab.size
     with RingLab(plan) as lab, lab.ring(args.rtt, 1, vocabulary) as desk:
+        os.sync()  # the slices were just written
         desk.sampling = RARE
         rates = []
         for number in range(args.texts + 1):

@@ -1,10 +1,12 @@
 """What was measured takes the place of what was estimated, and moves nothing by itself."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from tests.coordinator.machines import DESK, GIB, SHAPE, machine, seeing, wanting
-from twd.coordinator.core.measured import DevicePace, paces_of, retimed, with_paces
+from twd.coordinator.core.measured import DevicePace, paces_of, reads_of, retimed, with_paces
 from twd.coordinator.core.placement.values import Key, MachineLink, PlacementDevice
 from twd.coordinator.core.plan import moved, plan
 from twd.coordinator.core.state import DecidePlacement
@@ -38,7 +40,9 @@ def decided() -> PlacementDecided:
 
 def test_stages_tell_how_fast_their_devices_are() -> None:
     paces = paces_of([stage(DESK, 0, 10, 100.0), stage(ATTIC, 0, 10, 1.0)], [decided()])
-    assert paces == {(DESK, "CPU"): DevicePace(10 * GIB / 1.0, 1.5)}, "the other one holds no slice of the decision"
+    assert paces == {(DESK, "CPU"): DevicePace(10 * GIB / 1.0, 1.5, "big")}, (
+        "the other one holds no slice of the decision"
+    )
 
 
 def test_devices_that_nobody_measured_count_as_those_of_their_kind() -> None:
@@ -51,6 +55,20 @@ def test_devices_that_nobody_measured_count_as_those_of_their_kind() -> None:
     assert [device.speed for device in measured] == [5e9, 2.5e9, 400e9]
     assert measured[0].window_factor == 2.0
     assert with_paces(devices, {}) == tuple(devices)
+    of_mixture = with_paces(devices, {("a", "CPU"): DevicePace(5e9, model="mixture")}, {"mixture": 0.3, "dense": 1.0})
+    assert of_mixture[0].speed == pytest.approx(1.5e9), "so much it really read"
+
+
+def test_a_stage_that_reads_experts_was_timed_with_those_in_memory() -> None:
+    (piece, *_) = (decision := decided()).slices
+    streamed = msgspec.structs.replace(piece, weight_bytes=piece.weight_bytes - GIB, disk_bytes=GIB)
+    decision = msgspec.structs.replace(decision, slices=[streamed])
+    assert paces_of([stage(DESK, 0, 10, 100.0)], [decision]) == paces_of([stage(DESK, 0, 10, 100.0)], [decided()])
+
+
+def test_a_mixture_reads_a_share_of_its_weights() -> None:
+    mixture = replace(SHAPE, reads=(("Q8_0", 0.2), ("F32", 0.1)))
+    assert reads_of([("mixture", mixture), ("dense", SHAPE), ("unknown", None)]) == {"mixture": pytest.approx(0.3)}
 
 
 def test_a_forecast_is_corrected_once_and_nothing_moves() -> None:

@@ -68,9 +68,21 @@ def test_a_quick_disk_makes_a_quick_forecast_and_each_row_of_a_window_reads() ->
     (piece,) = slow.pieces
     assert piece.disk_bytes == sum(MIXTURE.layer_bytes) - piece.weight_bytes > 0
     assert slow.plain_tok_s < quick.plain_tok_s / 2
-    once, many = (MIXTURE.mixture.disk_s(piece.disk_bytes, 0.2e9, rows) for rows in (1, 8))
+    once, many = (MIXTURE.mixture.disk_s(0, 20, piece.disk_bytes, 0.2e9, rows) for rows in (1, 8))
     assert once == pytest.approx(0.1 * piece.disk_bytes / 0.2e9)
     assert 5 * once < many < 8 * once, "rows share some experts"
+
+
+def test_busy_experts_stay_in_memory() -> None:
+    mixture = replace(MIXTURE.mixture, held=(0.8, 1.0))
+    experts = sum(mixture.layer_bytes)
+
+    def missed(memory: float) -> float:
+        return mixture.disk_s(0, 20, int(experts * (1 - memory)), 1.0) / mixture.share / experts
+
+    for memory, left in ((0.0, 1.0), (0.25, 0.6), (0.5, 0.2), (0.75, 0.1), (1.0, 0.0)):
+        assert missed(memory) == pytest.approx(left)
+    assert MIXTURE.mixture.disk_s(0, 20, experts // 4, 1.0) == pytest.approx(experts / 4 * 0.1), "else all alike"
 
 
 def test_settings_and_plan_reach_each_stage() -> None:

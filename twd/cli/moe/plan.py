@@ -78,7 +78,7 @@ def placed(
 
     facts = summarize(read_mixture(path))
     chosen = _strategy(ctx, file, strategy, hot_profile)
-    profile = _profile(ctx, path, file, hot_profile, facts) if chosen == "profile-guided" else None
+    profile = _profile(ctx, path, file, hot_profile) if chosen == "profile-guided" else None
     devices = find_devices(ctx.home.cache, disk or path, ctx.settings.pool.workers, refresh=refresh)
     plan = place(facts, devices, chosen, profile)
     if plan.missing:
@@ -93,9 +93,8 @@ def _strategy(ctx: CliContext, file: str, asked: "Strategy | None", hot_profile:
     return "profile-guided" if known is not None and known.moe_placement == "profile-guided" else "balanced"
 
 
-def _profile(ctx: CliContext, path: Path, file: str, named: str, facts: "MixtureSummary") -> "ExpertProfile":
-    from twd.gguf_tools.model_file import file_hash
-    from twd.moe.profile_files import kept_profile, read_profile, require_profile_of
+def _profile(ctx: CliContext, path: Path, file: str, named: str) -> "ExpertProfile":
+    from twd.moe.profile_files import kept_profile, profile_for
 
     known = ctx.settings.models.get(file)
     where = named or (known.moe_hot_profile if known is not None else "")
@@ -103,10 +102,7 @@ def _profile(ctx: CliContext, path: Path, file: str, named: str, facts: "Mixture
     if not where and not source.exists():
         text = f"there is no profile of this model yet; `twd moe profile -m {file}` makes one"
         raise CommandError(ExitCode.NOT_FOUND, text)
-    profile = read_profile(source)
-    layers = 1 + max((one.layer for one in facts.layers), default=0)
-    require_profile_of(profile, source, model=file_hash(path), layers=layers, experts=facts.experts)
-    return profile
+    return profile_for(source, path)
 
 
 def _too_small(facts: "MixtureSummary", plan: "MixturePlan", devices: "list[DeviceScore]") -> str:

@@ -113,7 +113,7 @@ def _wanted_model(command_context: CliContext, name: str, ctx: int, sessions: in
         raise CommandError(ExitCode.USAGE, "the settings name no model; give a GGUF file with `twd plan FILE`")
     called, model = file_of(settings, command_context.node, name)
     try:
-        shape = read_shape(called, model, settings.pool.engine)
+        shape = read_shape(called, model, settings.pool.engine, home=command_context.home.path)
     except TwdError as error:
         if error.code is not FailureCode.UNSUPPORTED:
             raise

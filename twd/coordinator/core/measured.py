@@ -28,6 +28,8 @@ class DevicePace:
 
     speed: float
     window_factor: float = 1.0
+    model: str = ""
+    """What was measured: of a mixture a token reads only a share of the weights."""
 
 
 Paces = Mapping[Key, DevicePace]
@@ -49,18 +51,23 @@ def paces_of(stages: Iterable[StageReady], decided: Iterable[PlacementDecided]) 
 
 def _pace(stage: StageReady, piece: Slice) -> DevicePace | None:
     taken_ms = stage.layer_ms * (stage.end - stage.first)
-    if taken_ms <= 0 or not piece.weight_bytes or piece.disk_bytes:  # the disk's part is not the device's
+    size = piece.weight_bytes + piece.disk_bytes  # stages are timed with experts that are in memory
+    if taken_ms <= 0 or not size:
         return None
     costs = {point.width: point.ms for point in stage.cost}
     wide = min((width for width in costs if width >= WINDOW), default=0)
     factor = max(1.0, costs[wide] / costs[1]) if wide and costs.get(1) else 1.0
-    return DevicePace(piece.weight_bytes / (taken_ms / 1000), factor)
+    return DevicePace(size / (taken_ms / 1000), factor, stage.model)
 
 
-def with_paces(devices: Sequence[PlacementDevice], paces: Paces) -> tuple[PlacementDevice, ...]:
-    """Return the devices with measured speeds; the others are corrected by the usual ratio of their kind."""
+def with_paces(
+    devices: Sequence[PlacementDevice], paces: Paces, reads: Mapping[str, float] | None = None
+) -> tuple[PlacementDevice, ...]:
+    """Return the devices with measured speeds; the others are corrected by the usual ratio of their kind. `reads`: the
+    share of its weights that a token reads, by model, where that is not all of them."""
     if not paces:
         return tuple(devices)
+    paces = {key: replace(pace, speed=pace.speed * (reads or {}).get(pace.model, 1.0)) for key, pace in paces.items()}
     ratios: dict[bool, list[float]] = {True: [], False: []}
     for device in devices:
         if device.key in paces:
@@ -73,6 +80,11 @@ def _as_measured(device: PlacementDevice, pace: DevicePace | None, usual: float)
     if pace is None:
         return replace(device, speed=device.speed * usual)
     return replace(device, speed=pace.speed, window_factor=pace.window_factor, **_ALL_IN)
+
+
+def reads_of(shapes: Iterable[tuple[str, ModelShape | None]]) -> dict[str, float]:
+    """Return the share of its weights that one token of a model reads, by model."""
+    return {name: sum(share for _, share in shape.reads) for name, shape in shapes if shape is not None and shape.reads}
 
 
 def retimed(decision: PlacementDecided, shape: ModelShape, paces: Paces) -> PlacementDecided:

@@ -10,7 +10,7 @@ from twd.coordinator.core.layers import quotas, refused
 from twd.coordinator.core.machines.agentless_hosts import left_for
 from twd.coordinator.core.machines.configured_devices import all_given
 from twd.coordinator.core.machines.devices import UsableDevices, find_devices
-from twd.coordinator.core.measured import with_paces
+from twd.coordinator.core.measured import reads_of, with_paces
 from twd.coordinator.core.memory_ledger import free_for, left_on
 from twd.coordinator.core.placement.search import near_first, place
 from twd.coordinator.core.placement.timing import seconds
@@ -53,7 +53,7 @@ def decide(
     if split and (why := wrong_split(split, found) or refused_split(split, model.shape)):
         return _refused(wanted, model, why)
     demand = PlacementDemand(model.ctx, model.sessions, home, wanted.pool.engine, split)
-    placement = _place(model.shape, with_paces(found.devices, observed.paces), wanted, observed, demand)
+    placement = _place(model.shape, _measured(wanted, observed, found), wanted, observed, demand)
     return to_wire(wanted, model, placement, found.notes, observed.links)
 
 
@@ -68,9 +68,15 @@ def with_spares(
     seen = all_given(observed.nodes, pool, home)
     nodes = free_for("", seen, decided, observed.served)
     may_fetch = _may_fetch(wanted, observed, model)
-    devices = with_paces(_found(nodes, wanted, model, home, may_fetch, fetch=True).devices, observed.paces)
+    devices = _measured(wanted, observed, _found(nodes, wanted, model, home, may_fetch, fetch=True))
     left = left_on(devices, seen, decided)
     return filled(decision, pool.standby, model.shape, devices, left, None if pool.layers_at_home else home)
+
+
+def _measured(wanted: WantedState, observed: ObservedState, found: UsableDevices) -> tuple[PlacementDevice, ...]:
+    """Return devices with the speeds that stages measured there."""
+    reads = reads_of((name, one.shape) for one in wanted.models for name in (one.name, one.model))
+    return with_paces(found.devices, observed.paces, reads)
 
 
 def _may_fetch(wanted: WantedState, observed: ObservedState, model: WantedModel) -> dict[NodeId, int]:

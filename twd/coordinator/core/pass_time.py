@@ -117,6 +117,9 @@ class MixtureShape:
     """The most bytes of experts that one stage keeps in memory; 0: no limit."""
     stream: str = "auto"
     """Whether stages read their experts from disk: auto, on or off."""
+    held: tuple[float, ...] = ()
+    """The share of choices that memory for the first part of all experts serves, for the first two parts, and so on up
+    to all of them. Empty: all experts are chosen alike."""
 
     def on_disk(self, first: int, end: int) -> int:
         """Return the bytes of some layers' experts that have no place in the memory of their stage."""
@@ -132,9 +135,18 @@ class MixtureShape:
         """Return the memory for the experts of a stage, if so many stay on disk; 0: what is free there."""
         return sum(self.layer_bytes[first:end]) - on_disk if on_disk else self.limit
 
-    def disk_s(self, on_disk: int, bytes_s: float, rows: int = 1) -> float:
-        """Return the seconds in which a pass of some rows reads experts. Each row may choose others."""
-        return on_disk * (1.0 - (1.0 - self.share) ** rows) / bytes_s
+    def disk_s(self, first: int, end: int, on_disk: int, bytes_s: float, rows: int = 1) -> float:
+        """Return the seconds in which a pass of some rows reads experts of these layers. Each row may choose others."""
+        missed = on_disk
+        if self.held and (experts := sum(self.layer_bytes[first:end])):
+            missed = int(experts * (1.0 - self._held_share(1.0 - on_disk / experts)))
+        return missed * (1.0 - (1.0 - self.share) ** rows) / bytes_s
+
+    def _held_share(self, memory: float) -> float:
+        """Return the share of choices that memory for so much of the experts serves."""
+        points, at = (0.0, *self.held), min(max(memory, 0.0), 1.0) * len(self.held)
+        low = min(int(at), len(self.held) - 1)
+        return points[low] + (at - low) * (points[low + 1] - points[low])
 
 
 DENSE: Final = MixtureShape()

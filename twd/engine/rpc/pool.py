@@ -4,7 +4,6 @@ Check the workers first (`twd.engine.rpc.probe`): with an unsuitable worker, lla
 """
 
 import ctypes
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 

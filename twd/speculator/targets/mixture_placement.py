@@ -8,14 +8,13 @@ from twd.engine.host_memory.limits import gib
 from twd.engine.library import devices
 from twd.engine.tensor_places import DevicePlacement
 from twd.gguf_tools.inspect import inspect
-from twd.gguf_tools.model_file import file_hash
 from twd.moe.devices import find_devices
 from twd.moe.model import is_mixture, read_mixture
 from twd.moe.on_devices import device_placement
 from twd.moe.placement import MixturePlan, Strategy, place
 from twd.moe.profile import ExpertProfile
-from twd.moe.profile_files import kept_profile, read_profile, require_profile_of
-from twd.moe.summary import MixtureSummary, summarize
+from twd.moe.profile_files import kept_profile, profile_for
+from twd.moe.summary import summarize
 from twd.process.home import StateFolder
 from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
@@ -27,14 +26,14 @@ _log: Final = logging.getLogger("twd.speculator")
 def place_mixture(model: ModelConfig, home: StateFolder) -> DevicePlacement | None:
     """Returns the placement of a mixture on the cards and in the memory of this machine.
 
-    None if all of it goes where layers go: it is no mixture, there is no card, or nothing was asked for. Raises TwdError
-    if a part of it would not fit anywhere.
+    None if all of it goes where layers go: it is no mixture, there is no card, or nothing was asked for. Raises
+    TwdError if a part of it would not fit anywhere.
     """
     path, cards = path_of(model.path), [device for device in devices() if device.is_gpu]
     if model.moe_placement == "off" or not cards or not is_mixture(path):
         return None
     facts = summarize(read_mixture(path))
-    profile = _profile(model, path, home, facts) if model.moe_placement == "profile-guided" else None
+    profile = _profile(model, path, home) if model.moe_placement == "profile-guided" else None
     strategy: Strategy = "balanced" if profile is None else "profile-guided"
     found = find_devices(home.cache, path)
     plan = place(facts, found, strategy, profile, _cache_bytes(model, path))
@@ -53,19 +52,16 @@ def _cache_bytes(model: ModelConfig, path: Path) -> int:
     return info.kv_bytes_per_token(*model.cache_types) * tokens * model.parallel
 
 
-def _profile(model: ModelConfig, path: Path, home: StateFolder, facts: MixtureSummary) -> ExpertProfile | None:
+def _profile(model: ModelConfig, path: Path, home: StateFolder) -> ExpertProfile | None:
     """Returns the profile that the settings name, or the one that is kept; None if there is none yet."""
     named = path_of(model.moe_hot_profile) if model.moe_hot_profile else None
     source = named or kept_profile(home.path, path)
     if named is None and not source.exists():
         _log.warning("no profile of %s is kept; its experts are placed without (`twd moe profile` counts)", path.name)
         return None
-    profile = read_profile(source)
-    layers = 1 + max((one.layer for one in facts.layers), default=0)
-    require_profile_of(profile, source, model=file_hash(path), layers=layers, experts=facts.experts)
-    return profile
+    return profile_for(source, path)
 
 
 def _told(plan: MixturePlan) -> str:
-    shares = (f"{len(share.expert_layers)} layers on {share.device.name}" for share in plan.shares if share.expert_bytes)
-    return ", ".join(shares)
+    layers = ((share.device.name, len(share.expert_layers)) for share in plan.shares if share.expert_layers)
+    return ", ".join(f"{count} layers on {name}" for name, count in layers)

@@ -17,9 +17,12 @@ from twd.coordinator.core.placement.values import (
     PlacementDemand,
     pair,
 )
+from twd.moe.overlap import overlapped
 
 STATE_BYTES: Final = 4
 """Bytes of one number of a hidden state, or of a logit, on the network."""
+RING_TOKEN_S: Final = 2.5e-3
+"""Seconds for each pass of a ring, to pass frames on: stages time only what they compute."""
 TOKEN_BYTES: Final = 64
 """Bytes of one token in a frame."""
 
@@ -31,23 +34,24 @@ def timed(
     compute = sum(seconds(piece, shape) for piece in placement.pieces)
     window = sum(seconds(piece, shape, WINDOW + 1) for piece in placement.pieces)
     link_s = _way(placement, shape, links, demand, 1)
+    token_s = demand.home.token_s + (RING_TOKEN_S if demand.ring else 0.0)
     return replace(
         placement,
-        pass_s=compute + link_s + demand.home.token_s,
-        window_s=window + _way(placement, shape, links, demand, WINDOW + 1) + demand.home.token_s,
+        pass_s=compute + link_s + token_s,
+        window_s=window + _way(placement, shape, links, demand, WINDOW + 1) + token_s,
         link_s=link_s,
     )
 
 
 def seconds(piece: DeviceShare, shape: ModelShape, rows: int = 1) -> float:
-    """Return the seconds of a pass over what a device holds: of one token, or of a window. Experts are read from disk
-    ahead, while others are computed."""
+    """Return the seconds of a pass over what a device holds: of one token, or of a window."""
     layers, weights, head = piece.end - piece.first, piece.weight_bytes + piece.disk_bytes, piece.head
     cache = shape.kv_layer * shape.read_tokens * layers
     read = Reading(layers, weights, shape.reads, cache, shape.head_bytes if head else 0, shape.head_kind)
     factor = 1.0 if rows == 1 else piece.device.window_factor
     computing = pass_seconds(read, piece.device.pace) * factor
-    return max(computing, shape.mixture.disk_s(piece.disk_bytes, piece.device.disk, rows))
+    reading = shape.mixture.disk_s(piece.first, piece.end, piece.disk_bytes, piece.device.disk, rows)
+    return overlapped(computing, reading)
 
 
 def _way(
