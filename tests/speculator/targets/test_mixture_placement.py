@@ -16,7 +16,7 @@ from twd.moe.summary import summarize
 from twd.process.home import StateFolder
 from twd.settings.model import ModelConfig
 from twd.speculator.targets import mixture_placement
-from twd.speculator.targets.mixture_placement import place_mixture
+from twd.speculator.targets.mixture_placement import advised, place_mixture
 from twd.wire.failures import FailureCode, TwdError
 
 CARD = EngineDevice("CUDA0", "a card", "gpu", 0, 0, 0)
@@ -83,6 +83,19 @@ def test_what_fits_nowhere_is_refused_with_numbers(machine: Machine) -> None:
     with pytest.raises(TwdError, match=r"fit neither on a card nor in memory .* gpu_layers to 0") as caught:
         machine.placed()
     assert caught.value.code is FailureCode.OUT_OF_MEMORY
+
+
+def test_who_finds_a_card_too_small_hears_of_the_setting(machine: Machine, tiny_path: Path) -> None:
+    full = TwdError(FailureCode.OUT_OF_MEMORY, "the card is full")
+    mixture = ModelConfig(path=str(machine.path))
+    assert "moe_placement: balanced" in str(advised(full, mixture))
+    assert advised(full, mixture).code is FailureCode.OUT_OF_MEMORY
+    broken = TwdError(FailureCode.MODEL_LOAD, "it is cut short")
+    assert advised(broken, mixture) is broken
+    assert advised(full, ModelConfig(path=str(tiny_path))) is full
+    assert advised(full, ModelConfig(path=str(machine.path), moe_placement="balanced")) is full
+    machine.cards = []
+    assert advised(full, mixture) is full
 
 
 def test_busy_layers_come_first_as_the_kept_profile_tells(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:

@@ -46,6 +46,15 @@ def place_mixture(model: ModelConfig, home: StateFolder) -> DevicePlacement | No
     return device_placement(plan, cards)
 
 
+def advised(error: TwdError, model: ModelConfig) -> TwdError:
+    """Returns what to raise where loading failed: a card that is too small for a mixture is no reason to give up."""
+    on_cards = model.moe_placement == "off" and any(device.is_gpu for device in devices())
+    if error.code is not FailureCode.OUT_OF_MEMORY or not on_cards or not is_mixture(path_of(model.path)):
+        return error
+    told = f"{error}; with moe_placement: balanced, experts that have no room on the card stay in memory"
+    return TwdError(error.code, told, error.failure.field)
+
+
 def _cache_bytes(model: ModelConfig, path: Path) -> int:
     info = inspect(path)
     tokens = min(model.ctx_size or info.context_length, info.context_length or model.ctx_size)

@@ -32,7 +32,7 @@ from twd.speculator.service import SpeculatorService
 from twd.speculator.targets.embeddings import Embedding
 from twd.speculator.targets.loaded import Load
 from twd.speculator.targets.memory_care import MemoryCare
-from twd.speculator.targets.mixture_placement import place_mixture
+from twd.speculator.targets.mixture_placement import advised, place_mixture
 from twd.speculator.targets.source import ReadySource
 from twd.wire.base import ModelId, SessionId
 from twd.wire.embedding import EmbeddingRequested
@@ -199,7 +199,10 @@ def loader(name: ModelId, settings: Settings, draw_seed: Callable[[], int]) -> L
             native = load_native(plan, progress)
         else:
             plan = replace(plan, placement=place_mixture(model, home) if layers else None)
-            native = _load_whole(plan, MemoryCare(model, settings), progress)
+            try:
+                native = _load_whole(plan, MemoryCare(model, settings), progress)
+            except TwdError as error:
+                raise (advised(error, model) if layers else error) from error
         return NativeTarget(native, preparer_of(native, draw_seed), limits_of(native, model, settings))
 
     return load
