@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.coordinator.machines import GIB, machine, seeing, wanting
@@ -13,6 +14,9 @@ from twd.coordinator.core.placement.values import ModelShape, PlacementDemand, P
 from twd.coordinator.core.processes import stage_of, wishes
 from twd.coordinator.core.streamed import place_streamed, with_share
 from twd.coordinator.model_shape import read_shape
+from twd.gguf_tools.model_file import file_hash
+from twd.moe.profile import ExpertProfile
+from twd.moe.profile_files import kept_profile, write_profile
 from twd.settings.model import ModelConfig, PoolConfig
 
 MIXTURE = ModelShape(
@@ -71,6 +75,21 @@ def test_a_quick_disk_makes_a_quick_forecast_and_each_row_of_a_window_reads() ->
     once, many = (MIXTURE.mixture.disk_s(0, 20, piece.disk_bytes, 0.2e9, rows) for rows in (1, 8))
     assert once == pytest.approx(0.1 * piece.disk_bytes / 0.2e9)
     assert 5 * once < many < 8 * once, "rows share some experts"
+
+
+def test_a_kept_profile_tells_which_experts_are_busy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_unlike(tmp_path / "m.gguf")
+    busy = {layer: {0: 90.0, 1: 10.0} for layer in range(4)}
+    profile = ExpertProfile(model=file_hash(path), experts=8, tokens=50.0, hits=busy)
+    write_profile(kept_profile(tmp_path, path), profile)
+    held = read_shape("m", ModelConfig(path=str(path)), "ring", home=tmp_path).mixture.held
+    assert held == tuple(sorted(held))
+    assert (held[1], held[3], held[-1]) == (0.9, 1.0, 1.0), "an eighth of all are the busiest ones"
+    assert read_shape("m", ModelConfig(path=str(path)), "ring").mixture.held == ()
+    write_profile(tmp_path / "other.json", msgspec.structs.replace(profile, model="0" * 32))
+    named = ModelConfig(path=str(path), moe_hot_profile=str(tmp_path / "other.json"))
+    assert read_shape("m", named, "ring", home=tmp_path).mixture.held == (), "forecasts do without"
+    assert "the profile of m.gguf is not used" in caplog.text
 
 
 def test_busy_experts_stay_in_memory() -> None:
