@@ -12,7 +12,7 @@ from twd.gguf_tools.inspect import GgufInfo, inspect
 from twd.gguf_tools.slice import read_cuts
 from twd.gguf_tools.step_reads import EMBEDDING, share_of_experts, step_reads
 from twd.moe.profile import held_curve
-from twd.moe.profile_files import kept_profile, profile_for
+from twd.moe.profile_files import profile_for, profile_path
 from twd.settings.model import ModelConfig
 from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
@@ -66,9 +66,10 @@ def _mixture(path: Path, model: ModelConfig, shape: ModelShape, home: Path | Non
 
 def _held(path: Path, model: ModelConfig, home: Path | None, slots: int) -> tuple[float, ...]:
     """Return which share of choices memory serves, by the profile of the settings or the one that is kept."""
-    named = path_of(model.moe_hot_profile) if model.moe_hot_profile else None
-    source = named or (kept_profile(home, path) if home is not None and path.is_file() else None)
-    if source is None or (named is None and not source.exists()):
+    if home is None or not path.is_file():
+        return ()
+    source = profile_path(model.moe_hot_profile, home, path)
+    if source is None:
         return ()
     try:
         return held_curve(profile_for(source, path), slots)

@@ -68,14 +68,14 @@ def load_options(plan: LoadPlan) -> ModelLoadOptions:
     """The options for llama.cpp. In an exact pool no weights are repacked: RPC workers never repack, and the text must
     not depend on which machine holds a layer."""
     if plan.pool is None:
-        placed = plan.placement
+        placed = plan.placement or DevicePlacement(plan.gpu_layers)
         return ModelLoadOptions(
             path=plan.path,
-            gpu_layers=placed.layers if placed is not None else plan.gpu_layers,
+            gpu_layers=placed.layers,
             use_mmap=plan.use_mmap,
-            devices=placed.devices if placed is not None else (),
-            tensor_split=placed.split if placed is not None else (),
-            expert_places=placed.places if placed is not None else (),
+            devices=placed.devices,
+            tensor_split=placed.split,
+            expert_places=placed.places,
             head=plan.head,
             expert_bytes=plan.expert_bytes,
             remember=plan.remember,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from twd.engine.library import EngineDevice, ggml
-from twd.gguf_tools.inspect import GgufInfo
+from twd.gguf_tools.inspect import GgufInfo, layer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class DevicePlacement:
     """Where a model's layers and single tensors go. `layers` counts the output head as one; they are the last ones."""
 
     layers: int
-    devices: tuple[EngineDevice, ...]
-    split: tuple[float, ...]
-    places: tuple[TensorOverride, ...]
+    devices: tuple[EngineDevice, ...] = ()
+    split: tuple[float, ...] = ()
+    places: tuple[TensorOverride, ...] = ()
 
     @property
     def told(self) -> str:
@@ -61,12 +61,7 @@ def bytes_on_host(info: GgufInfo, places: Iterable[TensorOverride], first: int) 
     return sum(
         tensor.size_bytes
         for tensor in info.tensors
-        if _layer(tensor.name) >= first
+        if (layer := layer_of(tensor.name)) is not None
+        and layer >= first
         and next((here for pattern, here in patterns if pattern.search(tensor.name)), False)
     )
-
-
-def _layer(name: str) -> int:
-    start, _, rest = name.partition(".")
-    number = rest.partition(".")[0]
-    return int(number) if start == "blk" and number.isdecimal() else -1

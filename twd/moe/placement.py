@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from twd.moe.overlap import overlapped
-from twd.moe.profile import ExpertProfile, pinned_share, recent_share
+from twd.moe.profile import ExpertProfile, held_share
 from twd.moe.summary import LayerBytes, MixtureSummary
 
 Strategy = Literal["balanced", "profile-guided"]
@@ -271,10 +271,12 @@ def _held_share(state: _State, experts: Sequence[LayerBytes], room: int, size: i
     if profile is None:
         return max(room, 0) / size
     numbers = {one.layer for one in experts}
-    here = ExpertProfile(hits={layer: counts for layer, counts in profile.hits.items() if layer in numbers})
+    here = ExpertProfile(
+        hits={layer: counts for layer, counts in profile.hits.items() if layer in numbers},
+        trace=[one for one in profile.trace if one[0] in numbers],
+    )
     slots = state.model.experts * len(experts)
-    kept = int(slots * max(room, 0) / size)
-    return max(pinned_share(here, kept), recent_share([one for one in profile.trace if one[0] in numbers], kept) or 0)
+    return held_share(here, int(slots * max(room, 0) / size))
 
 
 def _plan(state: _State, strategy: str) -> MixturePlan:

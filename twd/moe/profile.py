@@ -12,6 +12,8 @@ HALF_LIFE_S: Final = 7 * 86_400.0
 """After this time an old hit counts half as much as a new one."""
 TRACE_MAX: Final = 65_536
 """The latest choices that are kept in order, all layers together."""
+CURVE_TRACE: Final = 4096
+"""Of these, so many tell a forecast: it replays them for each amount of memory."""
 BUSY_SHARE: Final = 0.1
 _FORGOTTEN: Final = 1e-3
 
@@ -159,8 +161,13 @@ def pinned_share(profile: ExpertProfile, kept: int) -> float:
 def held_curve(profile: ExpertProfile, slots: int, parts: int = 16) -> tuple[float, ...]:
     """The share of choices that memory for 1, 2, ... of so many parts of all `slots` experts would have served."""
     rooms = [slots * part // parts for part in range(1, parts + 1)]
-    found = [max(pinned_share(profile, room), recent_share(profile.trace, room) or 0.0) for room in rooms]
-    return (*found[:-1], 1.0)
+    latest = msgspec.structs.replace(profile, trace=profile.trace[-CURVE_TRACE:])
+    return (*(held_share(latest, room) for room in rooms[:-1]), 1.0)
+
+
+def held_share(profile: ExpertProfile, kept: int) -> float:
+    """The share of choices that `kept` experts would have served: the busiest, or those used last."""
+    return max(pinned_share(profile, kept), recent_share(profile.trace, kept) or 0.0)
 
 
 def recent_share(trace: Sequence[tuple[int, Sequence[int]]], kept: int) -> float | None:

@@ -15,6 +15,7 @@ from twd.moe.model import EXPERTS_MAX, read_mixture
 from twd.moe.names import fused_of, indexed_of
 from twd.moe.profile import ExpertCounter, ExpertProfile
 from twd.private_file import write_private
+from twd.settings.paths import path_of
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.reading import NONSENSE
 
@@ -221,6 +222,14 @@ def _check_place(path: Path, layer: int, expert: int) -> None:
 def _check_count(path: Path, count: float) -> None:
     if not (math.isfinite(count) and 0 <= count <= _HITS_MAX):
         raise BrokenProfile(path, f"it holds the count {count:g}, which cannot be; make it anew")
+
+
+def profile_path(named: str, home: Path, model: Path) -> Path | None:
+    """The file of the profile to use: the named one, or the one that is kept; None if none is."""
+    if named:
+        return path_of(named)
+    kept = kept_profile(home, model)
+    return kept if kept.exists() else None
 
 
 def profile_for(source: Path, model: Path) -> ExpertProfile:

@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import mean
+
+from ring import RARE
 
 from twd.bench.prompts import PROMPTS
 from twd.bench.ring.lab import RingLab, RingPlan
@@ -28,15 +29,12 @@ from twd.coordinator.core.placement.values import MachineLink, ModelShape, Place
 from twd.coordinator.model_shape import read_shape
 from twd.engine.experts.disk import disk_speed
 from twd.engine.experts.layout import expert_layout
-from twd.engine.measuring.memory_speed import measure_bandwidth
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.settings.model import ModelConfig
 from twd.wire.job import Sampling
 from twd.wire.node import CPU
 from twd.wire.ring import StageReady
 
-RARE = Sampling(repeat_last_n=-1, repeat_penalty=10.0, presence_penalty=10.0)
-"""Hardly a token stands there twice, so each chooses other experts."""
 ROOM = 1 << 50
 PROMPT_MAX = 64
 WARM = 4
@@ -52,23 +50,6 @@ class Case:
     rtt_ms: float
 
 
-class Machine:
-    """This machine, as a plan sees it: measured now and then."""
-
-    def __init__(self, model: Path, threads: int) -> None:
-        self.model, self.threads = model, threads
-        self.disk: list[float] = []
-
-    def look(self) -> None:
-        """Measure it once more, while nothing else runs."""
-        self.disk.append(disk_speed(self.model))
-
-    def cpu(self, node: str = "home") -> PlacementDevice:
-        """What a plan knows of it: the mean of the last two looks."""
-        bandwidth = measure_bandwidth(self.threads)
-        return PlacementDevice(node, CPU, ROOM, bandwidth, token_s=CPU_TOKEN_S, disk=mean(self.disk[-2:]))
-
-
 def expert_memory(model: Path, case: Case) -> int:
     """Bytes for the experts of one stage."""
     layout = expert_layout(model)
@@ -77,17 +58,18 @@ def expert_memory(model: Path, case: Case) -> int:
     return (int(case.share * model.stat().st_size) - layout.dense_bytes) // case.stages
 
 
-def predict(shape: ModelShape, case: Case, memory: int, machine: Machine, stages: Sequence[StageReady]) -> float:
+def predict(shape: ModelShape, case: Case, memory: int, disk: float, stages: Sequence[StageReady]) -> float:
     """Tokens a second by the plan, with the paces that the stages measured."""
     nodes = [f"s{number}" for number in range(case.stages)]
     sizes = [sum(shape.layer_bytes[stage.first : stage.end]) for stage in stages]
     times = [stage.layer_ms * (stage.end - stage.first) / 1000 for stage in stages]
     paces = [DevicePace(size / time, model="mixture") for size, time in zip(sizes, times, strict=True)]
     known = {(node, CPU): pace for node, pace in zip(nodes, paces, strict=True)}
-    devices = with_paces([machine.cpu(node) for node in nodes], known, reads_of([("mixture", shape)]))
+    home = PlacementDevice("home", CPU, ROOM, 1.0, token_s=CPU_TOKEN_S, disk=disk)  # stages told their own speeds
+    devices = with_paces([replace(home, node=node) for node in nodes], known, reads_of([("mixture", shape)]))
     link = MachineLink(case.rtt_ms / 1000, 1e9, measured=True)
     links = dict.fromkeys([*nodes, *(pair(a, b) for a in nodes for b in nodes)], link)
-    demand = PlacementDemand(1024, 1, machine.cpu(), split=(1.0,) * case.stages)
+    demand = PlacementDemand(1024, 1, home, split=(1.0,) * case.stages)
     limited = replace(shape, mixture=replace(shape.mixture, limit=memory))
     return placed(limited, devices, links, demand, demand.split).plain_tok_s
 
@@ -144,29 +126,29 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="random text, for a model of random weights")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    shape = read_shape("mixture", ModelConfig(path=str(args.model), moe_hot_profile=args.profile), "ring")
-    machine, measuring = Machine(args.model, args.threads), Measuring(args, len(shape.layer_bytes))
-    machine.look()
+    shape = read_shape("mixture", ModelConfig(path=str(args.model), moe_hot_profile=args.profile), "ring", home=Path())
+    measuring = Measuring(args, len(shape.layer_bytes))
     idle = [subprocess.Popen([sys.executable, "-c", IDLE]) for _ in range(args.threads)] if args.awake else []
     try:
-        _all_cases(args, shape, machine, measuring)
+        _all_cases(args, shape, measuring)
     finally:
         for process in idle:
             process.kill()
             process.wait()
 
 
-def _all_cases(args: argparse.Namespace, shape: ModelShape, machine: Machine, measuring: "Measuring") -> None:
-    near = cases = 0
+def _all_cases(args: argparse.Namespace, shape: ModelShape, measuring: Measuring) -> None:
+    near, cases, before = 0, 0, disk_speed(args.model)
     for stages in args.stages:
         for share in args.shares:
             found = list(measuring.rates(share, stages))
-            machine.look()
+            after = disk_speed(args.model)
+            before, disk = after, (before + after) / 2
             for case, measured in found:
-                foretold = predict(shape, case, expert_memory(args.model, case), machine, measuring.stages)
+                foretold = predict(shape, case, expert_memory(args.model, case), disk, measuring.stages)
                 near, cases = near + (1 / 1.2 <= measured / foretold <= 1.2), cases + 1
                 told = {"predicted": foretold, "measured": measured, "ratio": measured / foretold}
-                told |= {"disk_MB_s": machine.cpu().disk / 1e6}
+                told |= {"disk_MB_s": disk / 1e6}
                 print(json.dumps(asdict(case) | {name: round(value, 2) for name, value in told.items()}), flush=True)
     print(f"{near} of {cases} within a fifth")
 

@@ -62,6 +62,22 @@ def model(
         yield loaded
 
 
+@pytest.fixture
+def one_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes of one width are measured at load."""
+    monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
+    monkeypatch.setattr(cost, "_DEPTH", ROWS)
+    monkeypatch.setattr(at_load, "SHARED_WIDTHS", ())
+
+
+def assert_drafts_change_nothing(target: LocalTarget) -> None:
+    prompt = list(PROMPTS[0])
+    plain = generate(target, prompt, 12)
+    wrong = generate(target, prompt, 12, lambda out: [7, 7, 7])
+    right = generate(target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
+    assert plain == wrong == right
+
+
 async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None:
     node = NodeId("here")
     detector = MachineDetector(Settings(home=str(tmp_path)), node, InstanceId("1"), 1)
@@ -71,13 +87,8 @@ async def test_a_plan_knows_the_card(card: EngineDevice, tmp_path: Path) -> None
     assert any(device.name != CPU and device.free > 0 for device in found.devices), found
 
 
-def test_with_insistence_drafts_change_nothing(
-    card: EngineDevice, tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_insistence_drafts_change_nothing(card: EngineDevice, tmp_path: Path, loop: None, one_width: None) -> None:
     """The self-test tells whether windows are exact; texts with wrong, right and no drafts tell if that is so."""
-    monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
-    monkeypatch.setattr(cost, "_DEPTH", ROWS)
-    monkeypatch.setattr(at_load, "SHARED_WIDTHS", ())
     path = write_llama(tmp_path / "lively.gguf", lively=3.0)
     plan = LoadPlan(ModelId("card"), path, ctx_size=128, parallel=2, threads=1, insist=True, gpu_layers=ALL_LAYERS)
     native = load_native(plan, lambda *_: None)
@@ -85,11 +96,7 @@ def test_with_insistence_drafts_change_nothing(
         assert native.exactness.exact, native.exactness
         assert native.exactness.compared > 0
         assert "logits" in native.facts.note
-        prompt = list(PROMPTS[0])
-        plain = generate(native.target, prompt, 12)
-        wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
-        right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
-        assert plain == wrong == right
+        assert_drafts_change_nothing(native.target)
     finally:
         native.close()
 
@@ -183,12 +190,9 @@ def test_a_text_goes_on_after_rollback_as_if_nothing_had_been(model: LoadedGguf)
 
 
 def test_experts_of_a_mixture_lie_where_the_plan_says(
-    card: EngineDevice, tmp_path: Path, loop: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    card: EngineDevice, tmp_path: Path, loop: None, one_width: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A card with room for a half of the experts: llama.cpp logs buffers of that size, and drafts change nothing."""
-    monkeypatch.setattr(cost, "WIDTHS", (ROWS,))
-    monkeypatch.setattr(cost, "_DEPTH", ROWS)
-    monkeypatch.setattr(at_load, "SHARED_WIDTHS", ())
     caplog.set_level("DEBUG", "twd.engine.llama")
     path = write_unlike(tmp_path / "unlike.gguf")
     facts = summarize(read_mixture(path))
@@ -203,10 +207,6 @@ def test_experts_of_a_mixture_lie_where_the_plan_says(
         sizes = re.findall(rf"{re.escape(buffer_name(card))} model buffer size = +([\d.]+) MiB", caplog.text)
         held = on_card.dense_bytes + on_card.expert_bytes
         assert [float(size) * 2**20 for size in sizes] == [pytest.approx(held, rel=0.05)]
-        prompt = list(PROMPTS[0])
-        plain = generate(native.target, prompt, 12)
-        wrong = generate(native.target, prompt, 12, lambda out: [7, 7, 7])
-        right = generate(native.target, prompt, 12, lambda out: plain[len(out) : len(out) + 4])
-        assert plain == wrong == right
+        assert_drafts_change_nothing(native.target)
     finally:
         native.close()

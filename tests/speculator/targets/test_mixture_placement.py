@@ -41,7 +41,7 @@ class Machine:
         monkeypatch.setattr("twd.moe.on_devices.buffer_name", lambda card: card.name)
 
     def devices(self) -> list[DeviceScore]:
-        whole = self.facts.resident + (1 << 20)  # with the KV cache
+        whole = self.facts.resident + (2 << 20)  # with the KV cache
         on_card = int((whole + self.experts_on_card * self.facts.expert) / USABLE)
         return [DeviceScore("CUDA0", on_card, 500e9, 20e-6), DeviceScore("CPU", self.memory, 10e9, disk=1e9)]
 

@@ -12,7 +12,6 @@ from twd.cli.moe.summary import model_path
 from twd.kit.errors import CommandError
 from twd.kit.exit_codes import ExitCode
 from twd.kit.wording import figure
-from twd.settings.paths import path_of
 
 if TYPE_CHECKING:
     from twd.moe.placement import DeviceScore, MixturePlan, Strategy
@@ -94,12 +93,12 @@ def _strategy(ctx: CliContext, file: str, asked: "Strategy | None", hot_profile:
 
 
 def _profile(ctx: CliContext, path: Path, file: str, named: str) -> "ExpertProfile":
-    from twd.moe.profile_files import kept_profile, profile_for
+    from twd.moe.profile_files import profile_for, profile_path
 
     known = ctx.settings.models.get(file)
     where = named or (known.moe_hot_profile if known is not None else "")
-    source = path_of(where) if where else kept_profile(ctx.home.path, path)
-    if not where and not source.exists():
+    source = profile_path(where, ctx.home.path, path)
+    if source is None:
         text = f"there is no profile of this model yet; `twd moe profile -m {file}` makes one"
         raise CommandError(ExitCode.NOT_FOUND, text)
     return profile_for(source, path)

@@ -75,7 +75,7 @@ def with_spares(
 
 def _measured(wanted: WantedState, observed: ObservedState, found: UsableDevices) -> tuple[PlacementDevice, ...]:
     """Return devices with the speeds that stages measured there."""
-    reads = reads_of((name, one.shape) for one in wanted.models for name in (one.name, one.model))
+    reads = reads_of((one.serves, one.shape) for one in wanted.models)
     return with_paces(found.devices, observed.paces, reads)
 
 

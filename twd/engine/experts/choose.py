@@ -20,8 +20,13 @@ def experts_in_memory(path: Path, wish: ExpertWish, *, tokens: int, sessions: in
     layout = None if wish.stream == "off" else expert_layout(path)
     if layout is None and wish.stream != "on":
         return 0
-    info = inspect(path)
-    length = min(tokens or CTX_SIZE_MAX, info.context_length or CTX_SIZE_MAX)
-    other = info.kv_bytes_per_token(*types) * (length + EXACT_ROWS) * sessions
+    other = cache_bytes(path, tokens=tokens, sessions=sessions, types=types)
     here = MachineRoom(available_bytes(), other, mmap.PAGESIZE, can_stream())
     return expert_budget(layout, wish, here)
+
+
+def cache_bytes(path: Path, *, tokens: int, sessions: int, types: tuple[str, str]) -> int:
+    """The bytes of the KV cache for so many sessions of so many tokens, 0 for what the model was made for."""
+    info = inspect(path)
+    length = min(tokens or CTX_SIZE_MAX, info.context_length or CTX_SIZE_MAX)
+    return info.kv_bytes_per_token(*types) * (length + EXACT_ROWS) * sessions

@@ -4,16 +4,16 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from twd.engine.experts.choose import cache_bytes
 from twd.engine.host_memory.limits import gib
 from twd.engine.library import devices
 from twd.engine.tensor_places import DevicePlacement
-from twd.gguf_tools.inspect import inspect
 from twd.moe.devices import find_devices
 from twd.moe.model import is_mixture, read_mixture
 from twd.moe.on_devices import device_placement
 from twd.moe.placement import MixturePlan, Strategy, place
 from twd.moe.profile import ExpertProfile
-from twd.moe.profile_files import kept_profile, profile_for
+from twd.moe.profile_files import profile_for, profile_path
 from twd.moe.summary import summarize
 from twd.process.home import StateFolder
 from twd.settings.model import ModelConfig
@@ -36,7 +36,8 @@ def place_mixture(model: ModelConfig, home: StateFolder) -> DevicePlacement | No
     profile = _profile(model, path, home) if model.moe_placement == "profile-guided" else None
     strategy: Strategy = "balanced" if profile is None else "profile-guided"
     found = find_devices(home.cache, path)
-    plan = place(facts, found, strategy, profile, _cache_bytes(model, path))
+    caches = cache_bytes(path, tokens=model.ctx_size, sessions=model.parallel, types=model.cache_types)
+    plan = place(facts, found, strategy, profile, caches)
     lacking = plan.missing or plan.disk_bytes
     if lacking:
         free = ", ".join(f"{device.name} {gib(device.memory)}" for device in found)
@@ -55,17 +56,10 @@ def advised(error: TwdError, model: ModelConfig) -> TwdError:
     return TwdError(error.code, told, error.failure.field)
 
 
-def _cache_bytes(model: ModelConfig, path: Path) -> int:
-    info = inspect(path)
-    tokens = min(model.ctx_size or info.context_length, info.context_length or model.ctx_size)
-    return info.kv_bytes_per_token(*model.cache_types) * tokens * model.parallel
-
-
 def _profile(model: ModelConfig, path: Path, home: StateFolder) -> ExpertProfile | None:
     """Returns the profile that the settings name, or the one that is kept; None if there is none yet."""
-    named = path_of(model.moe_hot_profile) if model.moe_hot_profile else None
-    source = named or kept_profile(home.path, path)
-    if named is None and not source.exists():
+    source = profile_path(model.moe_hot_profile, home.path, path)
+    if source is None:
         _log.warning("no profile of %s is kept; its experts are placed without (`twd moe profile` counts)", path.name)
         return None
     return profile_for(source, path)
