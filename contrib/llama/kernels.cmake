@@ -57,6 +57,26 @@ function(twd_add_steps)
     endif()
 endfunction()
 
+# Where llama.cpp itself is built, too: more architectures get snapshots of their recurrent states. Those of Mamba-1 are
+# computed by a function of the CPU backend.
+function(twd_add_snapshots)
+    set(source "${PROJECT_SOURCE_DIR}/src")
+    if(NOT TARGET llama OR NOT TWD_HAS_KERNELS OR NOT EXISTS "${source}/models/mamba-base.cpp")
+        return()
+    endif()
+    target_sources(llama PRIVATE "${CMAKE_CURRENT_FUNCTION_LIST_DIR}/snapshots.cpp")
+    set_source_files_properties("${CMAKE_CURRENT_FUNCTION_LIST_DIR}/snapshots.cpp" TARGET_DIRECTORY llama
+                                PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+    target_link_libraries(llama PRIVATE ggml-cpu)
+    set_property(SOURCE "${source}/llama-arch.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
+                 llm_arch_supports_rs_rollback=llm_arch_supports_rs_rollback_of_llama)
+    set_property(SOURCE "${source}/models/mamba-base.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
+                 build_mamba_layer=build_mamba_layer_of_llama)
+    set_property(SOURCE "${source}/llama-context.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
+                 n_tensors=twd_graph_tensors)
+    message(STATUS "twd: llama keeps snapshots of more recurrent states")
+endfunction()
+
 function(twd_add_kernels)
     if(NOT TARGET ggml-cpu OR GGML_CPU_ALL_VARIANTS OR NOT GGML_LLAMAFILE)
         message(STATUS "twd: this build has no place for our kernels")
@@ -79,12 +99,13 @@ function(twd_add_kernels)
     foreach(operation ssm_scan argsort top_k)
         twd_stand_before(ops.cpp "ggml_compute_forward_${operation}")
     endforeach()
-    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/trusting_ops.cpp")
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/trusting_ops.cpp" "${TWD_KERNELS_FOLDER}/scan_snapshots.cpp")
     twd_add_experts()
     if(NOT MSVC) # experts chosen by another machine's graph: only an `assert` looks whether there are so many
         set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.c" TARGET_DIRECTORY ggml-cpu
                      APPEND PROPERTY COMPILE_OPTIONS "-UNDEBUG")
     endif()
+    set(TWD_HAS_KERNELS TRUE CACHE INTERNAL "")
     message(STATUS "twd: ggml-cpu has our kernels")
 endfunction()
 
@@ -94,4 +115,5 @@ get_directory_property(TWD_ABOVE PARENT_DIRECTORY)
 if(TWD_ABOVE)
     cmake_language(DEFER DIRECTORY "${TWD_ABOVE}" CALL twd_add_mapping)
     cmake_language(DEFER DIRECTORY "${TWD_ABOVE}" CALL twd_add_steps)
+    cmake_language(DEFER DIRECTORY "${TWD_ABOVE}" CALL twd_add_snapshots)
 endif()

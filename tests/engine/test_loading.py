@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.driving import Greedy
-from tests.engine.tiny_hybrids import write_jamba
+from tests.engine.slices.recipes import recipe
 from twd.engine import exactness
 from twd.engine.load_plan import LoadPlan
 from twd.engine.loading import load_native
@@ -78,7 +78,9 @@ def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, mo
 def test_a_recurrent_model_takes_drafts_only_where_windows_are_exact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = LoadPlan(model=MODEL, path=write_jamba(tmp_path / "jamba.gguf"), ctx_size=256, parallel=1, threads=1)
+    plan = LoadPlan(
+        model=MODEL, path=recipe("plamo2").write(tmp_path / "plamo2.gguf"), ctx_size=256, parallel=1, threads=1
+    )
     exact = load_native(plan, lambda *_: None)
     exact.close()
     assert exact.facts.can_rollback

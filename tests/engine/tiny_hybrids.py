@@ -25,7 +25,7 @@ def write_lfm2(path: Path) -> Path:
 
 
 def write_jamba(path: Path) -> Path:
-    """Attention and a state space in turn, whose state is kept once."""
+    """Attention and a state space in turn; our build keeps snapshots of its state."""
     state, rank, kernel = 16, 8, 4
     writer = _writer(path, "jamba", layers=2)
     writer.gguf.add_head_count_kv([HEADS, 0])

@@ -23,8 +23,14 @@ from twd.wire.job import JobFinished, Sampling
 COUNT = 48
 PROMPT = [int(token) for token in np.random.default_rng(8).integers(1, VOCABULARY - 1, 70)]
 SAMPLED = Sampling(temperature=0.8, top_p=0.95, seed=11)
-KINDS = {"qwen35": [0, 3, 5, 8], "jamba": [0, 1, 4, 8], "mamba2": [0, 2, 7, 8], "deepseek4": [0, 1, 5, 8]}
-"""Snapshots, states that are saved, no attention at all, and several streams of states."""
+KINDS = {
+    "qwen35": [0, 3, 5, 8],
+    "jamba": [0, 1, 4, 8],
+    "mamba2": [0, 2, 7, 8],
+    "plamo2": [0, 1, 4, 8],
+    "deepseek4": [0, 1, 5, 8],
+}
+"""Snapshots of llama.cpp and of our build, no attention at all, saved states, and several streams of states."""
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
-from twd.engine.model import LoadedGguf, load_error
+from twd.engine.model import ALL_OUTPUTS, LoadedGguf, load_error
 from twd.engine.steps.binding import RuleHolder
 from twd.gguf_tools.constants import GGMLQuantizationType
 from twd.process.cores import usable_cores
@@ -134,8 +134,10 @@ class _Batch:
         self.struct.seq_id = self.id_rows.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         self.struct.logits = self.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
 
-    def fill(self, rows: BatchTokens, states: Logits | None = None, *, both: bool = False) -> ctypes.Structure:
-        """`both`: tokens and states go in, as a head reads them."""
+    def fill(
+        self, rows: BatchTokens, states: Logits | None = None, *, both: bool = False, every: bool = False
+    ) -> ctypes.Structure:
+        """`both`: tokens and states go in, as a head reads them; `every`: ask for the logits of all tokens."""
         count = len(rows)
         self.struct.n_tokens = count
         self.tokens[:count] = rows.tokens
@@ -145,7 +147,7 @@ class _Batch:
         if states is not None:
             self._spread(count)
         self.ids[:count, 0] = rows.sequences
-        self.outputs[:count] = rows.outputs
+        self.outputs[:count] = True if every else rows.outputs
         self.counts[:count] = 1
         for row, more in rows.shared.items():
             self.counts[row] = 1 + len(more)
@@ -178,6 +180,7 @@ class Context:
         self.handle = handle
         self._memory = llama.llama_get_memory(handle)
         self._batch = _Batch(settings.ubatch, settings.sequences, _places(model))
+        self._every_output = model.info.architecture in ALL_OUTPUTS
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
         self.device_rows: DeviceRows | None = None
@@ -220,7 +223,8 @@ class Context:
         """
         if self.on_pass is not None:
             self.on_pass(len(rows))
-        batch, choices = self._batch.fill(rows, states, both=self._reads_both), self.model.choices
+        batch = self._batch.fill(rows, states, both=self._reads_both, every=self._every_output)
+        choices = self.model.choices
         with self.model.experts or nullcontext():
             if choices is not None and states is None:
                 choices.tell_tokens(self._batch.tokens[: len(rows)], self._batch.outputs[: len(rows)])

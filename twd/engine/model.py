@@ -24,8 +24,13 @@ from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import ModelFacts
 
-ONE_SESSION = ("kimi-linear",)
-"""Architectures for which llama.cpp aborts the process if a context is for several sessions."""
+ONE_SESSION = ("kimi-linear", "plamo2")
+"""Architectures whose context is for one session: with several, llama.cpp aborts the process, or (plamo2) writes states
+of sessions that share a pass to wrong places."""
+_SCANS_ON_PROCESSORS = ("jamba", "mamba")
+"""Architectures whose snapshots our build computes on processors only."""
+ALL_OUTPUTS = ("cogvlm",)
+"""Architectures whose passes compute the logits of all tokens: asked for fewer, llama.cpp tells those of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,11 @@ class LoadedGguf:
         self.experts: ExpertStream | None = None
         self.choices: NativeExperts | None = None
         """Remembers what each token chooses, where that is wanted."""
+
+    @property
+    def may_snapshot(self) -> bool:
+        """Whether a context may ask for snapshots of a state; llama.cpp makes none for architectures without."""
+        return not (self.offloads and self.info.architecture in _SCANS_ON_PROCESSORS)
 
     @property
     def recurrent(self) -> bool:

@@ -34,7 +34,7 @@ class TrialResult:
 
 GOING_BACK = {
     Undoing.CELLS: "removes the cells of rejected drafts",
-    Undoing.SNAPSHOTS: "llama.cpp's snapshots of the state",
+    Undoing.SNAPSHOTS: "snapshots of the state",
     Undoing.CHECKPOINTS: "a saved state before each window with drafts",
     Undoing.NOTHING: "cannot, so it takes no drafts",
 }

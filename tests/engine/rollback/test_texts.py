@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.driving import Greedy, generate, no_drafts, one, same_logits, start
+from tests.engine.slices.recipes import recipe
 from tests.engine.tiny_hybrids import write_gemma3, write_jamba, write_lfm2
 from tests.engine.tiny_models import VOCABULARY, write_mamba
 from twd.decoding.window import Logits, Window
@@ -26,6 +27,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "lfm2": write_lfm2,
     "jamba": write_jamba,
     "gemma3": write_gemma3,
+    "rwkv6": recipe("rwkv6").write,
 }
 COUNT = 24
 

@@ -67,7 +67,7 @@ def test_chains_give_the_whole_models_logits(name: str, tmp_path: Path) -> None:
         assert difference == 0, f"{name}, cut {kind}: logits differ by up to {difference}"
 
 
-@pytest.mark.parametrize("name", ["qwen35", "jamba", "mamba2", "deepseek4"])
+@pytest.mark.parametrize("name", ["qwen35", "jamba", "mamba2", "plamo2", "deepseek4"])
 def test_a_stage_goes_back_far_behind_its_last_pass(name: str, tmp_path: Path) -> None:
     """As it must when several windows of one session were in flight and the first of them was wrong."""
     path = recipe(name).write(tmp_path / "model.gguf")

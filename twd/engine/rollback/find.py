@@ -90,6 +90,8 @@ def open_undoable(model: LoadedGguf, settings: ContextSettings, drafts_max: int)
 def _with_snapshots(context: Context, state: int, wanted: int) -> tuple[Context, str]:
     """A new context with snapshots, and why there are fewer than wanted. The old context if memory is too short."""
     settings, model = context.settings, context.model
+    if not model.may_snapshot:
+        return context, ""
     count = min(wanted, _budget(model) // (state * settings.parallel))
     if count < _FEWEST:
         return context, f"no memory for {wanted} snapshots of {gib(state)} for each of {settings.parallel} sessions"

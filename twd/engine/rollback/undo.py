@@ -81,7 +81,7 @@ class CellUndo:
 class StateUndo:
     """For models with a recurrent state, from which single tokens cannot be removed.
 
-    llama.cpp's snapshots of the state can undo the last tokens of a pass. If there are too few snapshots, the state is
+    Snapshots of the state can undo the last tokens of a pass. If there are too few snapshots, the state is
     saved before a pass with drafts, and loaded again if a draft was rejected. Then the accepted tokens are computed
     again with the next window.
     """

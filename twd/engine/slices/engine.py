@@ -343,10 +343,10 @@ def _exact_plan(model: LoadedGguf, facts: SliceFacts, plan: StagePlan) -> ExactP
 
 
 def _snapshots(model: LoadedGguf, settings: ContextSettings) -> int:
-    """How many snapshots of a recurrent state to ask llama.cpp for; it makes none for architectures without."""
+    """How many snapshots of a recurrent state to ask llama.cpp for."""
     one = model.info.state_bytes * settings.parallel
     count = min(_SNAPSHOTS, available_bytes() // _SHARE // one) if one else _SNAPSHOTS
-    return count if count >= _FEWEST_SNAPSHOTS and model.recurrent else 0
+    return count if count >= _FEWEST_SNAPSHOTS and model.recurrent and model.may_snapshot else 0
 
 
 def _guesser(context: StageContext) -> HeadSeat | None:

@@ -1,6 +1,6 @@
 """Goes back in one slice of a model whose layers keep a recurrent state.
 
-llama.cpp's snapshots undo a part of the last pass. Otherwise a state that was saved not long before is loaded, and the
+Snapshots undo a part of the last pass. Otherwise a state that was saved not long before is loaded, and the
 few tokens after it are computed again from what came into the slice. So a stage needs nobody's help to go back.
 """
 

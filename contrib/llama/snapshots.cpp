@@ -1,0 +1,120 @@
+// Snapshots of recurrent states for more architectures than llama.cpp has them for (`n_rs_seq` of a context).
+//
+// llama.cpp's graphs of Mamba-2 and of gated delta nets keep states to roll back to; it lets only some of the architectures
+// that have such layers use them. Its graph of Mamba-1 keeps none: that one is built here. It puts the state after each of the
+// last tokens where llama_memory_recurrent expects it: planes of `get_size()` rows, the latest state in the first.
+
+#define n_tensors twd_graph_tensors
+#include "llama-arch.h"
+#include "llama-memory-recurrent.h"
+#include "models/models.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+bool llm_arch_supports_rs_rollback_of_llama(const llm_arch & arch);
+
+extern "C" {
+GGML_BACKEND_API void twd_scan_with_snapshots(ggml_tensor * dst, int ith, int nth, void * unused);
+}
+
+bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
+    switch (arch) {
+        case LLM_ARCH_FALCON_H1:
+        case LLM_ARCH_GRANITE_HYBRID:
+        case LLM_ARCH_JAMBA:
+        case LLM_ARCH_MAMBA:
+        case LLM_ARCH_MAMBA2:
+        case LLM_ARCH_QWEN3NEXT:
+            return true;
+        default:
+            return llm_arch_supports_rs_rollback_of_llama(arch);
+    }
+}
+
+// llama.cpp sizes its graphs by the number of a model's tensors. Snapshots need some operations more for each layer.
+size_t llama_model::twd_graph_tensors() const {
+    const bool small = arch == LLM_ARCH_MAMBA || arch == LLM_ARCH_MAMBA2;
+    return tensors_by_name.size() * (small ? 2 : 1);
+}
+
+namespace {
+
+// Copies the states of a layer to their places: `from` has one row for each sequence and snapshot.
+void store(ggml_context * context, ggml_cgraph * graph, ggml_tensor * from, ggml_tensor * cache, int64_t plane, int64_t head) {
+    ggml_tensor * to = ggml_view_3d(context, cache, from->ne[0], from->ne[1], from->ne[2], cache->nb[1],
+                                    size_t(plane) * cache->nb[1], size_t(head) * cache->nb[1]);
+    ggml_build_forward_expand(graph, ggml_cpy(context, from, to));
+}
+
+} // namespace
+
+ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, ggml_tensor * cur, const llama_model & model,
+                                                      const llama_ubatch & ubatch, int il) {
+    const auto * memory = inp->mctx;
+    const auto & layer = model.layers[il];
+    ggml_tensor *past = memory->get_r_l(il), *states = memory->get_s_l(il);
+    const int64_t head = memory->get_head(), plane = memory->get_size();
+    const int64_t width = hparams.ssm_d_inner, size = hparams.ssm_d_state, rank = hparams.ssm_dt_rank;
+    const int64_t taps = hparams.ssm_d_conv, before = taps - 1;
+    const int64_t tokens = ubatch.n_seq_tokens, sequences = ubatch.n_seqs;
+    const int64_t kept = std::min<int64_t>(tokens, int64_t(cparams.n_rs_seq) + 1);
+    if (cparams.n_rs_seq > 0 && !ggml_backend_buffer_is_host(states->buffer)) {
+        throw std::runtime_error("snapshots of Mamba-1 states are computed on processors only");
+    }
+
+    ggml_tensor * both = build_lora_mm(layer.ssm_in, ggml_reshape_3d(ctx0, cur, cur->ne[0], tokens, sequences), layer.ssm_in_s);
+    ggml_tensor * x = ggml_view_3d(ctx0, both, width, tokens, sequences, both->nb[1], both->nb[2], 0);
+    ggml_tensor * gate = ggml_view_3d(ctx0, both, width, tokens, sequences, both->nb[1], both->nb[2], width * both->nb[0]);
+
+    // The convolution sees the columns before the first token, and leaves the last ones for the next pass.
+    ggml_tensor * columns = ggml_reshape_3d(ctx0, build_rs(inp, past, hparams.n_embd_r(), sequences), before, width, sequences);
+    columns = ggml_concat(ctx0, columns, ggml_transpose(ctx0, x), 0);
+    for (int64_t later = 0; later < kept; ++later) {
+        ggml_tensor * last = ggml_view_3d(ctx0, columns, before, width, sequences, columns->nb[1], columns->nb[2],
+                                          (tokens - later) * columns->nb[0]);
+        ggml_tensor * to = ggml_view_2d(ctx0, past, before * width, sequences, past->nb[1],
+                                        size_t(later * plane + head) * past->nb[1]);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx0, last, to));
+    }
+    x = ggml_silu(ctx0, ggml_add(ctx0, ggml_ssm_conv(ctx0, columns, layer.ssm_conv1d), layer.ssm_conv1d_b));
+
+    // What each token does to the state is told by the token.
+    ggml_tensor * told = build_lora_mm(layer.ssm_x, x);
+    const auto part = [&](int64_t start) {
+        return ggml_view_4d(ctx0, told, size, 1, tokens, sequences, size * told->nb[0], told->nb[1], told->nb[2],
+                            start * told->nb[0]);
+    };
+    ggml_tensor * step = ggml_view_3d(ctx0, told, rank, tokens, sequences, told->nb[1], told->nb[2], 0);
+    ggml_tensor *into = part(rank), *out = part(rank + size);
+    if (hparams.ssm_dt_b_c_rms || (layer.ssm_dt_norm && layer.ssm_b_norm && layer.ssm_c_norm)) {
+        step = build_norm(step, layer.ssm_dt_norm, nullptr, LLM_NORM_RMS, il);
+        into = build_norm(into, layer.ssm_b_norm, nullptr, LLM_NORM_RMS, il);
+        out = build_norm(out, layer.ssm_c_norm, nullptr, LLM_NORM_RMS, il);
+    } else {
+        step = ggml_cont(ctx0, step);
+    }
+    step = ggml_add(ctx0, build_lora_mm(layer.ssm_dt, step), layer.ssm_dt_b);
+
+    ggml_tensor * each = ggml_reshape_4d(ctx0, x, 1, width, tokens, sequences);
+    ggml_tensor * scanned = build_rs(inp, states, hparams.n_embd_s(), sequences,
+                                     [&](ggml_context * context, ggml_tensor * rows, ggml_tensor * ids) {
+        ggml_tensor * from = ggml_reshape_4d(context, rows, size, 1, width, rows->ne[1]);
+        if (kept == 1) {
+            return ggml_ssm_scan(context, from, each, step, layer.ssm_a, into, out, ids, 1);
+        }
+        ggml_tensor * sources[] = {from, each, step, layer.ssm_a, into, out, ids};
+        return ggml_custom_4d(context, GGML_TYPE_F32, ggml_nelements(each) + kept * size * width * sequences, 1, 1, 1, sources, 7,
+                              twd_scan_with_snapshots, GGML_N_TASKS_MAX, nullptr);
+    });
+    const size_t row = size * width * sizeof(float);
+    store(ctx0, gf, ggml_view_3d(ctx0, scanned, size * width, sequences, kept, row, row * sequences, ggml_nbytes(each)), states,
+          plane, head);
+
+    ggml_tensor * y = ggml_view_3d(ctx0, scanned, width, tokens, sequences, width * sizeof(float),
+                                   width * tokens * sizeof(float), 0);
+    y = ggml_add(ctx0, y, ggml_mul(ctx0, x, layer.ssm_d));
+    y = ggml_swiglu_split(ctx0, ggml_cont(ctx0, gate), y);
+    cur = build_lora_mm(layer.ssm_out, y, layer.ssm_out_s);
+    return ggml_reshape_2d(ctx0, cur, cur->ne[0], tokens * sequences);
+}
