@@ -231,9 +231,10 @@ async def run(options: argparse.Namespace) -> int:
         targets = [name for name in everything if not options.only or any(one in name for one in options.only)]
         files = psutil.Process(instance.pid).num_fds()
         async with under_load(load, options.clients):
-            for target in targets:
-                for fault in ("stop",) if target == "supervisor" else options.faults:
-                    for _ in range(options.times):
+            # In rounds, as a process that dies again and again within half a minute is started ever later.
+            for _ in range(options.times):
+                for target in targets:
+                    for fault in ("stop",) if target == "supervisor" else options.faults:
                         await chaos.strike(fault, target)
         quick = report(chaos, {"kill": options.within, "stop": options.within, "hang": options.within_hang})
         left = await chaos.leftovers(files)

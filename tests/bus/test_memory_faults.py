@@ -128,3 +128,12 @@ async def test_a_killed_client_handles_nothing_more() -> None:
     await passed(witness, witness)
     assert heard == []
     assert broker.clients == [witness]
+
+
+def test_who_was_cut_off_hears_that_the_bus_is_back() -> None:
+    bus = MemoryBroker(1).connect("one")
+    told: list[bool] = []
+    bus.on_back(lambda: told.append(bus.connected))
+    for away in (False, True, True, False, False):
+        bus.cut_off = away
+    assert told == [True]

@@ -170,6 +170,9 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether messages can travel now."""
 
+    def on_back(self, listener: Callable[[], None]) -> None:
+        """Call this whenever the connection is there again after it was lost. What was sent meanwhile may be lost."""
+
     async def close(self) -> None:
         """Drain: handle queued messages, then disconnect. May be called twice."""
 

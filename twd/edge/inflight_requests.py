@@ -199,6 +199,12 @@ class RequestTracker:
         for line in list(self._lines.values()):
             self._act(line, line.owner.worker_gone(instance, now))
 
+    def bus_back(self) -> None:
+        """The bus is back after a loss: workers that say nothing are not waited for as long as usual."""
+        now = self._clock.now()
+        for line in list(self._lines.values()):
+            self._act(line, line.owner.bus_back(now))
+
     def _tick(self, line: TrackedJob) -> None:
         line.timer, line.timer_at = None, float("inf")
         self._act(line, line.owner.tick(self._clock.now()))

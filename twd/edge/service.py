@@ -278,6 +278,10 @@ class EdgeService(OwningService):
             self.models.changing = event.step not in (ChangeStep.DONE, ChangeStep.FAILED)
         return None
 
+    def bus_back(self) -> None:
+        """The bus is back after a loss."""
+        self.tracker.bus_back()
+
     def worker_gone(self, instance: InstanceId) -> None:
         """A process has ended."""
         self.models.gone(instance)

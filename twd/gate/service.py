@@ -356,6 +356,10 @@ class Gate(OwningService):
         text = f"nobody serves {job.model} now" if isinstance(answer, NoResponders) else f"no answer: {answer}"
         return Failure(code=code, message=text[:4096])
 
+    def bus_back(self) -> None:
+        """The bus is back after a loss."""
+        self.parts.bus_back()
+
     def worker_gone(self, instance: InstanceId) -> None:
         """A process has ended: a worker of parts, or the owner of requests."""
         self.parts.gone(instance)

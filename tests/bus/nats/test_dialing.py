@@ -124,9 +124,12 @@ async def test_a_stranger_that_speaks_nonsense_later_is_left(nats_server: NatsSe
     stranger = await asyncio.start_server(talk, "127.0.0.1", 0)
     port = stranger.sockets[0].getsockname()[1]
     bus = await open_bus(BusAddress(f"nats://127.0.0.1:{port}"))
+    told: list[int] = []
+    bus.on_back(lambda: told.append(bus.stats.reconnects))
     for reconnects in range(1, 6):
         bus.publish("go", b"")
         await until(lambda: bus.stats.reconnects == reconnects)  # noqa: B023 - awaited before it changes
+    await until(lambda: told == [1, 2, 3, 4, 5])
     stranger.close()
 
 

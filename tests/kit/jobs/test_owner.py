@@ -100,6 +100,34 @@ def test_a_silent_worker_is_replaced_and_the_deadline_shrinks() -> None:
     assert not one.ended
 
 
+def test_after_a_loss_of_the_bus_a_silent_worker_is_replaced_sooner() -> None:
+    """The last event of a job may have been lost with the broker: nobody sends it again."""
+    one = running()
+    one.handle(tokens(0, [1, 2]), 10.0)
+    assert one.bus_back(11.0) == []
+    assert one.due == pytest.approx(11.0 + POLICY.silence_after_loss_s)
+    assert one.tick(one.due - 0.1) == []
+    assert submission(one.tick(one.due)).resume == [1, 2]
+
+
+def test_after_a_loss_of_the_bus_a_worker_that_speaks_keeps_its_job() -> None:
+    one = running()
+    one.handle(tokens(0, [1, 2]), 10.0)
+    one.bus_back(11.0)
+    one.handle(tokens(2, [], text=""), 12.0)
+    assert one.tick(13.0) == []
+    assert one.due == pytest.approx(12.0 + POLICY.silence_s)
+
+
+def test_a_job_that_waits_for_its_next_try_does_not_mind_the_bus() -> None:
+    one = JobOwner(submitted(), POLICY, now=0.0)
+    one.begin(0.0)
+    one.unanswered(one.attempt, Failure(code=FailureCode.BUS_DOWN, message="away"), 1.0)
+    assert one.due == pytest.approx(1.0 + POLICY.backoff_s)
+    one.bus_back(1.1)
+    assert one.due == pytest.approx(1.0 + POLICY.backoff_s)
+
+
 def test_news_without_tokens_keeps_a_worker_alive() -> None:
     one = running()
     for second in range(1, 20):

@@ -154,13 +154,30 @@ class MemoryBus:
         self.stats = BusStats()
         self.subscriptions: list[MemorySubscription] = []
         self.inbox = Inbox(self.stats, batch=1)
-        self.cut_off = False
+        self._cut_off = False
         self._closed = False
+        self._when_back: list[Callable[[], None]] = []
 
     @property
     def connected(self) -> bool:
         """Whether messages can travel now."""
         return not self._closed and not self.cut_off
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the broker is out of reach."""
+        return self._cut_off
+
+    @cut_off.setter
+    def cut_off(self, away: bool) -> None:
+        was_away, self._cut_off = self._cut_off, away
+        if was_away and self.connected:
+            for listener in self._when_back:
+                listener()
+
+    def on_back(self, listener: Callable[[], None]) -> None:
+        """Call this whenever the broker is within reach again."""
+        self._when_back.append(listener)
 
     def reachable_from(self, sender: "MemoryBus") -> bool:
         """Return whether a message from `sender` can reach this client."""

@@ -76,6 +76,7 @@ class NatsBus:
         self._closing = False
         self._closed = asyncio.Event()
         self._followed: dict[str, FollowedLeases] = {}
+        self._when_back: list[Callable[[], None]] = []
 
     @classmethod
     async def connect(
@@ -121,6 +122,10 @@ class NatsBus:
     def clustered(self) -> bool:
         """Whether the broker is part of a cluster."""
         return self._link is not None and self._link.clustered
+
+    def on_back(self, listener: Callable[[], None]) -> None:
+        """Call this after each reconnect."""
+        self._when_back.append(listener)
 
     def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
         """Send to everybody who listens now; see the Bus protocol."""
@@ -307,6 +312,8 @@ class NatsBus:
             link = await self._dialer.for_ever(self._not_yet)
             self.stats.reconnects += 1
             self._adopt(link)
+            for listener in self._when_back:
+                asyncio.get_running_loop().call_soon(listener)
 
     def _drop(self, reason: str) -> None:
         self._link = None

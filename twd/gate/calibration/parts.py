@@ -105,6 +105,11 @@ class Parts:
             if part.owner.job.model == model:
                 self._act(part, part.owner.somebody_home(self._now()))
 
+    def bus_back(self) -> None:
+        """The bus is back after a loss."""
+        for part in list(self._parts.values()):
+            self._act(part, part.owner.bus_back(self._now()))
+
     def gone(self, instance: InstanceId) -> None:
         """A worker has ended."""
         for part in list(self._parts.values()):

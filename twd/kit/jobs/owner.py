@@ -49,6 +49,8 @@ class OwnerPolicy:
     """How long to wait for the JobQueued of one submission."""
     silence_s: float = 4.0
     """A worker without an event for this long is lost."""
+    silence_after_loss_s: float = 1.5
+    """The same once the bus is back after a loss: an event may have been lost with it, a job's last one for example."""
     gap_s: float = 0.5
     """How long to wait for a missing part of the text that may only be late."""
     patience_s: float = 3.0
@@ -211,6 +213,12 @@ class JobOwner:
             return []
         self._retry_at = now
         return [self._release_attempts(), *self._submit(now)]
+
+    def bus_back(self, now: float) -> list[OwnerAction]:
+        """The bus is back after a loss: a worker that has the job says so within its usual second, or is lost."""
+        if not self.ended and self._retry_at is None:
+            self._heard = min(self._heard, now - self.policy.silence_s + self.policy.silence_after_loss_s)
+        return []
 
     def cancel(self, reason: str, now: float) -> list[OwnerAction]:
         """Cancel the job for the client. This is its end; later events are ignored."""

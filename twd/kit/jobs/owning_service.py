@@ -24,6 +24,7 @@ class OwningService(Service):
     def __init__(self, ctx: ServiceContext) -> None:
         super().__init__(ctx)
         self._instances = InstanceTracker()
+        self.bus.on_back(self.bus_back)
 
     # -- what a subclass does ------------------------------------------------------------------
 
@@ -46,6 +47,10 @@ class OwningService(Service):
     @abstractmethod
     def worker_gone(self, instance: InstanceId) -> None:
         """A process has ended."""
+
+    @abstractmethod
+    def bus_back(self) -> None:
+        """The bus is back after a loss."""
 
     # -- submissions ---------------------------------------------------------------------------
 
