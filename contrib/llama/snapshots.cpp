@@ -32,10 +32,20 @@ bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
     }
 }
 
-// llama.cpp sizes its graphs by the number of a model's tensors. Snapshots need some operations more for each layer.
+// llama.cpp sizes its graphs by the number of a model's tensors. Snapshots add three operations for each of them and layer.
 size_t llama_model::twd_graph_tensors() const {
-    const bool small = arch == LLM_ARCH_MAMBA || arch == LLM_ARCH_MAMBA2;
-    return tensors_by_name.size() * (small ? 2 : 1);
+    switch (arch) {
+        case LLM_ARCH_FALCON_H1:
+        case LLM_ARCH_GRANITE_HYBRID:
+        case LLM_ARCH_JAMBA:
+        case LLM_ARCH_MAMBA:
+        case LLM_ARCH_MAMBA2:
+        case LLM_ARCH_NEMOTRON_H:
+        case LLM_ARCH_NEMOTRON_H_MOE:
+            return 2 * tensors_by_name.size();
+        default:
+            return tensors_by_name.size();
+    }
 }
 
 namespace {
