@@ -1,4 +1,4 @@
-"""Snapshots fit into the graphs of deep models. llama.cpp sizes those by the number of tensors, and ends the process."""
+"""Snapshots fit into the graphs of deep models: llama.cpp sizes those by the number of tensors, and aborts."""
 
 from dataclasses import replace
 from pathlib import Path
