@@ -79,7 +79,7 @@ def _texts(model: NativeModel, sampling: Sampling, prompts: list[int], *, drafts
         model.target.submit([_window(one, dice, drafts and model.target.can_rollback) for one in sessions])
         for verdict in model.target.collect():
             if verdict.failure is not None:
-                return []
+                return [[] for _ in prompts]
             one = next(one for one in sessions if one.slot == verdict.slot)
             one.tokens += verdict.tokens
             one.at = len(one.tokens) - 1

@@ -18,7 +18,7 @@ TRIED: Final[dict[str, TrialResult]] = {
     "bloom": TrialResult(exact=True, undoing=Undoing.CELLS),
     "chatglm": TrialResult(exact=True, undoing=Undoing.CELLS),
     "codeshell": TrialResult(exact=True, undoing=Undoing.CELLS),
-    "cogvlm": TrialResult(exact=True, undoing=Undoing.CELLS, drafted=False),
+    "cogvlm": TrialResult(exact=True, undoing=Undoing.CELLS),
     "cohere2": TrialResult(exact=True, undoing=Undoing.CELLS),
     "cohere2moe": TrialResult(exact=True, undoing=Undoing.CELLS),
     "command-r": TrialResult(exact=True, undoing=Undoing.CELLS),
