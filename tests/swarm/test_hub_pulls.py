@@ -55,7 +55,7 @@ async def test_of_four_machines_one_reads_from_the_hub(tmp_path: Path, hub: Hub)
         for node in "abcd":
             assert copy_of(world, node).read_bytes() == DATA
             assert load_manifest(manifest_of(copy_of(world, node))).sha256 == sha256(DATA)
-        assert hub.sent_bytes <= 1.05 * len(DATA)
+        assert hub.sent_bytes <= 1.25 * len(DATA)  # what was under way when another took the lead comes twice
         again = await wish(world, "c")
         assert again.done
 
