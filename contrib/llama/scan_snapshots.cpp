@@ -6,7 +6,6 @@
 #include "ggml.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 extern "C" {

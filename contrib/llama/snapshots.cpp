@@ -4,6 +4,7 @@
 // that have such layers use them. Its graph of Mamba-1 keeps none: that one is built here. It puts the state after each of the
 // last tokens where llama_memory_recurrent expects it: planes of `get_size()` rows, the latest state in the first.
 
+// llama-context.cpp is compiled with this name, too (kernels.cmake), so it asks for our number.
 #define n_tensors twd_graph_tensors
 #include "llama-arch.h"
 #include "llama-memory-recurrent.h"
@@ -18,46 +19,33 @@ extern "C" {
 GGML_BACKEND_API void twd_scan_with_snapshots(ggml_tensor * dst, int ith, int nth, void * unused);
 }
 
-bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
+namespace {
+
+// Whether llama.cpp builds layers of Mamba, and lets nobody keep snapshots of them.
+bool is_mamba(llm_arch arch) {
     switch (arch) {
         case LLM_ARCH_FALCON_H1:
         case LLM_ARCH_GRANITE_HYBRID:
         case LLM_ARCH_JAMBA:
         case LLM_ARCH_MAMBA:
         case LLM_ARCH_MAMBA2:
-        case LLM_ARCH_QWEN3NEXT:
             return true;
         default:
-            return llm_arch_supports_rs_rollback_of_llama(arch);
+            return false;
     }
+}
+
+} // namespace
+
+bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
+    return is_mamba(arch) || arch == LLM_ARCH_QWEN3NEXT || llm_arch_supports_rs_rollback_of_llama(arch);
 }
 
 // llama.cpp sizes its graphs by the number of a model's tensors. Snapshots add three operations for each of them and layer.
 size_t llama_model::twd_graph_tensors() const {
-    switch (arch) {
-        case LLM_ARCH_FALCON_H1:
-        case LLM_ARCH_GRANITE_HYBRID:
-        case LLM_ARCH_JAMBA:
-        case LLM_ARCH_MAMBA:
-        case LLM_ARCH_MAMBA2:
-        case LLM_ARCH_NEMOTRON_H:
-        case LLM_ARCH_NEMOTRON_H_MOE:
-            return 2 * tensors_by_name.size();
-        default:
-            return tensors_by_name.size();
-    }
+    const bool many = is_mamba(arch) || arch == LLM_ARCH_NEMOTRON_H || arch == LLM_ARCH_NEMOTRON_H_MOE;
+    return (many ? 2 : 1) * tensors_by_name.size();
 }
-
-namespace {
-
-// Copies the states of a layer to their places: `from` has one row for each sequence and snapshot.
-void store(ggml_context * context, ggml_cgraph * graph, ggml_tensor * from, ggml_tensor * cache, int64_t plane, int64_t head) {
-    ggml_tensor * to = ggml_view_3d(context, cache, from->ne[0], from->ne[1], from->ne[2], cache->nb[1],
-                                    size_t(plane) * cache->nb[1], size_t(head) * cache->nb[1]);
-    ggml_build_forward_expand(graph, ggml_cpy(context, from, to));
-}
-
-} // namespace
 
 ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, ggml_tensor * cur, const llama_model & model,
                                                       const llama_ubatch & ubatch, int il) {
@@ -66,7 +54,7 @@ ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, 
     ggml_tensor *past = memory->get_r_l(il), *states = memory->get_s_l(il);
     const int64_t head = memory->get_head(), plane = memory->get_size();
     const int64_t width = hparams.ssm_d_inner, size = hparams.ssm_d_state, rank = hparams.ssm_dt_rank;
-    const int64_t taps = hparams.ssm_d_conv, before = taps - 1;
+    const int64_t before = hparams.ssm_d_conv - 1;
     const int64_t tokens = ubatch.n_seq_tokens, sequences = ubatch.n_seqs;
     const int64_t kept = std::min<int64_t>(tokens, int64_t(cparams.n_rs_seq) + 1);
     if (cparams.n_rs_seq > 0 && !ggml_backend_buffer_is_host(states->buffer)) {
@@ -118,8 +106,10 @@ ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, 
                               twd_scan_with_snapshots, GGML_N_TASKS_MAX, nullptr);
     });
     const size_t row = size * width * sizeof(float);
-    store(ctx0, gf, ggml_view_3d(ctx0, scanned, size * width, sequences, kept, row, row * sequences, ggml_nbytes(each)), states,
-          plane, head);
+    ggml_tensor * after = ggml_view_3d(ctx0, scanned, size * width, sequences, kept, row, row * sequences, ggml_nbytes(each));
+    ggml_tensor * to = ggml_view_3d(ctx0, states, size * width, sequences, kept, states->nb[1], size_t(plane) * states->nb[1],
+                                    size_t(head) * states->nb[1]);
+    ggml_build_forward_expand(gf, ggml_cpy(ctx0, after, to));
 
     ggml_tensor * y = ggml_view_3d(ctx0, scanned, width, tokens, sequences, width * sizeof(float),
                                    width * tokens * sizeof(float), 0);
