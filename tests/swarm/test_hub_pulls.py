@@ -44,7 +44,10 @@ def copy_of(world: World, node: str) -> Path:
     return world.home(node) / "models/m-Q4_K_M.gguf"
 
 
-async def test_of_four_machines_one_reads_from_the_hub(tmp_path: Path, hub: Hub) -> None:
+async def test_of_four_machines_one_reads_from_the_hub(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.swarm.hub.claim.SILENT_S", 60.0)  # on a busy computer nobody may take the reader for lost
     hub.bytes_s = 1.5e6
     async with world_in(tmp_path) as world:
         for node in "abcd":
@@ -55,7 +58,7 @@ async def test_of_four_machines_one_reads_from_the_hub(tmp_path: Path, hub: Hub)
         for node in "abcd":
             assert copy_of(world, node).read_bytes() == DATA
             assert load_manifest(manifest_of(copy_of(world, node))).sha256 == sha256(DATA)
-        assert hub.sent_bytes <= 1.25 * len(DATA)  # what was under way when another took the lead comes twice
+        assert hub.sent_bytes <= 1.05 * len(DATA)
         again = await wish(world, "c")
         assert again.done
 

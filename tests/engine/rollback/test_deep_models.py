@@ -9,6 +9,7 @@ from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.rollback.find import open_undoable
 
 LAYERS, EXPERTS, USED, WIDTH, INNER = 40, 12, 10, 64, 32
+DROPPED = ("ffn_gate", "ffn_up", "ffn_down", "attn_q.bias", "attn_k.bias", "attn_v.bias")
 
 
 def granite_with_experts() -> Recipe:
@@ -30,10 +31,7 @@ def granite_with_experts() -> Recipe:
     tensors = {name: shape for name, shape in one.tensors.items() if not name.startswith("blk.")}
     for layer in range(LAYERS):
         of_layer = attention if layer % 10 == 9 else state
-        kept = {name: shape for name, shape in of_layer.items() if not name.startswith(("ffn_g", "ffn_u", "ffn_d"))}
-        kept = {
-            name: shape for name, shape in kept.items() if name not in ("attn_q.bias", "attn_k.bias", "attn_v.bias")
-        }
+        kept = {name: shape for name, shape in of_layer.items() if not name.startswith(DROPPED)}
         tensors |= {f"blk.{layer}.{name}": shape for name, shape in {**kept, **experts}.items()}
     changed = {
         "block_count": ("UINT32", LAYERS),
