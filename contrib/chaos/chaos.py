@@ -38,6 +38,16 @@ from twd.wire.service import read_lease
 LOOK_S = 0.05
 GIVE_UP_S = 60.0
 SILENCE_S = 90.0
+KINDS = {
+    "fork server": "fork server",
+    "run stage": "stage",
+    "run drafter": "drafter",
+    "rpc_worker": "rpc worker",
+    "template_worker": "template worker",
+}
+"""Words in a process's title, and what it then is."""
+WHEN_NEEDED = "template worker"
+"""A process that is started again only when there is work for it."""
 PROMPT = [{"role": "user", "content": "Count from one to ten, in words."}]
 
 
@@ -92,8 +102,7 @@ def parts(instance: RunningInstance) -> dict[str, int]:
 
 def kind_of(title: str) -> str:
     """What a process is, by its title."""
-    kinds = {"fork server": "fork server", "run stage": "stage", "run drafter": "drafter", "rpc_worker": "rpc worker"}
-    return next((kind for part, kind in kinds.items() if part in title), "")
+    return next((kind for part, kind in KINDS.items() if part in title), "")
 
 
 @dataclass(frozen=True)
@@ -124,15 +133,17 @@ class Chaos:
         return found
 
     def pid_of(self, target: str) -> int:
-        """The process behind a name, now."""
+        """The process behind a name, now; 0: there is none."""
         instance = self.instance()
         if target == "supervisor":
             return instance.pid
-        return instance.processes[target] if target in instance.processes else parts(instance)[target]
+        return instance.processes[target] if target in instance.processes else parts(instance).get(target, 0)
 
     async def strike(self, fault: str, target: str) -> None:
         """One fault, and the wait until it is over."""
         pid = self.pid_of(target)
+        if not pid and target.startswith(WHEN_NEEDED):
+            return
         os.kill(pid, signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
         if fault == "stop":
             await asyncio.sleep(self.stop_s)
@@ -161,7 +172,7 @@ class Chaos:
     async def _all_there(self, target: str, gone: int) -> bool:
         instance = self.instance()
         now = instance.processes.get(target) or parts(instance).get(target, 0)
-        if gone and now in (0, gone):
+        if gone and (now == gone or not (now or target.startswith(WHEN_NEEDED))):
             return False
         leased = {lease.pid for entry in await self._leases() if (lease := read_lease(entry.value, entry.key))}
         return all(pid in leased for name, pid in instance.processes.items() if name not in instance.leaseless)

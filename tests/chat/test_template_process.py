@@ -1,5 +1,8 @@
 """Templates in a process with limits: the same text, and whatever one does, it ends with a message."""
 
+import os
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +12,7 @@ import pytest
 from tests.chat.hostile_templates import KEYS, SHARED, TUPLES
 from twd.chat import template_process
 from twd.chat.template import CHATML
-from twd.chat.template_process import AT_ONCE, ConfinedTemplate, begin_worker
+from twd.chat.template_process import AT_ONCE, HOPELESS, ConfinedTemplate, begin_worker
 from twd.chat.template_sandbox import SandboxedTemplate
 from twd.wire.failures import FailureCode, TwdError
 
@@ -68,6 +71,17 @@ def test_after_one_that_was_ended_others_are_rendered() -> None:
         with pytest.raises(TwdError, match="does too much"):
             template.render({"slow": True}, NOW)
         assert template.render({"slow": False}, NOW) == "quick"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("strike", ["SIGKILL", "SIGSTOP"])
+def test_a_process_that_was_killed_or_stopped_while_it_waited_is_replaced(strike: str) -> None:
+    template = ConfinedTemplate("{{ messages[0].content }}")
+    for _ in range(HOPELESS + 1):
+        os.kill(template._idle[0]._process.pid, signal.Signals[strike])
+        template._idle[0].line.settimeout(0.5)
+        assert template.render({"messages": [{"content": "hi"}]}, NOW) == "hi"
+    template.close()
 
 
 def test_a_template_that_never_made_a_text_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

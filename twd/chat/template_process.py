@@ -12,8 +12,8 @@ import sys
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -106,8 +106,12 @@ class ConfinedTemplate:
         self._turns = threading.BoundedSemaphore(AT_ONCE)
         self._idle: list[_Worker] = []
         self._ended = self._made = 0
-        with self._worker(FailureCode.MODEL_LOAD) as worker:
-            words, names = msgspec.convert(json.loads(_content(worker.facts, FACTS)), tuple[list[str], list[str]])
+        try:
+            worker = _Worker(source)
+        except (OSError, EOFError) as error:
+            raise _too_much(FailureCode.MODEL_LOAD) from error
+        words, names = msgspec.convert(json.loads(_content(worker.facts, FACTS)), tuple[list[str], list[str]])
+        self._idle.append(worker)
         self.words, self.names = frozenset(words), frozenset(names)
 
     def render(self, variables: Mapping[str, Any], now: datetime) -> str:
@@ -115,9 +119,7 @@ class ConfinedTemplate:
         if self._ended >= HOPELESS and not self._made:
             raise _too_much(FailureCode.BAD_REQUEST)
         body = pickle.dumps((dict(variables), now), pickle.HIGHEST_PROTOCOL)
-        with self._worker(FailureCode.BAD_REQUEST) as worker:
-            answer = worker.ask(body)
-        made = _content(answer, TEXT)
+        made = _content(self._answer(body), TEXT)
         if len(made) > FREE_CHARACTERS + TIMES_GIVEN * len(body):
             text = f"The model's chat template makes {len(made)} bytes of a conversation of {len(body)}."
             raise TwdError(FailureCode.BAD_REQUEST, text, "messages")
@@ -129,25 +131,33 @@ class ConfinedTemplate:
         while self._idle:
             self._idle.pop().end()
 
+    def _answer(self, body: bytes) -> bytes:
+        with self._turns:
+            waiting = self._waiting()
+            if waiting is not None:
+                # It may have been killed or stopped while it waited: only a new process shows what the template does.
+                with suppress(OSError, EOFError):
+                    return self._ask(waiting, body)
+            try:
+                return self._ask(_Worker(self._source), body)
+            except (OSError, EOFError) as error:
+                self._ended += 1
+                raise _too_much(FailureCode.BAD_REQUEST) from error
+
+    def _ask(self, worker: _Worker, body: bytes) -> bytes:
+        """Returns its answer, and keeps it; one that fails to answer is ended."""
+        try:
+            answer = worker.ask(body)
+        except BaseException:
+            worker.end()
+            raise
+        self._idle.append(worker)
+        return answer
+
     def _waiting(self) -> _Worker | None:
         with suppress(IndexError):
             return self._idle.pop()
         return None
-
-    @contextmanager
-    def _worker(self, code: FailureCode) -> Iterator[_Worker]:
-        """Yield a process for one rendering. One that fails to answer is not used again."""
-        with self._turns:
-            worker = None
-            try:
-                worker = self._waiting() or _Worker(self._source)
-                yield worker
-            except (OSError, EOFError) as error:
-                self._ended += 1
-                if worker is not None:
-                    worker.end()
-                raise _too_much(code) from error
-            self._idle.append(worker)
 
 
 def _content(answer: bytes, kind: bytes) -> bytes:

@@ -27,7 +27,7 @@ BIRTH_S: Final = 10.0
 REAP_S: Final = 1.0
 LOOK_S: Final = 0.5
 AGAIN_S: Final = 0.5
-AGAIN_MAX_S: Final = 5.0
+AGAIN_MAX_S: Final = 2.0
 """Longest pause in seconds before a new fork server starts; the pause grows if it is lost again soon."""
 PROGRAM: Final = (sys.executable, "-P", "-m", "twd.cli.fork_server")
 """The command that starts a fork server as a new process; the number of its socket is added."""
