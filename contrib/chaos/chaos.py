@@ -105,6 +105,16 @@ def kind_of(title: str) -> str:
     return next((kind for part, kind in KINDS.items() if part in title), "")
 
 
+def words_of(process: psutil.Process) -> str:
+    """Its command line."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.ZombieProcess:
+        return f"{process.name()}, which ended and that nobody waited for"
+    except psutil.NoSuchProcess:
+        return "it has ended meanwhile"
+
+
 @dataclass(frozen=True)
 class Recovery:
     """One fault, and how long it was felt after its end."""
@@ -189,7 +199,7 @@ class Chaos:
         instance = self.instance()
         expected = {instance.pid, *instance.processes.values(), *parts(instance).values()}
         children = psutil.Process(instance.pid).children(recursive=True)
-        found = [f"process {child.pid}: {' '.join(child.cmdline())}" for child in children if child.pid not in expected]
+        found = [f"process {child.pid}: {words_of(child)}" for child in children if child.pid not in expected]
         for entry in await self._leases():
             lease = read_lease(entry.value, entry.key)
             if lease and lease.pid not in expected:

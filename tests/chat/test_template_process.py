@@ -110,6 +110,16 @@ def test_no_process_outlives_its_template() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+def test_a_process_that_somebody_else_killed_is_waited_for() -> None:
+    template = ConfinedTemplate("{{ 1 }}")
+    process = template._idle[0]._process
+    os.kill(process.pid, signal.SIGKILL)
+    process.reaper.join(20.0)
+    assert not Path(f"/proc/{process.pid}").exists()
+    template.close()
+
+
 def test_a_process_that_was_begun_before_is_used_and_no_second_one_waits() -> None:
     begin_worker()
     begin_worker()

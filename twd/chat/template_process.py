@@ -47,6 +47,8 @@ class _Process:
                 ARGV, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
         self.pid = process.pid
+        self.reaper = threading.Thread(target=process.wait, name="reap template worker", daemon=True)
+        self.reaper.start()
         self.end = weakref.finalize(self, _end, process, self.line)
 
 
