@@ -42,7 +42,7 @@ KINDS = {
     "fork server": "fork server",
     "run stage": "stage",
     "run drafter": "drafter",
-    "rpc_worker": "rpc worker",
+    "rpc.worker": "rpc worker",
     "template_worker": "template worker",
 }
 """Words in a process's title, and what it then is."""
@@ -152,8 +152,10 @@ class Chaos:
     async def strike(self, fault: str, target: str) -> None:
         """One fault, and the wait until it is over."""
         pid = self.pid_of(target)
-        if not pid and target.startswith(WHEN_NEEDED):
-            return
+        if not pid:
+            if target.startswith(WHEN_NEEDED):
+                return
+            raise SystemExit(f"chaos: {target} does not run")
         os.kill(pid, signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
         if fault == "stop":
             await asyncio.sleep(self.stop_s)

@@ -16,7 +16,7 @@ from tests.signed import signed
 from tests.waiting import alive, until
 from twd.agent.probes.cpu import memory_facts
 from twd.agent.service import AgentService
-from twd.bus.memory.bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.engine.rpc.probe import OURS, probe
 from twd.kit.service import LEASE_BUCKET, LEASE_TTL_S
 from twd.ring.trust import make_identity
@@ -59,6 +59,21 @@ async def ask(broker: MemoryBroker, event: ProcessWanted | ProcessUnwanted) -> P
 async def registered(broker: MemoryBroker) -> list[NodeFacts]:
     leases = await broker.connect("reader").leases(LEASE_BUCKET, LEASE_TTL_S)
     return [facts for entry in await leases.entries() if (facts := read_node(entry.value, entry.key)) is not None]
+
+
+async def test_a_machine_stands_in_an_empty_registry_as_soon_as_the_bus_is_back(
+    broker: MemoryBroker, start_agent: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.agent.service.BEATS", 1e-6)  # it would register again after weeks
+    agent = await start_agent()
+    leases = await broker.connect("broker").leases(LEASE_BUCKET, LEASE_TTL_S)
+    assert isinstance(agent.bus, MemoryBus)
+    agent.bus.cut_off = True
+    for entry in await leases.entries():
+        await leases.delete(entry.key)
+    agent.bus.cut_off = False
+    await until(lambda: "register again" not in " ".join(agent.tasks.names), "it registered")
+    assert [facts.node for facts in await registered(broker)] == [DESK]
 
 
 async def test_a_machine_is_told_once_and_stands_in_the_registry(

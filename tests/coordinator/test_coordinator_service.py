@@ -14,7 +14,7 @@ from tests.engine.tiny_models import write_llama
 from tests.waiting import until
 from twd.agent.service import BEATS
 from twd.bus.base import BusError
-from twd.bus.memory.bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.coordinator.links import connect_time
 from twd.coordinator.service import CoordinatorService
 from twd.coordinator.wanted import wanted_drafters
@@ -395,3 +395,24 @@ async def test_the_next_coordinator_leaves_what_stands_as_it_is(
     await desk.beat()
     await until(lambda: second._observed.decided["tiny"].plain_tok_s != 123.0, "another machine is another matter", 10)
     await desk.stop()
+
+
+async def test_a_broker_that_forgot_the_machines_moves_no_model(
+    broker: MemoryBroker, start: StartCoordinator, decisions: list[PlacementDecided]
+) -> None:
+    agents = [FakeAgent(ctx(broker, name, at), machine(name, 0.2501 + at)) for at, name in enumerate(("desk", "attic"))]
+    for agent in agents:
+        await agent.start()
+    coordinator = await start()
+    await until(lambda: decisions, "it is decided")
+    leases = await agents[0].bus.leases(LEASE_BUCKET, LEASE_TTL_S)
+    for agent in agents:
+        await agent.stop()
+    for each in agents:
+        await leases.delete(f"agent.{each.ctx.node}.claim")
+    assert isinstance(coordinator.bus, MemoryBus)
+    coordinator.bus.cut_off = True
+    coordinator.bus.cut_off = False
+    assert set(await coordinator._nodes()) == {"desk", "attic"}
+    await coordinator._turn()
+    assert len(decisions) == 1

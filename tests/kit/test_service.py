@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from twd.bus.base import PAYLOAD_BYTES_MAX, BusMessage, RequestTimeout
-from twd.bus.memory.bus import MemoryBroker
+from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
@@ -101,6 +101,25 @@ async def test_life_is_told_and_the_lease_goes() -> None:
     await service.drain()
     await settle()
     assert [type(event) for event in heard] == [ServiceStarted, ServiceStopped]
+    assert await leases.entries() == []
+
+
+async def test_who_lost_the_bus_stands_in_an_empty_registry_as_soon_as_it_is_back() -> None:
+    broker = MemoryBroker()
+    context = ctx(broker)
+    service = Echo(context)
+    await service.start()
+    leases = await broker.connect().leases(LEASE_BUCKET, 10)
+    assert isinstance(context.bus, MemoryBus)
+    context.bus.cut_off = True
+    await leases.delete(service.instance)
+    context.bus.cut_off = False
+    await settle()
+    assert [entry.key for entry in await leases.entries()] == [service.instance]
+    await service.stop()
+    context.bus.cut_off = True
+    context.bus.cut_off = False
+    await settle()
     assert await leases.entries() == []
 
 

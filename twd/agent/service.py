@@ -265,6 +265,11 @@ class AgentService(Service):
             self._claim = None
             raise TwdError(FailureCode.FORBIDDEN, f"another agent took the name {self.ctx.node!r} on this bus")
 
+    async def register_again(self) -> None:
+        """The bus is back after a loss: renew the machine's name, too."""
+        await self._beat()
+        await super().register_again()
+
     async def _leave_claim(self) -> None:
         claim, self._claim = self._claim, None
         try:

@@ -101,6 +101,7 @@ class CoordinatorService(Service):
         """Why this coordinator leaves the decisions to one that can plan more models; empty when it does not."""
         self._unheard: set[tuple[NodeId, str]] = set()
         """Node and process of each request that reached no agent."""
+        self.bus.on_back(self._bus_back)
 
     @property
     def active(self) -> bool:
@@ -353,6 +354,9 @@ class CoordinatorService(Service):
         self._news.set()
 
     # -- hearing -------------------------------------------------------------------------------
+
+    def _bus_back(self) -> None:
+        self._joined.back_at = self.clock.now()
 
     def on_node_changed(self, event: NodeChanged) -> Effects:
         """Start the next turn now instead of waiting for it."""

@@ -287,6 +287,7 @@ class Service:
         await self.renew_lease()
         self.emit(ServiceStarted(service=self.name, node=self.ctx.node, pid=self.ctx.pid, version=twd.__version__))
         self.tasks.start("lease", every(LEASE_RENEW_S, self._renew))
+        self.bus.on_back(self._start_registering)
         if self.tick_s is not None:
             self.tasks.start("tick", every(self.tick_s, self._ticked))
 
@@ -296,6 +297,14 @@ class Service:
     async def _renew(self) -> None:
         for dropped in self.unread.dropped(self.bus.stats):
             self.emit(dropped)
+        await self.renew_lease()
+
+    def _start_registering(self) -> None:
+        if self._running and not self._stopping:
+            self.tasks.start("register again", self.register_again())
+
+    async def register_again(self) -> None:
+        """The bus is back after a loss: write into the registry at once, which may be empty."""
         await self.renew_lease()
 
     async def renew_lease(self) -> None:

@@ -3,7 +3,7 @@
 import msgspec
 
 from tests.coordinator.machines import machine
-from twd.coordinator.core.observation import JOIN_S, LOOKING_S, SETTLE_S, JoinTimes
+from twd.coordinator.core.observation import BACK_S, JOIN_S, LOOKING_S, SETTLE_S, JoinTimes
 from twd.wire.base import InstanceId, NodeId
 from twd.wire.node import NodeFacts
 
@@ -50,3 +50,12 @@ def test_a_machine_whose_agent_came_back_is_as_it_was_until_it_has_looked() -> N
     settled = JoinTimes().settled([again], {before.node: before}, 0.0)
     assert settled[NodeId("desk")].memory.total == before.memory.total
     assert settled[NodeId("desk")].instance == "agent.desk.new"
+
+
+def test_known_machines_are_planned_with_until_they_had_time_to_come_back_to_a_restarted_broker() -> None:
+    joined, desk, attic = JoinTimes(back_at=100.0), machine("desk"), machine("attic")
+    known = {desk.node: desk, attic.node: attic}
+    assert set(joined.settled([], known, 100.0)) == {"desk", "attic"}
+    bigger = machine("desk", 64)
+    assert joined.settled([bigger], known, 100.0 + BACK_S / 2) == {"desk": bigger, "attic": attic}
+    assert set(joined.settled([desk], known, 100.0 + BACK_S)) == {"desk"}

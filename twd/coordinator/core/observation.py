@@ -25,6 +25,9 @@ JOIN_S: Final = 0.2
 """Seconds to wait for more machines when some are known: a decision made too early costs a needless process."""
 LOOKING_S: Final = 8.0
 """Seconds to wait for a new machine that still detects its devices, before the others that joined are planned with."""
+BACK_S: Final = 3.0
+"""Seconds after a loss of the bus in which a known machine may still be about to connect again: it is planned with. A
+broker that was restarted has an empty registry."""
 
 
 @dataclass
@@ -34,6 +37,8 @@ class JoinTimes:
     since: dict[NodeId, float] = field(default_factory=dict)
     until: float | None = None
     """When the waiting for machines that joined ends; None: none are waited for."""
+    back_at: float = float("-inf")
+    """When the bus was last back after a loss."""
 
     def settled(
         self, found: Sequence[NodeFacts], known: Mapping[NodeId, NodeFacts], now: float
@@ -46,7 +51,9 @@ class JoinTimes:
         if self.until is not None and self.until <= now:
             self.until = None
         joined = [facts for facts in new if not facts.looking] if self.until is None else []
+        missing = known if now < self.back_at + BACK_S else {}
         return {
+            **missing,
             **{facts.node: _as_before(facts, known[facts.node]) for facts in found if facts.node in known},
             **{facts.node: facts for facts in joined},
         }
