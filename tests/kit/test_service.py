@@ -11,8 +11,9 @@ from twd.bus.memory.bus import MemoryBroker, MemoryBus
 from twd.kit.clock import SystemClock
 from twd.kit.effects import Publish
 from twd.kit.ids import Ids
+from twd.kit.messages.heard_events import handler_name
 from twd.kit.messages.reply_decoding import NotUnderstood
-from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, ServiceContext, handler_name
+from twd.kit.service import LEASE_BUCKET, Effects, Reply, Service, ServiceContext
 from twd.wire.base import Event, EventId, InstanceId, JobId, ModelId, NodeId
 from twd.wire.codec import decode, encode
 from twd.wire.job import JobCancelled, JobQueued, JobSubmitted, Prompt

@@ -8,7 +8,6 @@ published as ServiceFaulted and ends the service; the supervisor starts it again
 import asyncio
 import logging
 import os
-import re
 import traceback
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from twd.kit.clock import Clock
 from twd.kit.effects import Do, Effect, Note, Publish, WakeAt
 from twd.kit.errors import internal
 from twd.kit.ids import Ids
-from twd.kit.messages.heard_events import decode_heard, inbox_of_asker
+from twd.kit.messages.heard_events import decode_heard, handler_name, inbox_of_asker
 from twd.kit.messages.reply_decoding import read_answer, read_answer_or_error
 from twd.kit.messages.unread_messages import UnreadMessages, rejection
 from twd.kit.micro import MicroEndpoints
@@ -61,11 +60,6 @@ class ServiceContext:
     ids: Ids
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("twd"))
     pid: int = field(default_factory=os.getpid)
-
-
-def handler_name(event_type: type[Event]) -> str:
-    """`JobSubmitted` is handled by `on_job_submitted`."""
-    return "on" + re.sub(r"(?=[A-Z])", "_", event_type.__name__).lower()
 
 
 class Service:
@@ -205,8 +199,7 @@ class Service:
     def _wake_at(self, at: float) -> None:
         if self._wake is not None:
             self._wake.cancel()
-        delay = max(0.0, at - self.clock.now())
-        self._wake = asyncio.get_running_loop().call_later(delay, self._tick_now)
+        self._wake = asyncio.get_running_loop().call_later(max(0.0, at - self.clock.now()), self._tick_now)
 
     def _tick_now(self) -> None:
         if not self._running:

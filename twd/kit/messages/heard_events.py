@@ -1,5 +1,6 @@
 """Decodes received messages, and checks that the event names the same sender as the subject does."""
 
+import re
 from typing import Final, TypeVar
 
 import msgspec
@@ -14,6 +15,11 @@ _MAY_ASK_FOR_OTHERS: Final = "admin"
 """Command-line tools connect under this role, whatever their name is."""
 
 E = TypeVar("E", bound=Event)
+
+
+def handler_name(event_type: type[Event]) -> str:
+    """`JobSubmitted` is handled by `on_job_submitted`."""
+    return "on" + re.sub(r"(?=[A-Z])", "_", event_type.__name__).lower()
 
 
 def decode_heard(route: Route, message: BusMessage) -> Event | Rejected:
