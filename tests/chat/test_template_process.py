@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chat.hostile_templates import KEYS, SHARED, TUPLES
+from tests.waiting import wait_until
 from twd.chat import template_process
 from twd.chat.template import CHATML
 from twd.chat.template_process import AT_ONCE, HOPELESS, ConfinedTemplate, begin_worker
@@ -79,7 +80,9 @@ def test_a_process_that_was_killed_or_stopped_while_it_waited_is_replaced(strike
     template = ConfinedTemplate("{{ messages[0].content }}")
     for _ in range(HOPELESS + 1):
         os.kill(template._idle[0]._process.pid, signal.Signals[strike])
-        template._idle[0].line.settimeout(0.5)
+        if strike == "SIGSTOP":
+            wait_until(lambda: not template._idle[0].runs, "it stands still")
+        template._idle[0].line.settimeout(600.0)  # nobody waits for its answer
         assert template.render({"messages": [{"content": "hi"}]}, NOW) == "hi"
     template.close()
 

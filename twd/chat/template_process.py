@@ -21,6 +21,8 @@ import msgspec
 
 from twd.chat.template_sandbox import MAX_SOURCE
 from twd.chat.template_worker import CPU_S, FACTS, FAILURE, MEMORY_BYTES, TEXT, receive, send
+from twd.process import platform
+from twd.process.hang import RunState
 from twd.wire.failures import FailureCode, TwdError
 
 ARGV: Final = (sys.executable, "-P", "-m", "twd.chat.template_worker")
@@ -87,6 +89,11 @@ class _Worker:
         send(self.line, body)
         return receive(self.line, MEMORY_BYTES)
 
+    @property
+    def runs(self) -> bool:
+        """Whether the process was not stopped."""
+        return platform.run_of(self._process.pid) is not RunState.STOPPED
+
     def end(self) -> None:
         """Kill the process and wait for it."""
         self._process.end()
@@ -137,7 +144,7 @@ class ConfinedTemplate:
         with self._turns:
             waiting = self._waiting()
             if waiting is not None:
-                # It may have been killed or stopped while it waited: only a new process shows what the template does.
+                # It may have been killed or stopped just now: only a new process shows what the template does.
                 with suppress(OSError, EOFError):
                     return self._ask(waiting, body)
             try:
@@ -157,8 +164,13 @@ class ConfinedTemplate:
         return answer
 
     def _waiting(self) -> _Worker | None:
+        """Returns a process that waits; one that was stopped is ended, since it would let the request wait."""
         with suppress(IndexError):
-            return self._idle.pop()
+            while True:
+                worker = self._idle.pop()
+                if worker.runs:
+                    return worker
+                worker.end()
         return None
 
 
