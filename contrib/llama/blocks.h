@@ -153,7 +153,7 @@ struct ProductOfBlocks {
         for (int c = 0; c < RN; ++c) {
             b_row[c] = B + k * (j + c);
         }
-        const int64_t ahead = ahead_of(lda * ROWS * int64_t(sizeof(Block)));
+        const char * next = (const char *) a_row[0] + ahead_of(lda * ROWS * int64_t(sizeof(Block)));
         sums_of_rows sums[RN][VECTORS];
         for (int c = 0; c < RN; ++c) {
             for (int v = 0; v < VECTORS; ++v) {
@@ -161,14 +161,14 @@ struct ProductOfBlocks {
             }
         }
         for (int64_t at = 0; at < k; ++at) {
+            if (FIRST) {
+                next = asked_for<ROWS * sizeof(Block)>(next);
+            }
             Weights a[VECTORS];
             sums_of_rows scale[VECTORS];
             for (int v = 0; v < VECTORS; ++v) {
                 a[v] = weights(a_row + v * PER, at);
                 scale[v] = scales(a_row + v * PER, at);
-                for (int r = v * PER; FIRST && r < (v + 1) * PER; ++r) {
-                    _mm_prefetch((const char *) (a_row[r] + at) + ahead, _MM_HINT_T1);
-                }
             }
             for (int c = 0; c < RN; ++c) {
                 const Input & input = b_row[c][at];

@@ -11,7 +11,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int MANY = 6, MOST = 12;
 #else
-constexpr int MANY = 2, MOST = 5;
+constexpr int MANY = 3, MOST = 5;
 #endif
 
 // A product of rows of weights with n rows of inputs, all of length k.
@@ -33,8 +33,7 @@ struct ProductOfFloats {
         for (int c = 0; c < RN; ++c) {
             b_row[c] = B[j + c];
         }
-        const int64_t ahead = ahead_of(lda * RM * int64_t(sizeof(Weight)));
-        constexpr int64_t LINE = 64 / sizeof(Weight);
+        const char * next = (const char *) a_row[0] + ahead_of(lda * RM * int64_t(sizeof(Weight)));
         floats sums[RN][RM];
         for (int c = 0; c < RN; ++c) {
             for (int r = 0; r < RM; ++r) {
@@ -42,17 +41,30 @@ struct ProductOfFloats {
             }
         }
         for (int64_t at = 0; at < k; at += LANES) {
-            floats a[RM];
-            for (int r = 0; r < RM; ++r) {
-                a[r] = load(a_row[r] + at);
-                if (FIRST && at % LINE == 0) {
-                    _mm_prefetch((const char *) (a_row[r] + at) + ahead, _MM_HINT_T1);
-                }
+            if (FIRST) {
+                next = asked_for<RM * LANES * sizeof(Weight)>(next);
             }
-            for (int c = 0; c < RN; ++c) {
-                const floats b = load(b_row[c] + at);
+            if constexpr (RM > RN) { // the fewer ones stay in registers, beside all sums
+                floats b[RN];
+                for (int c = 0; c < RN; ++c) {
+                    b[c] = load(b_row[c] + at);
+                }
                 for (int r = 0; r < RM; ++r) {
-                    sums[c][r] = madd(a[r], b, sums[c][r]);
+                    const floats a = load(a_row[r] + at);
+                    for (int c = 0; c < RN; ++c) {
+                        sums[c][r] = madd(a, b[c], sums[c][r]);
+                    }
+                }
+            } else {
+                floats a[RM];
+                for (int r = 0; r < RM; ++r) {
+                    a[r] = load(a_row[r] + at);
+                }
+                for (int c = 0; c < RN; ++c) {
+                    const floats b = load(b_row[c] + at);
+                    for (int r = 0; r < RM; ++r) {
+                        sums[c][r] = madd(a[r], b, sums[c][r]);
+                    }
                 }
             }
         }
@@ -64,7 +76,97 @@ struct ProductOfFloats {
     }
 };
 
-// The rows of inputs as floats, unpacked once for all rows of weights.
+#if !defined(__AVX512F__)
+// A few rows of weights, widened, with many rows of inputs that stay narrow. They go through the caches part by part: what
+// was summed up so far is kept for each result.
+template <class Input>
+struct ProductOfPart {
+    const float * part;
+    const Input * const * B;
+    float * const * C;
+    int64_t n, from, length;
+    floats * kept;
+    bool begins, ends;
+
+    template <int RM, int RN, bool FIRST>
+    inline void tile(int64_t i, int64_t j) const {
+        const Input * b_row[RN];
+        floats sums[RN][RM];
+        for (int c = 0; c < RN; ++c) {
+            b_row[c] = B[j + c] + from;
+            for (int r = 0; r < RM; ++r) {
+                sums[c][r] = begins ? all(0.0f) : kept[(j + c) * RM + r];
+            }
+        }
+        for (int64_t at = 0; at < length; at += LANES) {
+            floats b[RN];
+            for (int c = 0; c < RN; ++c) {
+                b[c] = load(b_row[c] + at);
+            }
+            for (int r = 0; r < RM; ++r) {
+                const floats a = load(part + r * length + at);
+                for (int c = 0; c < RN; ++c) {
+                    sums[c][r] = madd(a, b[c], sums[c][r]);
+                }
+            }
+        }
+        for (int c = 0; c < RN; ++c) {
+            for (int r = 0; r < RM; ++r) {
+                if (ends) {
+                    C[j + c][i + r] = fold(sums[c][r]);
+                } else {
+                    kept[(j + c) * RM + r] = sums[c][r];
+                }
+            }
+        }
+    }
+};
+
+constexpr int64_t WIDENED = 16; // with more rows of inputs weights are widened once for all of them
+constexpr int64_t PART = 768; // columns of widened weights that lie in the nearest cache, beside those of inputs
+
+// RM rows of weights from i on with all rows of inputs.
+template <int RM, int RN, class Weight>
+void widened_strip(const Weight * A, int64_t lda, int64_t k, const Rows & rows, int64_t i) {
+    const int64_t parts = (k + PART - 1) / PART, length = (k / LANES + parts - 1) / parts * LANES;
+    const int64_t ahead = ahead_of(lda * RM * int64_t(sizeof(Weight)));
+    constexpr int64_t LINE = 64 / sizeof(Weight);
+    alignas(64) float widened[RM * PART];
+    alignas(64) floats kept[RM * AT_ONCE];
+    for (int64_t from = 0; from < k; from += length) {
+        const int64_t now = std::min(length, k - from);
+        for (int r = 0; r < RM; ++r) {
+            const Weight * row = A + lda * (i + r) + from;
+            for (int64_t at = 0; at < now; at += LANES) {
+                if (at % LINE == 0) {
+                    _mm_prefetch((const char *) (row + at) + ahead, _MM_HINT_T1);
+                }
+                store(widened + r * now + at, load(row + at));
+            }
+        }
+        const ProductOfPart<Weight> of{widened, (const Weight * const *) rows.inputs, rows.results, rows.count, from,
+                                       now,     kept, from == 0, from + now == k};
+        strip<RM, RN>(of, i);
+    }
+}
+
+template <class Weight, class Share>
+void multiply_widened(const Share & share_rows, int64_t m, int64_t k, const Weight * A, int64_t lda, const Rows & rows) {
+    share_rows(m, lda * int64_t(sizeof(Weight)), [&](int64_t i, int64_t to) {
+        for (; i + 6 <= to; i += 6) {
+            widened_strip<6, 2>(A, lda, k, rows, i);
+        }
+        for (; i + 4 <= to; i += 4) {
+            widened_strip<4, 3>(A, lda, k, rows, i);
+        }
+        for (; i < to; ++i) {
+            widened_strip<1, 4>(A, lda, k, rows, i);
+        }
+    });
+}
+#endif
+
+// The rows of inputs as floats, widened once for all rows of weights.
 template <class Weight>
 void widen(const Rows & rows, int64_t k, const float ** to) {
     float * room = room_for<float>(rows.count * k);
@@ -87,6 +189,12 @@ inline void widen<float>(const Rows & rows, int64_t, const float ** to) {
 // Inputs are of the weights' own type.
 template <class Weight, class Share>
 void multiply_floats(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
+#if !defined(__AVX512F__)
+    if (sizeof(Weight) < sizeof(float) && rows.count > WIDENED) {
+        multiply_widened(share_rows, m, k, (const Weight *) A, lda, rows);
+        return;
+    }
+#endif
     const float * inputs[AT_ONCE];
     widen<Weight>(rows, k, inputs);
     const ProductOfFloats<Weight> of{(const Weight *) A, lda, inputs, rows.results, rows.count, k};

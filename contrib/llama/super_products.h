@@ -93,7 +93,7 @@ struct ProductOfSuperBlocks {
         for (int r = 0; r < ROWS; ++r) {
             a_row[r] = A + lda * std::min(i + r, last);
         }
-        const int64_t ahead = ahead_of(lda * ROWS * int64_t(sizeof(Block)));
+        const char * next = (const char *) a_row[0] + ahead_of(lda * ROWS * int64_t(sizeof(Block)));
         sums_of_rows sums[RN][VECTORS];
         least_sums least[RN][VECTORS];
         for (int c = 0; c < RN; ++c) {
@@ -111,11 +111,7 @@ struct ProductOfSuperBlocks {
                     unpack(a_row + v * PER, at, a[v]);
                     a[v].scale = scales(a_row + v * PER, at);
                 }
-                for (int r = 0; r < ROWS; ++r) {
-                    for (size_t line = 0; line < sizeof(Block); line += 64) {
-                        _mm_prefetch((const char *) (a_row[r] + at) + ahead + line, _MM_HINT_T1);
-                    }
-                }
+                next = asked_for<ROWS * sizeof(Block)>(next);
             }
             bytes whole[RN][VECTORS];
             for (int c = 0; c < RN; ++c) {

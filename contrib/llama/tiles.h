@@ -52,6 +52,16 @@ struct OnePartEach {
 // How many bytes ahead of a tile those are that come AHEAD_BYTES later: whole tiles, each of so many bytes.
 inline int64_t ahead_of(int64_t tile_bytes) { return tile_bytes * std::max<int64_t>(1, AHEAD_BYTES / tile_bytes); }
 
+// Asks for about so many bytes, in the order in which they lie: memory is quicker so than with a place in each row in turn.
+// Returns where to go on.
+template <int BYTES>
+inline const char * asked_for(const char * from) {
+    for (int line = 0; line < (BYTES + 63) / 64; ++line) {
+        _mm_prefetch(from + 64 * line, _MM_HINT_T1);
+    }
+    return from + BYTES;
+}
+
 // A tile whose width is known only now: RM rows, or vectors of rows, of weights with `width` rows of inputs. The FIRST
 // to read these weights asks for those that come later.
 template <int RM, int RN, bool FIRST, class Product>
