@@ -55,6 +55,7 @@ def whole_blocks(kind: Kind, columns: int) -> int:
         (4, 32),
         (600, 96),
         (576, 1536),
+        (44, 1568),  # parts of a row that are not alike
         *(pytest.param(*shape, marks=pytest.mark.thorough) for shape in ((192, 576), (1536, 576))),
     ],
 )
