@@ -225,7 +225,10 @@ class FakePipeline(FakeTarget):
 
 
 def make_core(
-    target: FakeTarget, cost: Callable[[int], float] = lambda rows: 10 + rows, **limits: object
+    target: FakeTarget,
+    cost: Callable[[int], float] = lambda rows: 10 + rows,
+    shared_cost: Callable[[int], float] | None = None,
+    **limits: object,
 ) -> SpeculatorCore:
     identity = SpeculatorIdentity(
         ModelId("m"), InstanceId("spec"), NodeId("n"), VocabFingerprint(hash="v", tokens=VOCAB)
@@ -238,7 +241,8 @@ def make_core(
         "prefill_rows": 16,
     } | limits
     pipe = target.pipe if isinstance(target, FakePipeline) else None
-    return SpeculatorCore(identity, SpeculatorLimits(**values), cost, pipe=pipe)  # type: ignore[arg-type]
+    limits_of = SpeculatorLimits(**values)  # type: ignore[arg-type]
+    return SpeculatorCore(identity, limits_of, cost, pipe=pipe, shared_cost=shared_cost)
 
 
 def job(name: str = "j", **fields: object) -> JobSubmitted:

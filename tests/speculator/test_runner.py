@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from tests.speculator.fakes import END, VOCAB, FakeTarget, job, make_core, opening, text_of, truth
@@ -124,10 +125,11 @@ class Played:
     told: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.core = make_core(self.target)
-        self.cost = CostCurve([CostPoint(width=1, ms=1000 * PASS_S)])
+        self.cost, self.shared = (CostCurve([CostPoint(width=1, ms=1000 * PASS_S)]) for _ in range(2))
+        self.core = make_core(self.target, shared_cost=self.shared.ms)
+        clock = partial(self.target.now.__getitem__, 0)
         self.runner = Runner(
-            self.core, self.target, self.cost, self.hear, lambda error: None, clock=lambda: self.target.now[0]
+            self.core, self.target, self.cost, self.hear, lambda error: None, clock, shared_cost=self.shared
         )
         self.turns = self.runner.turns()
 
@@ -187,6 +189,18 @@ def test_a_late_answer_tells_what_its_pass_cost() -> None:
     played.target.held = -1
     played.until(lambda: bool(played.ends("late")))
     assert played.cost.ms(3) > before
+
+
+def test_passes_of_several_sessions_are_learned_apart_from_those_of_one() -> None:
+    played = Played()
+    played.target.held = -1
+    played.submit("one", [5, 6, 7])
+    played.submit("other", [8, 9])
+    before, passes = played.cost.ms(2), played.target.now
+    played.target.meanwhile = lambda: passes.__setitem__(0, passes[0] + PASS_S)
+    played.until(lambda: bool(played.ends("one")) and bool(played.ends("other")))
+    assert played.shared.ms(2) > 1.5 * before
+    assert played.cost.ms(2) == before
 
 
 def test_a_command_that_fails_at_the_end_keeps_no_target_open() -> None:

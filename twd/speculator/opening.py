@@ -1,5 +1,6 @@
 """Makes the core for a model that was just loaded."""
 
+from twd.decoding.cost import CostCurve
 from twd.decoding.pipeline import PipelinedTarget
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.core.limits import SpeculatorIdentity, fingerprint_of
@@ -7,8 +8,11 @@ from twd.speculator.targets.loaded import LoadedModel
 from twd.wire.base import InstanceId, ModelId, NodeId
 
 
-def core_for(loaded: LoadedModel, model: ModelId, speculator: InstanceId, node: NodeId) -> SpeculatorCore:
-    """Returns the core of a speculator that serves this model under the name `model`."""
+def core_for(
+    loaded: LoadedModel, model: ModelId, speculator: InstanceId, node: NodeId
+) -> tuple[SpeculatorCore, CostCurve]:
+    """Returns the core of a speculator that serves this model under the name `model`, and the cost of passes that
+    several sessions share, which is to be learned from them; a pipeline does without it."""
     identity = SpeculatorIdentity(
         model=model,
         speculator=speculator,
@@ -18,4 +22,5 @@ def core_for(loaded: LoadedModel, model: ModelId, speculator: InstanceId, node: 
     )
     pipe = loaded.target.pipe if isinstance(loaded.target, PipelinedTarget) else None
     cost = loaded.cost.ms if pipe is None else pipe.trip_ms
-    return SpeculatorCore(identity, loaded.limits, cost, loaded.render, pipe)
+    shared = CostCurve(loaded.cost.points())
+    return SpeculatorCore(identity, loaded.limits, cost, loaded.render, pipe, shared.ms), shared

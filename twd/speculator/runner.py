@@ -44,10 +44,12 @@ class Runner:
         deliver: Deliver,
         failed: Callable[[BaseException], None],
         clock: Callable[[], float] = time.monotonic,
+        shared_cost: CostCurve | None = None,
     ) -> None:
+        """`cost` learns from passes of one session, `shared_cost` from those that several sessions share."""
         self._core = core
         self._target = target
-        self._cost = cost
+        self._cost, self._shared_cost = cost, shared_cost
         self._deliver = deliver
         self._failed = failed
         self._clock = clock
@@ -68,8 +70,8 @@ class Runner:
         self._tells_passes = isinstance(target, ReportsPasses)
         if isinstance(target, ReportsPasses):
             target.tell_passes(lambda rows: self.pace.begins(rows, self._clock()))
-        self._timed: tuple[Window, float] | None = None
-        """A window that was the only one of its pass, and when it left: its result shows what such a pass costs."""
+        self._timed: tuple[Sequence[Window], float] | None = None
+        """The windows of a pass that shows what such passes cost, and when they left."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -187,8 +189,7 @@ class Runner:
         began = self.busy_since = self._clock()
         if not self._tells_passes:
             self.pace.begins(plan.rows, began)
-        alone = len(plan.windows) == 1 and plan.windows[0].picks
-        self._timed = (plan.windows[0], began) if alone else None
+        self._timed = (plan.windows, began) if _shows_cost(plan.windows) else None
         self._target.submit(plan.windows)
         self._flush()
 
@@ -204,11 +205,14 @@ class Runner:
     def _learn_cost(self, verdicts: Sequence[VerifyResult], now: float) -> None:
         if self._timed is None:
             return
-        window, began = self._timed
+        windows, began = self._timed
+        window, cost = windows[0], self._cost if len(windows) == 1 else self._shared_cost
         if any((one.slot, one.epoch, one.at) == (window.slot, window.epoch, window.at) for one in verdicts):
             aside_ms = sum(one.aside_ms for one in verdicts)
             passes = max(len(one.tokens) for one in verdicts) if window.steps > 1 else 1
-            self._cost.observe(len(window.tokens), ((now - began) * 1000 - aside_ms) / max(1, passes))
+            rows = len(windows) * max(len(one.tokens) for one in windows)
+            if cost is not None:
+                cost.observe(rows, ((now - began) * 1000 - aside_ms) / max(1, passes))
             self._timed = None
 
     def _close_slots(self) -> None:
@@ -236,6 +240,12 @@ class Runner:
         effects = self._core.effects()
         if effects:
             self._deliver(effects)
+
+
+def _shows_cost(windows: Sequence[Window]) -> bool:
+    """Returns whether a pass shows what its rows cost: one window, or several of which none reads a prompt. Shorter
+    ones are padded then."""
+    return all(window.picks and (len(windows) == 1 or window.committed == 1) for window in windows)
 
 
 def _nothing(core: SpeculatorCore, now: float) -> None:

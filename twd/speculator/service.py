@@ -142,13 +142,14 @@ class SpeculatorService(ModelService[LoadedModel]):
 
     def _start_engine(self, loaded: LoadedModel) -> None:
         loop = asyncio.get_running_loop()
-        self._core = core_for(loaded, self.model, self.instance, self.ctx.node)
+        self._core, shared_cost = core_for(loaded, self.model, self.instance, self.ctx.node)
         self._runner = Runner(
             self._core,
             loaded.target,
             loaded.cost,
             deliver=lambda effects: soon(loop, self._deliver, effects),
             failed=lambda error: soon(loop, self.fail, error, "engine"),
+            shared_cost=shared_cost,
         )
         if self._cores is not None and loaded.limits.device is not DeviceKind.GPU:
             self._cores.enter(self.instance)

@@ -1,6 +1,7 @@
 """The session machine: whatever is drafted, lost or repeated, the text is the target's own."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from tests.speculator.fakes import VOCAB, Driver, FakeTarget, drafts, job, make_core, text_of
+from twd.decoding.window import Window
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId, SessionId
 from twd.wire.draft import DraftGranted, DraftProposed, SessionClosed, SessionOpened
@@ -317,3 +319,28 @@ def test_a_failed_window_ends_its_job_with_that_failure() -> None:
     (end,) = ends(driver)
     assert isinstance(end, JobFailed)
     assert end.failure.code is FailureCode.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize(("dear", "checked"), [(False, True), (True, False)])
+def test_drafts_of_sessions_that_share_passes_are_priced_by_the_cost_of_such_passes(dear: bool, checked: bool) -> None:
+    target, rng = FakeTarget(), random.Random(3)
+    core = make_core(target, shared_cost=(lambda rows: 10.0 * rows) if dear else None)
+    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False), 0.0)
+    submit, shared = target.submit, list[int]()
+
+    def watched(windows: Sequence[Window]) -> None:
+        shared.extend(len(window.tokens) - window.committed for window in windows if len(windows) > 1)
+        submit(windows)
+
+    def draft(driver: Driver) -> None:
+        for _ in range(4 if len(core.by_id) > 1 else 0):
+            event = drafts(rng, driver, 1.0)
+            core.draft(event, event.tokens, driver.now)
+
+    target.submit = watched  # type: ignore[method-assign]
+    driver = Driver(core, target, between=draft)
+    for name, prompt in (("a", PROMPT), ("b", PROMPT[::-1])):
+        driver.submit(job(name), prompt)
+    driver.run()
+    assert driver.tokens("a") == text_of(PROMPT, 40)
+    assert any(shared) is checked

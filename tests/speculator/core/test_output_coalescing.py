@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ OFF = Speculation(enabled=False)
 STEP_MS, STREAM_MS = 10.0, 45.0
 
 
-def made(**limits: object) -> Driver:
+def made(**limits: Any) -> Driver:
     target = FakeTarget()
     return Driver(make_core(target, lambda rows: STEP_MS, stream_ms=STREAM_MS, **limits), target)
 

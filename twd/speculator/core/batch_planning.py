@@ -57,10 +57,13 @@ class StepPlanner:
         drafter_pool: DrafterPool,
         consensus: Consensus,
         drafted: DraftedExperts | None = None,
+        shared_cost: Cost | None = None,
     ) -> None:
+        """`shared_cost`: milliseconds of a pass that several sessions share, by its n_tokens; None: as of one."""
         self._limits = limits
         self.recall = HistoryNgram(limits.recall_tokens)
         self._cost = cost
+        self._shared_cost = shared_cost or cost
         self._sessions = sessions
         self._drafter_pool = drafter_pool
         self._consensus = consensus
@@ -124,7 +127,8 @@ class StepPlanner:
         return [node for node, _ in path[:cut]]
 
     def _plan_running(self, plan: NextStep, ready: list[Session], now: float) -> None:
-        steps = steps_together(ready, self._cost, self._limits) if len(ready) == len(self._sessions) else 1
+        cost = self._cost if len(ready) == 1 else self._shared_cost
+        steps = steps_together(ready, cost, self._limits) if len(ready) == len(self._sessions) else 1
         if len(ready) > 1:
             self._plan_together(plan, ready, steps)
             return
@@ -140,7 +144,7 @@ class StepPlanner:
         limit = min(self._limits.max_window, max(0, ROWS_TOGETHER // len(ready) - 1))
         paths = [self._candidates(session, limit) for session in ready]
         chances = [[chance for _, chance in path] for path in paths]
-        width = common_width(chances, self._cost, limit, self._limits.undo)
+        width = common_width(chances, self._shared_cost, limit, self._limits.undo)
         for session, path in zip(ready, paths, strict=True):
             self._launch(plan, session, [node for node, _ in path[: width - 1]], None, steps if width == 1 else 1)
 

@@ -53,9 +53,10 @@ class SpeculatorCore:
         cost: Cost,
         render: Render = lambda tokens: "",
         pipe: PipelineState | None = None,
+        shared_cost: Cost | None = None,
     ) -> None:
-        """`cost`: milliseconds from a pass to its results, by its number of tokens. `pipe`: set where the target is a
-        pipeline."""
+        """`cost`: milliseconds from a pass to its results, by its number of tokens; `shared_cost`: the same of passes
+        that several sessions share. `pipe`: set where the target is a pipeline."""
         self.identity = identity
         self.limits = limits
         self.cost = cost
@@ -68,7 +69,7 @@ class SpeculatorCore:
         self.consensus = Consensus(limits)
         self.drafted = DraftedExperts(limits.experts) if limits.experts is not None else None
         self._planner: StepPlanner = (
-            StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus, self.drafted)
+            StepPlanner(limits, cost, self.sessions, self.drafter_pool, self.consensus, self.drafted, shared_cost)
             if pipe is None
             else PipelinePlanner(limits, pipe, self.sessions, self.drafter_pool, self.consensus)
         )
