@@ -1,9 +1,10 @@
 """Whether an answer stands."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.gate.verdict import EXACT, STATISTICS, Rule, decide, may_leave, statistic_of
+from twd.gate.verdict import EXACT, STATISTICS, Rule, Statistic, decide, may_leave, statistic_of
 from twd.wire.job import AnswerVerdict
 
 GAPS = st.lists(st.one_of(st.just(0.0), st.floats(0.0, 20.0)), min_size=1, max_size=60)
@@ -34,6 +35,11 @@ def test_an_end_that_does_not_fit_keeps_all_tokens() -> None:
 
 def test_what_was_not_scored_is_never_approved() -> None:
     assert decide([0.0] * 9, 10, EXACT).verdict is AnswerVerdict.CORRECT
+
+
+@pytest.mark.parametrize("kind", STATISTICS)
+def test_a_statistic_is_not_rounded_above_all_gaps(kind: Statistic) -> None:
+    assert decide([0.003] * 3, 3, Rule(kind, 0.003)).verdict is AnswerVerdict.APPROVE
 
 
 @given(GAPS, RULES)

@@ -73,7 +73,7 @@ def statistic_of(kind: Statistic, gaps: Sequence[float]) -> float:
         case "token":
             return max(gaps)
         case "mean":
-            return sum(gaps) / len(gaps)
+            return min(sum(gaps) / len(gaps), max(gaps))  # rounded, a mean may be above all of its numbers
         case "quantile":
             return sorted(gaps)[ceil(QUANTILE * len(gaps)) - 1]
         case "window":
@@ -86,7 +86,7 @@ def _worst_window(gaps: Sequence[float]) -> float:
     for come, gone in zip(gaps[width:], gaps, strict=False):
         total += come - gone
         worst = max(worst, total)
-    return worst / width
+    return min(worst / width, max(gaps))
 
 
 def decide(gaps: Sequence[float], tokens: int, rule: Rule, said: int = 0) -> Decision:
