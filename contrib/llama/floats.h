@@ -14,6 +14,35 @@ constexpr int MANY = 6, MOST = 12;
 constexpr int MANY = 3, MOST = 5;
 #endif
 
+// Adds to RN times RM sums a vector of each row of weights times one of each row of inputs. The fewer ones stay in
+// registers, beside all sums; a single row of inputs is no reason to, and compilers make code of that which is half as quick.
+template <int RM, int RN, class Weight, class Input>
+inline void add_products(floats (&sums)[RN][RM], const Weight * const * weights, const Input * const * inputs, int64_t at) {
+    if constexpr (RM > RN && RN > 1) {
+        floats b[RN];
+        for (int c = 0; c < RN; ++c) {
+            b[c] = load(inputs[c] + at);
+        }
+        for (int r = 0; r < RM; ++r) {
+            const floats a = load(weights[r] + at);
+            for (int c = 0; c < RN; ++c) {
+                sums[c][r] = madd(a, b[c], sums[c][r]);
+            }
+        }
+    } else {
+        floats a[RM];
+        for (int r = 0; r < RM; ++r) {
+            a[r] = load(weights[r] + at);
+        }
+        for (int c = 0; c < RN; ++c) {
+            const floats b = load(inputs[c] + at);
+            for (int r = 0; r < RM; ++r) {
+                sums[c][r] = madd(a[r], b, sums[c][r]);
+            }
+        }
+    }
+}
+
 // A product of rows of weights with n rows of inputs, all of length k.
 template <class Weight>
 struct ProductOfFloats {
@@ -44,29 +73,7 @@ struct ProductOfFloats {
             if (FIRST) {
                 next = asked_for<RM * LANES * sizeof(Weight)>(next);
             }
-            if constexpr (RM > RN) { // the fewer ones stay in registers, beside all sums
-                floats b[RN];
-                for (int c = 0; c < RN; ++c) {
-                    b[c] = load(b_row[c] + at);
-                }
-                for (int r = 0; r < RM; ++r) {
-                    const floats a = load(a_row[r] + at);
-                    for (int c = 0; c < RN; ++c) {
-                        sums[c][r] = madd(a, b[c], sums[c][r]);
-                    }
-                }
-            } else {
-                floats a[RM];
-                for (int r = 0; r < RM; ++r) {
-                    a[r] = load(a_row[r] + at);
-                }
-                for (int c = 0; c < RN; ++c) {
-                    const floats b = load(b_row[c] + at);
-                    for (int r = 0; r < RM; ++r) {
-                        sums[c][r] = madd(a[r], b, sums[c][r]);
-                    }
-                }
-            }
+            add_products<RM, RN>(sums, a_row, b_row, at);
         }
         for (int c = 0; c < RN; ++c) {
             for (int r = 0; r < RM; ++r) {
@@ -90,8 +97,12 @@ struct ProductOfPart {
 
     template <int RM, int RN, bool FIRST>
     inline void tile(int64_t i, int64_t j) const {
+        const float * a_row[RM];
         const Input * b_row[RN];
         floats sums[RN][RM];
+        for (int r = 0; r < RM; ++r) {
+            a_row[r] = part + r * length;
+        }
         for (int c = 0; c < RN; ++c) {
             b_row[c] = B[j + c] + from;
             for (int r = 0; r < RM; ++r) {
@@ -99,16 +110,7 @@ struct ProductOfPart {
             }
         }
         for (int64_t at = 0; at < length; at += LANES) {
-            floats b[RN];
-            for (int c = 0; c < RN; ++c) {
-                b[c] = load(b_row[c] + at);
-            }
-            for (int r = 0; r < RM; ++r) {
-                const floats a = load(part + r * length + at);
-                for (int c = 0; c < RN; ++c) {
-                    sums[c][r] = madd(a, b[c], sums[c][r]);
-                }
-            }
+            add_products<RM, RN>(sums, a_row, b_row, at);
         }
         for (int c = 0; c < RN; ++c) {
             for (int r = 0; r < RM; ++r) {
