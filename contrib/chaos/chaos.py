@@ -152,9 +152,9 @@ class Chaos:
     async def strike(self, fault: str, target: str) -> None:
         """One fault, and the wait until it is over."""
         pid = self.pid_of(target)
+        if not pid and target.startswith(WHEN_NEEDED):
+            return
         if not pid:
-            if target.startswith(WHEN_NEEDED):
-                return
             raise SystemExit(f"chaos: {target} does not run")
         os.kill(pid, signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
         if fault == "stop":

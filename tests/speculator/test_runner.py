@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
 from tests.speculator.fakes import END, VOCAB, FakeTarget, job, make_core, opening, text_of, truth
@@ -127,9 +126,14 @@ class Played:
     def __post_init__(self) -> None:
         self.cost, self.shared = (CostCurve([CostPoint(width=1, ms=1000 * PASS_S)]) for _ in range(2))
         self.core = make_core(self.target, shared_cost=self.shared.ms)
-        clock = partial(self.target.now.__getitem__, 0)
         self.runner = Runner(
-            self.core, self.target, self.cost, self.hear, lambda error: None, clock, shared_cost=self.shared
+            self.core,
+            self.target,
+            self.cost,
+            self.hear,
+            lambda error: None,
+            clock=lambda: self.target.now[0],
+            shared_cost=self.shared,
         )
         self.turns = self.runner.turns()
 

@@ -73,20 +73,19 @@ def statistic_of(kind: Statistic, gaps: Sequence[float]) -> float:
         case "token":
             return max(gaps)
         case "mean":
-            return min(sum(gaps) / len(gaps), max(gaps))  # rounded, a mean may be above all of its numbers
+            return _worst_window(gaps, len(gaps))
         case "quantile":
             return sorted(gaps)[ceil(QUANTILE * len(gaps)) - 1]
         case "window":
-            return _worst_window(gaps)
+            return _worst_window(gaps, min(WINDOW, len(gaps)))
 
 
-def _worst_window(gaps: Sequence[float]) -> float:
-    width = min(WINDOW, len(gaps))
+def _worst_window(gaps: Sequence[float], width: int) -> float:
     total = worst = sum(gaps[:width])
     for come, gone in zip(gaps[width:], gaps, strict=False):
         total += come - gone
         worst = max(worst, total)
-    return min(worst / width, max(gaps))
+    return min(worst / width, max(gaps))  # rounded, a mean may be above all of its numbers
 
 
 def decide(gaps: Sequence[float], tokens: int, rule: Rule, said: int = 0) -> Decision:
