@@ -7,12 +7,20 @@
 
 namespace {
 
-// Rows of inputs in one go: with four rows of weights, and with two.
+// Rows of inputs in one go: with four rows of weights, and with two. More go with two, or with four where that is said.
 #if defined(__AVX512F__)
 constexpr int MANY = 6, MOST = 12;
+constexpr bool MORE_WITH_FOUR = true;
 #else
-constexpr int MANY = 3, MOST = 5;
+constexpr int MANY = 3, MOST = 6;
+constexpr bool MORE_WITH_FOUR = false;
 #endif
+
+// A vector in a register. Compilers take what is used twice from memory twice.
+inline floats held(floats value) {
+    asm("" : "+v"(value));
+    return value;
+}
 
 // Adds to RN times RM sums a vector of each row of weights times one of each row of inputs. The fewer ones stay in
 // registers, beside all sums; a single row of inputs is no reason to, and compilers make code of that which is half as quick.
@@ -24,7 +32,7 @@ inline void add_products(floats (&sums)[RN][RM], const Weight * const * weights,
             b[c] = load(inputs[c] + at);
         }
         for (int r = 0; r < RM; ++r) {
-            const floats a = load(weights[r] + at);
+            const floats a = held(load(weights[r] + at));
             for (int c = 0; c < RN; ++c) {
                 sums[c][r] = madd(a, b[c], sums[c][r]);
             }
@@ -32,10 +40,10 @@ inline void add_products(floats (&sums)[RN][RM], const Weight * const * weights,
     } else {
         floats a[RM];
         for (int r = 0; r < RM; ++r) {
-            a[r] = load(weights[r] + at);
+            a[r] = held(load(weights[r] + at));
         }
         for (int c = 0; c < RN; ++c) {
-            const floats b = load(inputs[c] + at);
+            const floats b = held(load(inputs[c] + at));
             for (int r = 0; r < RM; ++r) {
                 sums[c][r] = madd(a[r], b, sums[c][r]);
             }
@@ -84,7 +92,7 @@ struct ProductOfFloats {
 };
 
 #if !defined(__AVX512F__)
-// A few rows of weights, widened, with many rows of inputs that stay narrow. They go through the caches part by part: what
+// A few rows of weights, widened, with many rows of inputs that stay as they are. They go through the caches part by part: what
 // was summed up so far is kept for each result.
 template <class Input>
 struct ProductOfPart {
@@ -124,7 +132,7 @@ struct ProductOfPart {
     }
 };
 
-constexpr int64_t WIDENED = 16; // with more rows of inputs weights are widened once for all of them
+constexpr int64_t WIDENED = 16; // with more rows of inputs weights are widened, or copied together, once for all of them
 constexpr int64_t PART = 768; // columns of widened weights that lie in the nearest cache, beside those of inputs
 
 // RM rows of weights from i on with all rows of inputs.
@@ -192,7 +200,7 @@ inline void widen<float>(const Rows & rows, int64_t, const float ** to) {
 template <class Weight, class Share>
 void multiply_floats(const Share & share_rows, int64_t m, int64_t k, const void * A, int64_t lda, const Rows & rows) {
 #if !defined(__AVX512F__)
-    if (sizeof(Weight) < sizeof(float) && rows.count > WIDENED) {
+    if (rows.count > WIDENED) {
         multiply_widened(share_rows, m, k, (const Weight *) A, lda, rows);
         return;
     }
@@ -202,7 +210,7 @@ void multiply_floats(const Share & share_rows, int64_t m, int64_t k, const void 
     const ProductOfFloats<Weight> of{(const Weight *) A, lda, inputs, rows.results, rows.count, k};
     share_rows(m, lda * int64_t(sizeof(Weight)), [&](int64_t from, int64_t to) {
         int64_t i = from;
-        if (of.n <= MANY || of.n > MOST) {
+        if (of.n <= MANY || (MORE_WITH_FOUR && of.n > MOST)) {
             for (; i + 4 <= to; i += 4) {
                 strip<4, MANY>(of, i);
             }
