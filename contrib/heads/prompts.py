@@ -11,31 +11,51 @@ _THINGS: Final = (
     "a bicycle|a compass|a piano|a microscope|a windmill|a telephone|a candle|a bridge|a volcano|a glacier|the heart|"
     "the moon|a rainbow|an earthquake|a battery|a vaccine|a tree|a whale|an ant colony|photosynthesis|gravity|"
     "inflation|a parliament|the stock market|a bank loan|an airplane wing|yeast|glass|paper|steel|a satellite|"
-    "a search engine|a database|the internet|a lighthouse|a submarine|chess|jazz|a marathon|tea"
+    "a search engine|a database|the internet|a lighthouse|a submarine|chess|jazz|a marathon|tea|a magnet|a camera|"
+    "a clock|a sailing boat|an elevator|a robot|a thermometer|a mirror|rubber|cotton|salt|honey|bread|chocolate|"
+    "a desert|a river delta|a hurricane|a coral reef|a cactus|a butterfly|an octopus|a penguin|an elephant|the brain|"
+    "the skin|a fever|an allergy|a virus|electricity|sound|democracy|a contract|insurance|a tax|a museum|a newspaper|"
+    "an opera|a violin|football|a passport|a calendar|the metric system|a firewall|an operating system|a compiler"
 )
-_PLACES: Final = "Norway|Kenya|Japan|Brazil|Egypt|India|Canada|Greece|Vietnam|Peru|Iceland|Morocco|Poland|Mexico"
+_PLACES: Final = (
+    "Norway|Kenya|Japan|Brazil|Egypt|India|Canada|Greece|Vietnam|Peru|Iceland|Morocco|Poland|Mexico|Turkey|Portugal|"
+    "Finland|Thailand|Argentina|Ireland|Nepal|Cuba|South Africa|Hungary|Chile|Indonesia"
+)
 _PEOPLE: Final = (
     "Ada Lovelace|Isaac Newton|Cleopatra|Leonardo da Vinci|Rosa Parks|Charles Darwin|Nelson Mandela|Frida Kahlo|"
-    "Galileo Galilei|Florence Nightingale|Alan Turing|Johann Sebastian Bach|Amelia Earhart|Mahatma Gandhi"
+    "Galileo Galilei|Florence Nightingale|Alan Turing|Johann Sebastian Bach|Amelia Earhart|Mahatma Gandhi|"
+    "William Shakespeare|Albert Einstein|Joan of Arc|Marco Polo|Napoleon Bonaparte|Vincent van Gogh|Louis Pasteur|"
+    "Martin Luther King|Aristotle|Ludwig van Beethoven|Abraham Lincoln|Jane Austen|Nikola Tesla"
 )
 _TASKS: Final = (
     "reverses a list|finds the largest number in a list|checks whether a word is a palindrome|"
     "counts how often each word occurs in a text|computes the factorial of a number|sorts a list of names|"
     "reads a file and prints its lines|adds two matrices|converts Celsius to Fahrenheit|checks whether a year is a "
     "leap year|finds the prime numbers below a limit|merges two sorted lists|removes spaces from a string|"
-    "computes the average of some numbers|prints the Fibonacci numbers|joins two dictionaries|parses a date"
+    "computes the average of some numbers|prints the Fibonacci numbers|joins two dictionaries|parses a date|"
+    "draws a triangle of stars|finds duplicates in a list|splits a text into sentences|counts the digits of a number|"
+    "makes a random password|checks whether brackets match|searches a sorted list|rounds a price|turns a number into "
+    "binary digits|draws a random card|computes the area of a circle|replaces a word in a text|sums the even numbers"
 )
 _LISTS: Final = (
     "fruits|sports for children|books for a long journey|ways to learn a language|healthy breakfasts|"
     "reasons to drink water|things to do on a rainy day|famous rivers|musical instruments|tools for a garden|"
     "habits of good students|ideas for a birthday gift|ways to stay calm|questions for a new neighbour|"
     "safety rules for a kitchen|uses of a smartphone|animals of the desert|inventions of the last century|"
-    "advantages of public transport|steps to plant a tree|skills of a good leader|names for a boat"
+    "advantages of public transport|steps to plant a tree|skills of a good leader|names for a boat|"
+    "winter soups|hobbies for old people|ways to save electricity|things to pack for a hike|jobs in a hospital|"
+    "house plants|board games|ways to make new friends|qualities of a good teacher|topics for a school essay|"
+    "causes of traffic jams|breakfast drinks|ways to use old newspapers|famous paintings|"
+    "rules for a good discussion|stages of a project"
 )
 _SCENES: Final = (
     "an old clockmaker|two friends on a train|a dragon who cannot fly|a lost key|the last day of summer|a robot that "
     "learns to paint|a storm at sea|a village without clocks|a talking river|the first snow|a baker at night|"
-    "a secret garden|a journey to Mars|a shy ghost|a fox and a crow|an empty theatre|a letter that came too late"
+    "a secret garden|a journey to Mars|a shy ghost|a fox and a crow|an empty theatre|a letter that came too late|"
+    "a girl and her telescope|the oldest tree in the forest|a postman in the mountains|a city under the sea|a broken "
+    "violin|a mouse in a library|a race between a tortoise and a train|two rival cooks|a soldier who comes home|a door "
+    "that leads to yesterday|a gardener and the wind|a king who could not sleep|the night of the falling stars|a cat "
+    "that keeps shop"
 )
 _SENTENCES: Final = (
     "The weather is lovely today.|Where can I buy a map of the town?|My brother works in a hospital.|"

@@ -92,8 +92,8 @@ struct Weights {
 };
 
 inline Weights weights(const block_q8 * const * rows, int64_t at) {
-    const bytes values = each_row(rows, at, offsetof(block_q8, values));
-    return {_mm256_abs_epi8(values), values};
+    const bytes values = held(each_row(rows, at, offsetof(block_q8, values)));
+    return {held(_mm256_abs_epi8(values)), values};
 }
 
 inline Weights weights(const block_q4 * const * rows, int64_t at) {
@@ -168,12 +168,13 @@ struct ProductOfBlocks {
             sums_of_rows scale[VECTORS];
             for (int v = 0; v < VECTORS; ++v) {
                 a[v] = weights(a_row + v * PER, at);
-                scale[v] = scales(a_row + v * PER, at);
+                scale[v] = held(scales(a_row + v * PER, at));
             }
             for (int c = 0; c < RN; ++c) {
                 const Input & input = b_row[c][at];
+                const sums_of_rows input_scale = held(every_float(input.scale));
                 for (int v = 0; v < VECTORS; ++v) {
-                    sums[c][v] = scaled(scale[v], input.scale, dots<Block>(a[v], input), sums[c][v]);
+                    sums[c][v] = scaled(scale[v], input_scale, dots<Block>(a[v], input), sums[c][v]);
                 }
             }
         }

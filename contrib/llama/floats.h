@@ -16,12 +16,6 @@ constexpr int MANY = 3, MOST = 6;
 constexpr bool MORE_WITH_FOUR = false;
 #endif
 
-// A vector in a register. Compilers take what is used twice from memory twice.
-inline floats held(floats value) {
-    asm("" : "+v"(value));
-    return value;
-}
-
 // Adds to RN times RM sums a vector of each row of weights times one of each row of inputs. The fewer ones stay in
 // registers, beside all sums; a single row of inputs is no reason to, and compilers make code of that which is half as quick.
 template <int RM, int RN, class Weight, class Input>

@@ -64,8 +64,10 @@ inline sums_of_rows scales(const Block * const * rows, int64_t at) {
     return each_float(_cvtsh_ss(rows[0][at].scale), _cvtsh_ss(rows[1][at].scale));
 }
 
-inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows values, sums_of_rows sums) {
-    return _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(input_scale)), values, sums);
+inline sums_of_rows every_float(float value) { return _mm512_set1_ps(value); }
+
+inline sums_of_rows scaled(sums_of_rows scale, sums_of_rows input_scale, sums_of_rows values, sums_of_rows sums) {
+    return _mm512_fmadd_ps(_mm512_mul_ps(scale, input_scale), values, sums);
 }
 
 // The results of as many rows as there are.
@@ -110,8 +112,10 @@ inline sums_of_rows scales(const Block * const * rows, int64_t at) {
     return _mm256_set1_ps(_cvtsh_ss(rows[0][at].scale));
 }
 
-inline sums_of_rows scaled(sums_of_rows scale, float input_scale, sums_of_rows values, sums_of_rows sums) {
-    return _mm256_fmadd_ps(_mm256_mul_ps(scale, _mm256_set1_ps(input_scale)), values, sums);
+inline sums_of_rows every_float(float value) { return _mm256_set1_ps(value); }
+
+inline sums_of_rows scaled(sums_of_rows scale, sums_of_rows input_scale, sums_of_rows values, sums_of_rows sums) {
+    return _mm256_fmadd_ps(_mm256_mul_ps(scale, input_scale), values, sums);
 }
 
 inline void put(sums_of_rows sums, float * out, int64_t) { out[0] = fold(sums); }

@@ -138,9 +138,9 @@ struct ProductOfSuperBlocks {
                     const SuperInput & of = input[k * c];
                     if constexpr (OF_HALF_GROUPS) {
                         const bytes products = add_scaled(none(), a[v].of_half_groups, every_row(of.half_groups));
-                        sums[c][v] = scaled(a[v].least_scale, of.scale, as_floats(products), sums[c][v]);
+                        sums[c][v] = scaled(a[v].least_scale, every_float(of.scale), as_floats(products), sums[c][v]);
                     }
-                    sums[c][v] = scaled(a[v].scale, of.scale, as_floats(whole[c][v]), sums[c][v]);
+                    sums[c][v] = scaled(a[v].scale, every_float(of.scale), as_floats(whole[c][v]), sums[c][v]);
                     if constexpr (OF_GROUPS) {
                         least[c][v] = add_least<ADDED_UP>(least[c][v], a[v], of);
                     }

@@ -62,6 +62,13 @@ inline const char * asked_for(const char * from) {
     return from + BYTES;
 }
 
+// A vector in a register. Compilers take what is used twice from memory twice, or compute it anew.
+template <class Vector>
+inline Vector held(Vector value) {
+    asm("" : "+v"(value));
+    return value;
+}
+
 // A tile whose width is known only now: RM rows, or vectors of rows, of weights with `width` rows of inputs. The FIRST
 // to read these weights asks for those that come later.
 template <int RM, int RN, bool FIRST, class Product>
