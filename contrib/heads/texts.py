@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contrib.heads.prompts import prompts
-from contrib.heads.target import save_target
+from contrib.heads.save_target import save_target
 from twd.chat.template import ChatTemplate, render_tokens
 from twd.engine.context import BatchTokens, Context, ContextSettings
 from twd.engine.heads.binding import give_layer_inputs, layer_inputs

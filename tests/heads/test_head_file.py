@@ -9,7 +9,8 @@ import pytest
 
 from contrib.heads.begin import first_weights
 from contrib.heads.head_gguf import write_head
-from contrib.heads.target import read_target, save_target
+from contrib.heads.save_target import save_target
+from contrib.heads.target import read_target
 from tests.engine.test_eagle_head import load
 from tests.engine.test_own_head import text, write
 from tests.engine.tiny_models import write_llama

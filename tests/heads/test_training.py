@@ -7,7 +7,8 @@ import pytest
 
 from contrib.heads.begin import first_weights
 from contrib.heads.rows import batch, read_texts
-from contrib.heads.target import read_target, save_target
+from contrib.heads.save_target import save_target
+from contrib.heads.target import read_target
 from contrib.heads.texts import Text, Writer, save
 from contrib.heads.vocabulary import draft_vocabulary, places
 from twd.engine.model import LoadedGguf
