@@ -57,7 +57,9 @@ def _measured(command: Any) -> Any:
 @click.command()
 @_measured
 @click.option("--max-error", default=0.05, type=_SHARE, show_default=True, help="The error rate to stay below.")
-@click.option("--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is.")
+@click.option(
+    "--confidence", default=0.95, type=_SHARE, show_default=True, help="How sure that is. It grows with each attempt."
+)
 @click.option("--plot", type=_NEW_FILE, help="Write the ROC curve there, as SVG.")
 @click.pass_obj
 def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_json: bool, **how: Any) -> ExitCode:
@@ -66,6 +68,7 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     FILE holds JSON lines: chats (`{"messages": [...], "check": {"contains": "Paris"}}`), lines of OpenAI batches, or
     what `gate.record` kept. With too few prompts nobody is asked and nothing is written; exit code 10 says so.
     """
+    from twd.gate.calibration.attempts import Attempts, confidence_of
     from twd.gate.calibration.search import calibrate as find
     from twd.gate.observing import Observed, unchecked
 
@@ -79,13 +82,27 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     if plot is not None and len(members_named(command_context, how)) > 1:
         raise click.UsageError("--plot draws one curve: name one --member")
     observed = asyncio.run(observe_prompts(command_context, read, as_json, **how))
-    found = [find(one.seen, how["max_error"], how["confidence"]) for _, one in observed]
-    for calibrated, (conditions, one) in zip(found, observed, strict=True):
+    home, all_proved = command_context.settings.home_dir, True
+    for conditions, one in observed:
+        attempts = Attempts(home, conditions, how["max_error"], how["error"])
+        attempt = attempts.number(one.seen)
+        confidence = confidence_of(attempt, how["confidence"])
+        calibrated = find(one.seen, how["max_error"], confidence)
+        if calibrated.tried:
+            attempts.add(one.seen)
         if plot is not None and one.seen:
             plot.write_text(_curve(one.seen), "utf-8")
-        outcome = _settled(command_context.settings.home_dir, calibrated, conditions, how, read)
-        _show(calibrated, one, read, as_json, outcome, conditions)
-    return ExitCode.OK if all(one.rule is not None for one in found) else ExitCode.DIFFERENT
+        outcome = _settled(home, calibrated, conditions, {**how, "confidence": confidence}, read)
+        _show(calibrated, one, read, as_json, _of_attempt(attempt, confidence) + outcome, conditions)
+        all_proved = all_proved and calibrated.rule is not None
+    return ExitCode.OK if all_proved else ExitCode.DIFFERENT
+
+
+def _of_attempt(attempt: int, confidence: float) -> str:
+    """What a further attempt costs."""
+    if attempt == 1:
+        return ""
+    return f"attempt {attempt} with other answers, so it takes a confidence of {100 * confidence:.5g} %; "
 
 
 def _check_outputs(file: Path, *outputs: Path | None) -> None:
