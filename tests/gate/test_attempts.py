@@ -12,8 +12,8 @@ from twd.gate.calibration.search import Observation, calibrate
 CONDITIONS = Conditions(judge="big", member="small", judge_is="a", member_is="b", sampling="c", hold="d")
 
 
-def seen(number: int) -> list[Observation]:
-    return [Observation(f"c{number}", (1.0,), wrong=False)]
+def seen(number: int, took_ms: float = 0.0) -> list[Observation]:
+    return [Observation(f"c{number}", (1.0,), wrong=False, judge_ms=took_ms)]
 
 
 def test_each_set_of_answers_is_an_attempt(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_each_set_of_answers_is_an_attempt(tmp_path: Path) -> None:
     assert attempts.number(seen(1)) == 2
     attempts.add(seen(1))
     again = Attempts(tmp_path, CONDITIONS, 0.05)
-    assert [again.number(seen(number)) for number in range(3)] == [1, 2, 3]
+    assert [again.number(seen(number, took_ms=9.0)) for number in range(3)] == [1, 2, 3]
 
 
 def test_other_conditions_begin_anew(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ class Attempts:
 
     def number(self, seen: Sequence[Observation]) -> int:
         """Which attempt these observations are, from 1 on. The same ones again are the same attempt."""
-        made, this = self._read().get(self._key, []), _hash(seen)
+        made, this = self._read().get(self._key, []), _told(seen)
         return made.index(this) + 1 if this in made else len(made) + 1
 
     def add(self, seen: Sequence[Observation]) -> None:
         """Remember an attempt."""
-        found, this = self._read(), _hash(seen)
+        found, this = self._read(), _told(seen)
         made = found.setdefault(self._key, [])
         if this not in made and len(made) < KEPT_MAX:
             made.append(this)
@@ -52,6 +52,11 @@ class Attempts:
 def confidence_of(attempt: int, asked: float) -> float:
     """How sure an attempt must be so that the first may be as sure as `asked`."""
     return 1.0 - (1.0 - asked) / 2.0 ** (attempt - 1)
+
+
+def _told(seen: Sequence[Observation]) -> str:
+    """What was observed; how long it took does not matter."""
+    return _hash([(one.conversation, one.gaps, one.wrong) for one in seen])
 
 
 def _hash(value: object) -> str:
