@@ -68,7 +68,7 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     FILE holds JSON lines: chats (`{"messages": [...], "check": {"contains": "Paris"}}`), lines of OpenAI batches, or
     what `gate.record` kept. With too few prompts nobody is asked and nothing is written; exit code 10 says so.
     """
-    from twd.gate.calibration.attempts import Attempts, confidence_of
+    from twd.gate.calibration.attempts import Attempt
     from twd.gate.calibration.search import calibrate as find
     from twd.gate.observing import Observed, unchecked
 
@@ -84,25 +84,24 @@ def calibrate(command_context: CliContext, /, file: Path, plot: Path | None, as_
     observed = asyncio.run(observe_prompts(command_context, read, as_json, **how))
     home, all_proved = command_context.settings.home_dir, True
     for conditions, one in observed:
-        attempts = Attempts(home, conditions, how["max_error"], how["error"])
-        attempt = attempts.number(one.seen)
-        confidence = confidence_of(attempt, how["confidence"])
+        attempt = Attempt(home, conditions, one.seen, how["max_error"], how["error"])
+        confidence = attempt.confidence(how["confidence"])
         calibrated = find(one.seen, how["max_error"], confidence)
         if calibrated.tried:
-            attempts.add(one.seen)
+            attempt.keep()
         if plot is not None and one.seen:
             plot.write_text(_curve(one.seen), "utf-8")
         outcome = _settled(home, calibrated, conditions, {**how, "confidence": confidence}, read)
-        _show(calibrated, one, read, as_json, _of_attempt(attempt, confidence) + outcome, conditions)
+        _show(calibrated, one, read, as_json, _of_attempt(attempt.number, confidence) + outcome, conditions)
         all_proved = all_proved and calibrated.rule is not None
     return ExitCode.OK if all_proved else ExitCode.DIFFERENT
 
 
-def _of_attempt(attempt: int, confidence: float) -> str:
+def _of_attempt(number: int, confidence: float) -> str:
     """What a further attempt costs."""
-    if attempt == 1:
+    if number == 1:
         return ""
-    return f"attempt {attempt} with other answers, so it takes a confidence of {100 * confidence:.5g} %; "
+    return f"attempt {number} with other answers, so it takes a confidence of {100 * confidence:.5g} %; "
 
 
 def _check_outputs(file: Path, *outputs: Path | None) -> None:

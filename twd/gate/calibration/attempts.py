@@ -13,51 +13,40 @@ import msgspec
 
 from twd.gate.calibration.profile import FOLDER, Conditions
 from twd.gate.calibration.search import Observation
-from twd.private_file import write_private
+from twd.kit.json_cache import file_name, recall, remember
 
 KEPT_MAX: Final = 20
-"""So many attempts are told apart; further ones count as this many."""
-_FILE: Final = "attempts.json"
+"""So many attempts are told apart; further ones count as the one behind these."""
 
 
-class Attempts:
-    """The calibrations of one member under some conditions, each known by what was observed."""
+class _Made(msgspec.Struct, frozen=True):
+    attempts: list[str]
 
-    def __init__(self, home: Path, conditions: Conditions, *more: object) -> None:
+
+class Attempt:
+    """One calibration of a member, known by what was observed. The same answers again are the same attempt."""
+
+    def __init__(self, home: Path, conditions: Conditions, seen: Sequence[Observation], *more: object) -> None:
         """`more`: what else the claim depends on, as the error rate."""
-        self._path = home / FOLDER / _FILE
-        self._key = _hash((conditions, more))
+        self._path = home / FOLDER / file_name("attempts", (conditions, more))
+        kept = recall(self._path, _Made)
+        self._made = [] if kept is None else kept.attempts
+        self._this = _told(seen)
+        self.number = 1 + (self._made.index(self._this) if self._this in self._made else len(self._made))
+        """From 1 on."""
 
-    def number(self, seen: Sequence[Observation]) -> int:
-        """Which attempt these observations are, from 1 on. The same ones again are the same attempt."""
-        made, this = self._read().get(self._key, []), _told(seen)
-        return made.index(this) + 1 if this in made else len(made) + 1
+    def confidence(self, asked: float) -> float:
+        """How sure it must be so that the first may be as sure as `asked`."""
+        return 1.0 - (1.0 - asked) / 2.0 ** (self.number - 1)
 
-    def add(self, seen: Sequence[Observation]) -> None:
-        """Remember an attempt."""
-        found, this = self._read(), _told(seen)
-        made = found.setdefault(self._key, [])
-        if this not in made and len(made) < KEPT_MAX:
-            made.append(this)
+    def keep(self) -> None:
+        """Count it from now on."""
+        if self._this not in self._made and len(self._made) < KEPT_MAX:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(self._path, msgspec.json.encode(found))
-
-    def _read(self) -> dict[str, list[str]]:
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, list[str]])
-        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-            return {}
-
-
-def confidence_of(attempt: int, asked: float) -> float:
-    """How sure an attempt must be so that the first may be as sure as `asked`."""
-    return 1.0 - (1.0 - asked) / 2.0 ** (attempt - 1)
+            remember(self._path, _Made([*self._made, self._this]))
 
 
 def _told(seen: Sequence[Observation]) -> str:
     """What was observed; how long it took does not matter."""
-    return _hash([(one.conversation, one.gaps, one.wrong) for one in seen])
-
-
-def _hash(value: object) -> str:
-    return sha256(msgspec.json.encode(value)).hexdigest()[:16]
+    told = [(one.conversation, one.gaps, one.wrong) for one in seen]
+    return sha256(msgspec.json.encode(told)).hexdigest()[:16]
