@@ -152,17 +152,59 @@ def test_unknown_hashes_come_from_those_that_define_them_alone() -> None:
     assert [request.first for request in one.decide(0.0)] == [3]
 
 
+def hub_and_peer(peer_has: int) -> Picker:
+    one = sampler(8, parallel=2)
+    one.join("hub", defines=True)
+    one.tell("hub", range(8))
+    one.join("peer")
+    one.tell("peer", range(peer_has))
+    return one
+
+
+def test_a_hub_is_asked_only_for_what_no_machine_has() -> None:
+    one, now, by_hub = hub_and_peer(6), 0.0, set[int]()
+    while one.left:
+        for request in one.decide(now):
+            if request.source == "hub":
+                by_hub |= set(request.open)
+            deliver(one, request, now)
+        now += LATE_S
+    assert by_hub == {6, 7}
+
+
+def test_a_hub_is_asked_where_a_machine_fails() -> None:
+    one = hub_and_peer(8)
+    (request,) = one.decide(0.0)
+    assert request.source == "peer"
+    one.failed(request, 0.0)
+    assert {each.source for each in one.decide(0.0)} == {"hub"}
+
+
+def test_a_hub_helps_a_machine_that_is_slow() -> None:
+    one = hub_and_peer(8)
+    one.parallel = 3
+    slow = one.decide(0.0)
+    assert {each.source for each in slow} == {"peer"}
+    assert not one.decide(SILENT_S - 0.1)
+    for request in slow:
+        one.heard(request, SILENT_S)
+    (copy,) = one.decide(SILENT_S)
+    assert copy.source == "hub"
+    assert any(set(copy.open) <= set(request.open) for request in slow)
+
+
 # -- worlds ------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32))
 def test_worlds_with_churn_end_where_an_honest_holder_lives(seed: int) -> None:
-    """Sources come, go, fail, lie and fall silent; one of them has all and always comes back."""
+    """Sources come, go, fail, lie and fall silent; one of them, perhaps a hub, has all and always comes back."""
     chance = random.Random(seed)
     units = chance.randint(1, 60)
     one = sampler(units, chance.randint(1, 8), seed)
     names = [f"s{number}" for number in range(chance.randint(1, 8))]
     liars = {name for name in names if chance.random() < 0.3}
+    hub = chance.random() < 0.5
     running: list[Request] = []
     now = 0.0
     for _ in range(20_000):
@@ -175,7 +217,7 @@ def test_worlds_with_churn_end_where_an_honest_holder_lives(seed: int) -> None:
                 one.leave(name)
             one.join(name)
             one.tell(name, chance.sample(range(units), chance.randint(0, units)))
-        one.join("honest")
+        one.join("honest", defines=hub)
         one.tell("honest", range(units))
         for request in one.hung(now):
             one.failed(request, now)

@@ -263,6 +263,8 @@ class Picker:
         if not source.defines:
             can &= self._hashed
         free = can & (self._asked == 0)
+        if source.defines:
+            free &= ~self._elsewhere(now)
         if free.any():
             first, count = self._run(free, self._length(source, sources), in_order=source.defines)
         else:  # the end of a pull: units that other sources were asked for are requested here, too
@@ -276,9 +278,18 @@ class Picker:
         self._asked[first : first + count] += 1
         return request
 
+    def _elsewhere(self, now: float) -> Mask:
+        """Return the units that machines have, so that nobody needs to read them from the hub."""
+        found = np.zeros(self.units, bool)
+        for source in self.sources.values():
+            if not source.defines and source.ready(now):
+                found |= source.have
+        return found & self._hashed
+
     def _late(self, source: Known, now: float) -> Mask:
         """Return the units that come so slowly that this source would probably send them sooner."""
-        patience = max(LATE_S, 2 * self.unit_bytes / source.pace if source.pace else 0.0)
+        least = SILENT_S if source.defines else LATE_S
+        patience = max(least, 2 * self.unit_bytes / source.pace if source.pace else 0.0)
         running = (request for other in self.sources.values() for request in other.requests)
         late = (request for request in running if now - request.began >= patience)
         return _mask(self.units, (index for request in late for index in request.open))
