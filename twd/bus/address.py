@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twd.bus.base import BusError
 from twd.bus.urls import is_usable, shown_url, split_urls
+from twd.net.tls import unverified_context
 from twd.wire.failures import FailureCode
 
 
@@ -81,15 +82,13 @@ class BusAddress:
         With a fingerprint the check is made after the handshake: see `is_trusted`.
         """
         try:
-            context = ssl.create_default_context(cafile=self.tls.ca or None)
+            ca = self.tls.ca or None
+            context = unverified_context() if self.tls.fingerprint else ssl.create_default_context(cafile=ca)
             if self.tls.cert:
                 context.load_cert_chain(self.tls.cert, self.tls.key or None)
         except (ssl.SSLError, OSError) as error:
             raise BusError(f"the files of bus.tls cannot be used: {error}", _BAD) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.tls.fingerprint:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
         return context
 
     def is_trusted(self, connection: ssl.SSLObject | None) -> bool:

@@ -1,9 +1,10 @@
 """Asks a program over HTTP whether it works, with a plain socket, so that a supervisor needs no HTTP library."""
 
 import asyncio
-import ssl
 from typing import Final
 from urllib.parse import urlsplit
+
+from twd.net.tls import unverified_context
 
 ANSWER_S: Final = 3.0
 LINE_BYTES: Final = 4096
@@ -41,7 +42,8 @@ async def status_of(url: str, timeout_s: float = ANSWER_S) -> int:
 
 async def _status(url: str) -> int:
     place = urlsplit(url)
-    tls = _any_certificate() if place.scheme == "https" else None
+    # Only our own processes on this machine are asked, and nothing secret is sent: any certificate will do.
+    tls = unverified_context() if place.scheme == "https" else None
     reader, writer = await asyncio.open_connection(place.hostname, place.port or 80, limit=LINE_BYTES, ssl=tls)
     try:
         writer.write(f"GET {place.path or '/'} HTTP/1.0\r\nHost: {place.netloc}\r\n\r\n".encode("ascii"))
@@ -50,11 +52,3 @@ async def _status(url: str) -> int:
         return int(words[1]) if len(words) > 1 and words[0].startswith(b"HTTP/") else 0
     finally:
         writer.close()
-
-
-def _any_certificate() -> ssl.SSLContext:
-    """Only our own processes on this machine are asked, and nothing secret is sent: any certificate will do."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
