@@ -7,8 +7,8 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 	--no-emit-index-url --no-emit-find-links --no-header
 TESTS ?= tests
 SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py contrib/packages/*.py contrib/container/*.py contrib/docs/*.py))))
-# Two processes more than there are cores, as many tests wait for others' processes.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0)) + 2)")
+# Three processes more than there are cores, as many tests wait for others' processes.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0)) + 3)")
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.
@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    set everything up and start the real system with a small model"
-	@echo "make test    set everything up and run the quick tests, about six minutes on two cores (TESTS=tests/kit for some of them)"
+	@echo "make test    set everything up and run the quick tests, about five minutes on two cores (TESTS=tests/kit for some of them)"
 	@echo "make test-all  the same, and then the thorough tests: 10,000 worlds, kills in every place, properties with all their examples"
 	@echo "make test-card  what must hold on a card, on Mesa's llvmpipe; the first time it installs that (as root) and builds for it"
 	@echo "make check   format, types, schemas and house rules"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.cli.command_server import SERVER
-from tests.properties import register_profiles
+from tests.properties import THOROUGH, register_profiles
 
 pytest_plugins = ["tests.model_fixtures", "tests.installation_fixtures"]
 
@@ -46,6 +46,16 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run in the process of the tests find that they cannot have a fork server."""
     monkeypatch.setattr("twd.cli.fork_server.fork_off", lambda: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engines_take_one_core(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Quick tests occupy all cores side by side: threads of one engine would mostly wait for each other. Whole
+    installations, tests that name threads, and the thorough run take more."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("--hypothesis-profile") != THOROUGH:
+            patch.setattr("twd.engine.context.usable_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

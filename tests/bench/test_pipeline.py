@@ -66,7 +66,7 @@ def test_with_sure_guesses_the_network_hardly_shows() -> None:
     assert far.rate >= 15 * plain.rate
 
 
-@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.thorough)])
 def test_sessions_fill_the_pipe(stages: int) -> None:
     rates = {
         count: SimulatedRing(line(20, stages), sessions=count, drafts=False, tokens=48).run().rate
@@ -109,7 +109,9 @@ def test_windows_in_flight_pay_where_passes_are_dear(rtt: float, wrong: float, g
     assert mean(one.rate for one in played) >= gain * lone
 
 
-@pytest.mark.parametrize(("wrong", "token_ms", "gain"), [(0.04, 8.0, 5.0), (0.25, 5.0, 2.5)])
+@pytest.mark.parametrize(
+    ("wrong", "token_ms", "gain"), [pytest.param(0.04, 8.0, 5.0, marks=pytest.mark.thorough), (0.25, 5.0, 2.5)]
+)
 def test_a_draft_model_on_a_machine_of_its_own_hides_the_network(wrong: float, token_ms: float, gain: float) -> None:
     plain = SimulatedRing(heavy_line(20), drafts=False, tokens=48).run()
     drafted = [SimulatedRing(heavy_line(20), wrong, tokens=192, token_ms=token_ms, seed=seed).run() for seed in SEEDS]

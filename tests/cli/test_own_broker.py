@@ -39,7 +39,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deploymen
 NEEDS: Final[dict[str, dict[str, Any]]] = {"gate": {"gate": {"fleet": ["away"]}}}
 """Settings without which a service has nothing to do."""
 TOGETHER: Final = ("edge", "metrics", "agent", "speculator", "drafter")
-"""Those that `twd up` starts with their keys below; each of them alone where there is more time."""
+"""Those that `twd up` starts with their keys below."""
+ALONE: Final = ("stage", "relay")
+"""Those that are started alone; the others, too, where there is more time."""
 
 
 def configure(installed: Installed, broker: tuple[Deployment, int], *roles: str, **more: Any) -> None:
@@ -91,7 +93,7 @@ def test_a_relay_signs_in_as_what_its_server_makes_of_it(
 @pytest.mark.nats
 @pytest.mark.e2e
 @pytest.mark.parametrize(
-    "service", [pytest.param(name, marks=pytest.mark.thorough if name in TOGETHER else ()) for name in SERVICES]
+    "service", [pytest.param(name, marks=() if name in ALONE else pytest.mark.thorough) for name in SERVICES]
 )
 async def test_a_service_runs_with_the_key_of_its_role_alone(
     installed: Installed, broker: tuple[Deployment, int], service: str

@@ -27,6 +27,9 @@ KINDS = {
 }
 
 
+KINDS_OF_HEADS = [
+    pytest.param(one, marks=() if one in ("DSpark", "DFlash 2") else pytest.mark.thorough) for one in KINDS
+]
 SAMPLED_FIRST = pytest.mark.parametrize(
     "sampling",
     [pytest.param(SAMPLINGS[0], marks=pytest.mark.thorough, id="greedy"), pytest.param(SAMPLINGS[1], id="sampled")],
@@ -34,7 +37,7 @@ SAMPLED_FIRST = pytest.mark.parametrize(
 """Greedy texts where there is more time: of a sampled one the head must guess what the dice say, too."""
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=KINDS_OF_HEADS)
 def head(request: pytest.FixtureRequest) -> Recipe:
     return KINDS[request.param]
 
@@ -111,9 +114,7 @@ def test_several_sessions_have_guesses_of_their_own(head: Recipe, tmp_path: Path
         together.close()
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(one, marks=() if one in ("DSpark", "DFlash 2") else pytest.mark.thorough) for one in KINDS]
-)
+@pytest.mark.parametrize("kind", KINDS_OF_HEADS)
 def test_the_longest_block_of_many_sessions_fits_the_graph(kind: str, tmp_path: Path) -> None:
     """llama.cpp would end the process."""
     path, one = recipe("llama").write(tmp_path / "model.gguf"), KINDS[kind]

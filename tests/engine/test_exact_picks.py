@@ -58,7 +58,7 @@ def samplers(q4: LoadedGguf) -> SamplerFactory:
     return SamplerFactory(q4.vocab)
 
 
-QUICK = ("all penalties", "schema, greedy", "sampled")
+QUICK = ("all penalties", "schema, greedy")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ from twd.wire.service import ServiceFaulted
 MESSAGES = 400
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(4, 12))]
+)
 def test_nonsense_on_every_subject_is_survived(seed: int, tmp_path: object) -> None:
     faults: list[ServiceFaulted] = []
     with played_engines():

@@ -51,6 +51,7 @@ def test_each_must_be_surer(tmp_path: Path) -> None:
     assert sure == pytest.approx([0.95, 0.975, 0.9875])
 
 
+@pytest.mark.thorough
 def test_who_tries_ten_times_seldom_gets_a_wrong_rule(tmp_path: Path) -> None:
     """5.5 % of the answers are wrong whatever their gaps: at 5 % no rule may be proved."""
     dice, wrong_rules, rounds = random.Random(5), 0, 100

@@ -36,8 +36,8 @@ class Repository:
 class Hub:
     """What the hub has, who asked it what, and how it misbehaves."""
 
-    repositories: dict[str, Repository] = field(default_factory=dict)
-    registry: dict[str, bytes] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict, repr=False)
+    registry: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Models of the registry by `name:tag`."""
     token: str = "hf_right"
     url: str = ""

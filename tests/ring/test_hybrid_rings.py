@@ -43,7 +43,7 @@ class Case:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(kind, marks=pytest.mark.thorough if kind == "deepseek4" else ()) for kind in KINDS],
+    params=[pytest.param(kind, marks=() if kind in ("jamba", "qwen35") else pytest.mark.thorough) for kind in KINDS],
 )
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     folder = tmp_path_factory.mktemp("hybrid")

@@ -50,7 +50,7 @@ def load(path: Path) -> NativeModel:
     return load_native(plan, lambda share, stage: None)
 
 
-@pytest.fixture(scope="module", params=["knows", "errs"])
+@pytest.fixture(scope="module", params=[pytest.param("knows", marks=pytest.mark.thorough), "errs"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     """A head that is always right, and one that hardly ever is."""
     folder = tmp_path_factory.mktemp("head")

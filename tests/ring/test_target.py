@@ -39,7 +39,7 @@ def text() -> list[int]:
     return plain_text(PROMPT)
 
 
-@pytest.mark.parametrize("stages", [1, 2, 4])
+@pytest.mark.parametrize("stages", [1, pytest.param(2, marks=pytest.mark.thorough), 4])
 @pytest.mark.parametrize("in_flight", [1, 16])
 def test_guesses_and_stages_change_nothing(text: list[int], stages: int, in_flight: int) -> None:
     for guess in (None, liar(VOCABULARY, 5), knowing(text, len(PROMPT)), knowing(text, len(PROMPT), wrong=0.2)):

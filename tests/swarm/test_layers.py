@@ -81,7 +81,14 @@ def needed(transfer: LayerTransfer, manifests: Sequence[Manifest], layers: Layer
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("layers", [LayerRange(first=0, end=10), MIDDLE, LayerRange(first=20, end=30, head=True)])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        pytest.param(LayerRange(first=0, end=10), marks=pytest.mark.thorough),
+        MIDDLE,
+        pytest.param(LayerRange(first=20, end=30, head=True), marks=pytest.mark.thorough),
+    ],
+)
 async def test_only_what_the_layers_need_comes(
     q4_path: Path, real: Manifest, parts: PartFolder, tmp_path: Path, layers: LayerRange
 ) -> None:

@@ -55,6 +55,7 @@ OPENED = {
 }
 """What a model writes before the mark that begins a call."""
 TAGGED = list(OPENED)
+AS_TOKENS_FIRST = pytest.mark.parametrize("as_tokens", [True, pytest.param(False, marks=pytest.mark.thorough)])
 
 
 def made(found: ToolFormat, words: Words, tools: list[msgspec.Raw] = TOOLS) -> CompiledGrammar:
@@ -159,7 +160,7 @@ def test_the_mark_that_ends_a_value_stands_in_no_text_of_it(found: ToolFormat) -
         assert breaks(grammar, words, written("weather", city="Oslo", days="3", deep=deep)) is broken
 
 
-@pytest.mark.parametrize("as_tokens", [True, False])
+@AS_TOKENS_FIRST
 @pytest.mark.parametrize("found", TAGGED)
 def test_other_tools_are_free(found: ToolFormat, as_tokens: bool) -> None:
     words = Marked(found) if as_tokens else Words()
@@ -218,7 +219,7 @@ TAILS = {
 WALKS_MAX, ENOUGH = 8, 3
 
 
-@pytest.mark.parametrize("as_tokens", [True, False])
+@AS_TOKENS_FIRST
 @pytest.mark.parametrize("found", TAGGED)
 def test_what_is_forced_is_read_back(found: ToolFormat, as_tokens: bool) -> None:
     words, rng = Marked(found) if as_tokens else Words(), random.Random(1)

@@ -28,7 +28,11 @@ def test_its_layers_count_although_no_device_gets_them() -> None:
     ("head_here", "note"),
     [
         (True, "its own head guesses, "),
-        (False, "without a head: the model's own head does not guess over RPC: the output head lies on another"),
+        pytest.param(
+            False,
+            "without a head: the model's own head does not guess over RPC: the output head lies on another",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_over_a_worker(tmp_path: Path, head_here: bool, note: str) -> None:
