@@ -22,18 +22,20 @@ WHOLE = ("tests/e2e/", "tests/cli/", "tests/readme/")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Nothing that is made for thousands of tests is garbage before the end: to look for some takes seconds."""
+    """Nothing that is made for thousands of tests is garbage before the end: to look for some takes seconds. Later,
+    too, it is looked for less often than usual."""
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those come first, on one worker: two at a time hold each other up. At the end all workers share what is quick."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE))
+    items.sort(key=lambda item: (not item.nodeid.startswith(WHOLE), item.get_closest_marker("slow") is None))
 
 
 @pytest.fixture(autouse=True)

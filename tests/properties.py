@@ -11,7 +11,7 @@ _PLAIN = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, He
 
 def register_profiles() -> None:
     """The quick profile holds unless `--hypothesis-profile=thorough` is given."""
-    settings.register_profile(QUICK, _PLAIN, max_examples=_WHOLE // 4)
+    settings.register_profile(QUICK, _PLAIN, max_examples=_WHOLE // 5)
     settings.register_profile(THOROUGH, _PLAIN, max_examples=_WHOLE)
     settings.load_profile(QUICK)
 
