@@ -46,6 +46,12 @@ def test_a_job_without_a_seed_is_refused() -> None:
         JobOwner(submitted(sampling=Sampling()), POLICY, now=0.0)
 
 
+@pytest.mark.parametrize("now", [110.847, 1e6 / 3, 0.1])
+def test_a_job_that_is_submitted_at_once_has_all_of_its_time(now: float) -> None:
+    job = submitted(deadline_ms=20_000)
+    assert submission(JobOwner(job, POLICY, now).begin(now)).deadline_ms == 20_000
+
+
 def test_repeats_and_other_jobs_are_ignored() -> None:
     one = running()
     event = tokens(0, [1, 2])

@@ -340,7 +340,7 @@ class JobOwner:
             self.attempt += 1
         self._retry_at, self._alive, self._heard = None, False, now
         self.worker, self._session, self._unvouched = InstanceId(""), SessionId(""), []
-        left_ms = max(1, int((self._deadline - now) * 1000))
+        left_ms = max(1, round((self._deadline - now) * 1000))
         job = msgspec.structs.replace(self.job, attempt=self.attempt, resume=list(self.tokens), deadline_ms=left_ms)
         return [Submit(job, min(self.policy.answer_s, left_ms / 1000))]
 
