@@ -7,8 +7,8 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
 	--no-emit-index-url --no-emit-find-links --no-header
 TESTS ?= tests
 SCRIPTS := $(sort $(patsubst %/,%,$(dir $(wildcard contrib/benchmarks/*/*.py contrib/chaos/*.py contrib/fuzz/*.py contrib/ring/*.py contrib/packages/*.py contrib/container/*.py contrib/docs/*.py))))
-# Three processes more than there are cores, as many tests wait for others' processes.
-WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0)) + 3)")
+# Two processes more than there are cores, as many tests wait for others' processes; each collects all tests, which takes five seconds.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(len(getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count()))(0)) + 2)")
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 # pytest rewrites each file of tests, in each of its processes anew where it may not keep what came of it.

@@ -33,9 +33,17 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those come first, on one worker: two at a time hold each other up. At the end all workers share what is quick."""
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whole installations come first, on one worker: two at a time hold each other up. Other slow tests begin the next
+    worker's part. At the end all workers share what is quick."""
     items.sort(key=lambda item: (not item.nodeid.startswith(WHOLE), item.get_closest_marker("slow") is None))
+    whole = sum(item.nodeid.startswith(WHOLE) for item in items)
+    slow = [item for item in items[whole:] if item.get_closest_marker("slow") is not None]
+    part = len(items) // getattr(config, "workerinput", {"workercount": 1})["workercount"]
+    quick = items[whole + len(slow) :]
+    before = max(0, part - whole)
+    items[whole:] = [*quick[:before], *slow, *quick[before:]]
 
 
 @pytest.fixture(autouse=True)

@@ -39,10 +39,8 @@ def test_plain_decoding_beside_rpc_workers(q4_path: Path, tmp_path: Path) -> Non
     assert distance["rpc_plain"] > 0
 
 
-@pytest.mark.parametrize(
-    ("draft", "away"),
-    [(False, False), *(pytest.param(True, away, marks=pytest.mark.thorough) for away in (False, True))],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("draft", "away"), [(False, False), (True, False), (True, True)])
 def test_a_small_run(q4_path: Path, tmp_path: Path, draft: bool, away: bool) -> None:
     plan = RingBench(
         source=q4_path,

@@ -100,14 +100,10 @@ def test_a_drafter_elsewhere_that_is_in_the_way_is_found_out(
     assert later() < 0.95, "its guesses are good: only the outcome tells"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("token_ms", "acceptance", "round_trip_ms"),
-    [
-        pytest.param(5.0, 0.96, 20.0, marks=pytest.mark.thorough),
-        pytest.param(5.0, 0.96, 0.5, marks=pytest.mark.thorough),
-        (2.0, 0.9, 0.5),
-        pytest.param(2.0, 0.9, 20.0, marks=pytest.mark.thorough),
-    ],
+    [(5.0, 0.96, 20.0), (5.0, 0.96, 0.5), (2.0, 0.9, 0.5), (2.0, 0.9, 20.0)],
 )
 def test_a_drafter_elsewhere_that_helps_loses_next_to_nothing_by_being_watched(
     token_ms: float, acceptance: float, round_trip_ms: float, monkeypatch: pytest.MonkeyPatch

@@ -219,13 +219,13 @@ GATHER = "{%% macro m() %%}{%% for i in range(9000) %%}%s{%% endfor %%}{%% endma
     ],
 )
 def test_what_a_template_keeps_stays_within_a_bound(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_allowance, "MAX_BYTES", 4_000_000)
+    monkeypatch.setattr(template_allowance, "MAX_BYTES", 1_000_000)
     template = SandboxedTemplate(source, clock=lambda: 0.0)
     tracemalloc.start()
     try:
         with pytest.raises(TwdError, match=r"of texts and lists in all|calls fromkeys") as error:
             template.render({}, NOW)
-        assert tracemalloc.get_traced_memory()[1] < 4 * 4_000_000
+        assert tracemalloc.get_traced_memory()[1] < 4 * 1_000_000
     finally:
         tracemalloc.stop()
     assert error.value.code is FailureCode.BAD_REQUEST
