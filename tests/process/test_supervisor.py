@@ -106,6 +106,12 @@ async def until_written(log: Path, text: str) -> None:
     await until(lambda: log.exists() and text in log.read_text(), f"{text!r} in {log.name}")
 
 
+async def until_up(folder: Path, told: Told, name: str) -> None:
+    """It runs, and its supervisor knows: a process may write before its start is told."""
+    await until_written(folder / f"{name}.log", "up")
+    await told.until(lambda: name in dict(told.starts))
+
+
 async def test_all_start_at_once_and_end_when_told(tmp_path: Path) -> None:
     specs = [ProcessSpec(name, FOR_EVER) for name in ("one", "two", "three")]
     async with supervised(tmp_path, *specs) as (supervisor, told):
@@ -138,15 +144,15 @@ async def test_last_words_are_those_of_this_run(tmp_path: Path) -> None:
 
 async def test_one_that_does_not_listen_is_killed_at_the_deadline(tmp_path: Path) -> None:
     async with supervised(tmp_path, ProcessSpec("deaf", DEAF), ProcessSpec("good", FOR_EVER)) as (supervisor, told):
-        await until_written(tmp_path / "deaf.log", "up")
-        await until_written(tmp_path / "good.log", "up")
+        await until_up(tmp_path, told, "deaf")
+        await until_up(tmp_path, told, "good")
         assert await supervisor.stop(0.5) == ["deaf"]
         assert not any(psutil.pid_exists(pid) for _, pid in told.starts)
 
 
 async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
     async with supervised(tmp_path, ProcessSpec("frozen", FOR_EVER)) as (supervisor, told):
-        await until_written(tmp_path / "frozen.log", "up")
+        await until_up(tmp_path, told, "frozen")
         frozen = psutil.Process(told.starts[0][1])
         frozen.suspend()
         await until(lambda: frozen.status() == psutil.STATUS_STOPPED, "it stands still")
@@ -156,7 +162,7 @@ async def test_a_stopped_process_is_killed_too(tmp_path: Path) -> None:
 
 async def test_one_that_is_stopped_while_it_ends_is_not_waited_for(tmp_path: Path) -> None:
     async with supervised(tmp_path, ProcessSpec("deaf", DEAF), hang=EAGER) as (supervisor, told):
-        await until_written(tmp_path / "deaf.log", "up")
+        await until_up(tmp_path, told, "deaf")
         tasks = TaskGroup("test", fault)
         ending = tasks.start("stop", supervisor.stop(60))
         await asyncio.sleep(0)  # it is asked
@@ -166,7 +172,7 @@ async def test_one_that_is_stopped_while_it_ends_is_not_waited_for(tmp_path: Pat
 
 async def test_a_stopped_process_is_ended_and_another_one_starts(tmp_path: Path) -> None:
     async with supervised(tmp_path, ProcessSpec("frozen", FOR_EVER), hang=EAGER) as (_, told):
-        await until_written(tmp_path / "frozen.log", "up")
+        await until_up(tmp_path, told, "frozen")
         psutil.Process(told.starts[0][1]).suspend()
         await told.until(lambda: len(told.starts) == 2)
     assert (told.exits[0].code, told.exits[0].hung, told.exits[0].problem) == (-9, "it was stopped", "it was stopped")
@@ -300,8 +306,8 @@ async def test_one_process_comes_and_goes_while_others_stay(tmp_path: Path) -> N
 
 
 async def test_one_that_does_not_listen_is_killed_when_it_goes(tmp_path: Path) -> None:
-    async with supervised(tmp_path, ProcessSpec("deaf", DEAF)) as (supervisor, _):
-        await until_written(tmp_path / "deaf.log", "up")
+    async with supervised(tmp_path, ProcessSpec("deaf", DEAF)) as (supervisor, told):
+        await until_up(tmp_path, told, "deaf")
         pid = supervisor.children["deaf"].pid
         assert not await supervisor.remove("deaf", 0.3)
         assert not alive(pid)
