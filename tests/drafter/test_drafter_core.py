@@ -85,6 +85,18 @@ def test_credit_zero_is_rest_and_a_grant_ends_it() -> None:
     assert len(only(core).guesses) == 2
 
 
+def test_without_credit_it_says_nothing_as_nobody_waits() -> None:
+    core = core_with([5, 6, 7], credit=0)
+    for place in range(3, 6):
+        core.accept(JobId("j-s"), place, [8])
+        step(core)
+        assert core.proposals() == []
+    core.grant(DraftGranted(session=SessionId("s"), drafter=ME, credit=1))
+    give_slots(core)
+    step(core)
+    assert [len(message.tokens) for message in core.proposals()] == [1]
+
+
 def test_it_rests_where_it_is_less_sure_than_it_was_told() -> None:
     made = []
     for floor in (0.3, 0.85):

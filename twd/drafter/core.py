@@ -233,12 +233,13 @@ class DrafterCore:
 
     def proposals(self) -> list[DraftProposed]:
         """Returns the drafts to send now. A drafter beside the target sends its whole run at once; one elsewhere sends
-        as soon as a message is worth its delay."""
+        as soon as a message is worth its delay. Without credit nobody waits for it, and a message would end a call of
+        the target for several tokens."""
         messages = []
         enough = self._enough
         for draft in self.drafts.values():
             fresh = len(draft.guesses) - draft.sent
-            resting = draft.resting and not draft.told_rest and not draft.waits
+            resting = draft.resting and draft.credit > 0 and not draft.told_rest and not draft.waits
             news = draft.branch_proposals(self.name)
             if resting or (fresh >= enough and not draft.beside):
                 news = [draft.proposal(self.name), *news]
