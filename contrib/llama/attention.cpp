@@ -7,8 +7,9 @@
 //   among the threads), one for windows and one for 64 rows and more, which round in different places. Here a row's
 //   result depends on its own query and on the keys that it sees, in their order, 64 after 64. Where they lie, and what
 //   lies between them, changes nothing.
-// * Rows that see everything up to some place go through the cache together: a block of keys and values is unpacked once
-//   for all of them, and sixteen keys are weighed at a time. A row that sees something else goes alone.
+// * Queries go through the cache together: a block of keys and values is unpacked once for all heads that share it, and for
+//   all rows that see everything up to some place. Sixteen keys are weighed at a time. The heads of a row that sees
+//   something else go without other rows.
 
 #include "lanes.h"
 
@@ -31,7 +32,7 @@ namespace {
 #if defined(FEW_ROWS_FLOATS)
 
 constexpr int64_t BLOCK = 64; // keys that are weighed together
-constexpr int64_t ROWS = 16;  // queries of one head that one thread takes at a time
+constexpr int64_t QUERIES = 16; // that one thread takes at a time
 constexpr int GROUP = 4;      // those that share what is in the registers
 constexpr int WIDE = 4;       // vectors of a value that are summed up at a time
 constexpr half NOT_SEEN = 0xFC00; // minus infinity
@@ -103,25 +104,47 @@ struct Rows {
     }
 };
 
-// What is known of some queries of one head after some blocks.
+// What is known of some queries after some blocks.
 struct State {
-    float most[ROWS];         // the largest weight so far, before its exponential
-    float total[ROWS];        // the sum of all, relative to that
-    float weight[ROWS][BLOCK];
+    float most[QUERIES];  // the largest weight so far, before its exponential
+    float total[QUERIES]; // the sum of all, relative to that
+    float weight[QUERIES][BLOCK];
+    bool every[QUERIES]; // whether none of the block's weights is zero
     std::vector<float> keys, values, sums;
 };
 
-State & state_of(const Attention & of) {
+State & state_of(const Attention & of, int64_t queries) {
     static thread_local State state;
     state.keys.resize(BLOCK * of.key_length);
     state.values.resize(BLOCK * of.value_length);
-    state.sums.assign(ROWS * of.value_length, 0.0f);
-    std::fill(state.most, state.most + ROWS, -INFINITY);
-    std::fill(state.total, state.total + ROWS, 0.0f);
+    state.sums.resize(QUERIES * of.value_length);
+    std::fill(state.sums.begin(), state.sums.begin() + queries * of.value_length, 0.0f);
+    std::fill(state.most, state.most + queries, -INFINITY);
+    std::fill(state.total, state.total + queries, 0.0f);
     return state;
 }
 
-// What a row sees: its line of the mask, how many places, and whether those are the first ones.
+// How many places of a line of the mask are seen, and where the last of them ends.
+void look(const half * mask, int64_t places, int64_t & seen, int64_t & end) {
+    seen = end = 0;
+    int64_t place = 0;
+    for (; place + 16 <= places; place += 16) {
+        const __m256i line = _mm256_loadu_si256((const __m256i *) (mask + place));
+        const uint32_t two_each = ~uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi16(line, _mm256_set1_epi16(short(NOT_SEEN)))));
+        if (two_each != 0) {
+            seen += __builtin_popcount(two_each) / 2;
+            end = place + 16 - __builtin_clz(two_each) / 2;
+        }
+    }
+    for (; place < places; ++place) {
+        if (mask[place] != NOT_SEEN) {
+            ++seen;
+            end = place + 1;
+        }
+    }
+}
+
+// What a query sees: its line of the mask, how many places, and whether those are the first ones.
 struct Sight {
     const half * mask;
     float slope;
@@ -136,15 +159,8 @@ struct Sight {
         const size_t * strides = of.mask->nb;
         mask = (const half *) ((const char *) of.mask->data + row * strides[1] + head % of.mask->ne[2] * strides[2] +
                                stream % of.mask->ne[3] * strides[3]);
-        int64_t end = of.keys;
-        while (end > 0 && mask[end - 1] == NOT_SEEN) {
-            --end;
-        }
-        int32_t seen = 0;
-        for (int64_t place = 0; place < end; ++place) {
-            seen += mask[place] != NOT_SEEN;
-        }
-        count = seen;
+        int64_t end;
+        look(mask, of.keys, count, end);
         first_ones = count == end;
     }
 
@@ -164,6 +180,16 @@ struct Sight {
     }
 };
 
+// Products of a block, no larger than the cap.
+floats capped(floats products, float cap) {
+    float each[LANES];
+    store(each, products);
+    for (float & one : each) {
+        one = cap * std::tanh(one);
+    }
+    return load(each);
+}
+
 // How a query weighs the keys of the block: products, scaled, capped and masked, and then their exponentials.
 void weigh(const Attention & of, State & state, int64_t r, const float * query, int64_t count) {
     float * weight = state.weight[r]; // holds the mask
@@ -180,22 +206,26 @@ void weigh(const Attention & of, State & state, int64_t r, const float * query, 
                 sums[i] = madd(part, load(keys + i * of.key_length), sums[i]);
             }
         }
-        float products[LANES];
-        store(products, mul(fold_each(sums), all(of.scale)));
-        for (int i = 0; i < LANES; ++i) {
-            const float product = of.cap != 0.0f ? of.cap * std::tanh(products[i]) : products[i];
-            weight[key + i] = weight[key + i] == -INFINITY ? -INFINITY : product + weight[key + i];
+        floats products = mul(fold_each(sums), all(of.scale));
+        if (of.cap != 0.0f) {
+            products = capped(products, of.cap);
         }
-        most = larger(most, load(weight + key));
+        const floats masked = load(weight + key), sum = add_unless(-INFINITY, masked, products);
+        store(weight + key, sum);
+        most = larger(most, sum);
     }
     const float before = state.most[r], now = std::max(before, largest(most));
     const float fade = before == now ? 1.0f : std::exp(before - now);
     floats total = all(0.0f);
+    bool every = true;
     for (int64_t key = 0; key < count; key += LANES) {
         const floats values = ggml_v_expf(sub(load(weight + key), all(now)));
         total = add(total, values);
         store(weight + key, values);
+        const uint32_t nothing = zeros(values), wanted = count - key < LANES ? (1u << (count - key)) - 1 : (1u << LANES) - 1;
+        every = every && (nothing & wanted) == 0;
     }
+    state.every[r] = every;
     state.most[r] = now;
     state.total[r] = state.total[r] * fade + fold(total);
     if (fade != 1.0f) {
@@ -206,8 +236,9 @@ void weigh(const Attention & of, State & state, int64_t r, const float * query, 
     }
 }
 
-// The block's values, weighed by each of GROUP queries, added to their sums: V vectors of each value from `at` on.
-template <int G, int V>
+// The block's values, weighed by each of GROUP queries, added to their sums: V vectors of each value from `at` on. EVERY:
+// no weight is zero.
+template <int G, int V, bool EVERY>
 void add_values(const Attention & of, State & state, const int64_t (&rows)[GROUP], int64_t count, int64_t at) {
     floats sums[G][V];
     for (int g = 0; g < G; ++g) {
@@ -216,12 +247,14 @@ void add_values(const Attention & of, State & state, const int64_t (&rows)[GROUP
         }
     }
     for (int64_t key = 0; key < count; ++key) {
-        float any = 0.0f;
-        for (int g = 0; g < G; ++g) {
-            any += state.weight[rows[g]][key];
-        }
-        if (any == 0.0f) {
-            continue; // nobody sees it, and nobody knows what lies there
+        if constexpr (!EVERY) {
+            float any = 0.0f;
+            for (int g = 0; g < G; ++g) {
+                any += state.weight[rows[g]][key];
+            }
+            if (any == 0.0f) {
+                continue; // nobody sees it, and nobody knows what lies there
+            }
         }
         const float * value = state.values.data() + key * of.value_length + at;
         floats parts[V];
@@ -229,8 +262,8 @@ void add_values(const Attention & of, State & state, const int64_t (&rows)[GROUP
             parts[i] = load(value + i * LANES);
         }
         for (int g = 0; g < G; ++g) {
-            if (state.weight[rows[g]][key] == 0.0f) {
-                continue; // this row does not see it, and would take over an infinite value
+            if (!EVERY && state.weight[rows[g]][key] == 0.0f) {
+                continue; // this query does not see it, and would take over an infinite value
             }
             const floats weight = all(state.weight[rows[g]][key]);
             for (int i = 0; i < V; ++i) {
@@ -245,31 +278,47 @@ void add_values(const Attention & of, State & state, const int64_t (&rows)[GROUP
     }
 }
 
-template <int G>
-void add_all_values(const Attention & of, State & state, const int64_t (&rows)[GROUP], int64_t count) {
+template <int G, bool EVERY>
+void add_whole_values(const Attention & of, State & state, const int64_t (&rows)[GROUP], int64_t count) {
     int64_t at = 0;
     for (; at + WIDE * LANES <= of.value_length; at += WIDE * LANES) {
-        add_values<G, WIDE>(of, state, rows, count, at);
+        add_values<G, WIDE, EVERY>(of, state, rows, count, at);
     }
     for (; at < of.value_length; at += LANES) {
-        add_values<G, 1>(of, state, rows, count, at);
+        add_values<G, 1, EVERY>(of, state, rows, count, at);
     }
 }
 
-// One head of one stream of the cache.
-struct Head {
+template <int G>
+void add_all_values(const Attention & of, State & state, const int64_t (&rows)[GROUP], int64_t count) {
+    if (std::all_of(rows, rows + G, [&](int64_t row) { return state.every[row]; })) {
+        add_whole_values<G, true>(of, state, rows, count);
+    } else {
+        add_whole_values<G, false>(of, state, rows, count);
+    }
+}
+
+// Some heads of one stream that share keys and values, and some rows of their queries: the heads of the first row, then
+// those of the next one.
+struct Heads {
     const Attention & of;
     State & state;
     const Rows keys, values;
     const char * queries;
+    const int64_t heads;
 
-    Head(const Attention & of, State & state, int64_t stream, int64_t head)
+    Heads(const Attention & of, State & state, int64_t stream, int64_t head, int64_t heads, int64_t first)
         : of(of), state(state), keys(of.k, head, of.heads, stream, of.streams),
           values(of.v, head, of.heads, stream, of.streams),
-          queries((const char *) of.q->data + head * of.q->nb[2] + stream * of.q->nb[3]) {}
+          queries((const char *) of.q->data + first * of.q->nb[1] + head * of.q->nb[2] + stream * of.q->nb[3]),
+          heads(heads) {}
 
-    // Rows first + numbers[0], ... go through these places, each as far as it sees.
-    void go(const Places & places, int64_t first, const int64_t * numbers, int64_t rows, const Sight * sights) const {
+    const float * query(int64_t number) const {
+        return (const float *) (queries + number / heads * of.q->nb[1] + number % heads * of.q->nb[2]);
+    }
+
+    // Queries numbers[0], ... go through these places, each as far as it sees.
+    void go(const Places & places, const int64_t * numbers, int64_t rows, const Sight * sights) const {
         int64_t farthest = 0;
         for (int64_t i = 0; i < rows; ++i) {
             farthest = std::max(farthest, sights[numbers[i]].count);
@@ -278,13 +327,13 @@ struct Head {
             const int64_t count = std::min(BLOCK, farthest - from);
             keys.unpack(places, from, count, (count + LANES - 1) / LANES * LANES, state.keys.data());
             values.unpack(places, from, count, count, state.values.data());
-            int64_t seeing[ROWS] = {}, number = 0;
+            int64_t seeing[QUERIES] = {}, number = 0;
             for (int64_t i = 0; i < rows; ++i) {
                 const int64_t r = numbers[i];
                 if (sights[r].count > from) {
                     seeing[number++] = r;
                     sights[r].fill(places, from, state.weight[r]);
-                    weigh(of, state, r, (const float *) (queries + (first + r) * of.q->nb[1]), count);
+                    weigh(of, state, r, query(r), count);
                 }
             }
             for (int64_t i = 0; i < number; i += GROUP) {
@@ -336,45 +385,82 @@ bool has_rows(const ggml_tensor * of) {
     return strides_fit(of) && (floats || ggml_get_type_traits(of->type)->to_float != nullptr);
 }
 
-// Some queries of one head of one stream, from the first block to their results.
-void attend(const Attention & of, int64_t stream, int64_t head, int64_t first, int64_t end) {
-    static thread_local std::vector<Sight> sights;
-    static thread_local std::vector<int32_t> list;
-    State & state = state_of(of);
-    const Head cache(of, state, stream, head);
-    const float slope = of.slope(head);
-    int64_t together[ROWS], number = 0;
-    sights.clear();
-    for (int64_t r = 0; r < end - first; ++r) {
-        sights.emplace_back(of, first + r, head, stream, slope);
-        if (sights.back().first_ones) {
-            together[number++] = r;
+// The largest number that divides two.
+int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+// How many heads and rows a thread takes at a time.
+struct Share {
+    int64_t heads = 1, rows = 1, parts = 1;
+
+    // Heads that share keys and values share the work of unpacking them, but there must be enough for all threads. One query
+    // takes twice as long as unpacking.
+    Share(const Attention & of, int64_t threads) {
+        const bool alike = of.mask == nullptr || of.mask->ne[2] == 1;
+        const int64_t sharing = alike ? common_divisor(of.heads / of.k->ne[2], of.heads / of.v->ne[2]) : 1;
+        int64_t least = INT64_MAX;
+        for (int64_t some = 1; some <= std::min(sharing, QUERIES); ++some) {
+            if (sharing % some == 0) {
+                const int64_t most = std::max<int64_t>(1, std::min(of.n, QUERIES / some));
+                const int64_t times = (of.n + most - 1) / most, tasks = of.streams * of.heads / some * times;
+                const int64_t takes = (tasks + threads - 1) / threads * (1 + 2 * some * most);
+                if (takes <= least) {
+                    least = takes;
+                    heads = some;
+                    rows = most;
+                    parts = times;
+                }
+            }
         }
     }
-    cache.go({nullptr}, first, together, number, sights.data());
-    for (int64_t r = 0; r < end - first; ++r) {
-        if (!sights[r].first_ones) {
+};
+
+// Some queries, from the first block to their results.
+void attend(const Attention & of, int64_t stream, int64_t head, int64_t heads, int64_t first, int64_t end) {
+    static thread_local std::vector<Sight> sights;
+    static thread_local std::vector<int32_t> list;
+    const int64_t queries = (end - first) * heads;
+    State & state = state_of(of, queries);
+    const Heads cache(of, state, stream, head, heads, first);
+    int64_t together[QUERIES], number = 0;
+    sights.clear();
+    for (int64_t row = first; row < end; ++row) {
+        const Sight sight(of, row, head, stream, 1.0f); // all of these heads have the same
+        for (int64_t i = 0; i < heads; ++i) {
+            if (sight.first_ones) {
+                together[number++] = int64_t(sights.size());
+            }
+            sights.push_back(sight);
+            sights.back().slope = of.slope(head + i);
+        }
+    }
+    cache.go({nullptr}, together, number, sights.data());
+    for (int64_t row = 0; row < queries; row += heads) {
+        if (!sights[row].first_ones) {
             list.clear();
             for (int32_t place = 0; place < of.keys; ++place) {
-                if (sights[r].mask[place] != NOT_SEEN) {
+                if (sights[row].mask[place] != NOT_SEEN) {
                     list.push_back(place);
                 }
             }
-            cache.go({list.data()}, first, &r, 1, sights.data());
+            for (int64_t i = 0; i < heads; ++i) {
+                together[i] = row + i;
+            }
+            cache.go({list.data()}, together, heads, sights.data());
         }
     }
-    for (int64_t r = 0; r < end - first; ++r) {
+    for (int64_t r = 0; r < queries; ++r) {
+        const int64_t row = first + r / heads, own = head + r % heads;
         float * sums = state.sums.data() + r * of.value_length;
         float total = state.total[r], fade = 1.0f;
         if (of.sinks != nullptr) {
-            const float sink = ((const float *) of.sinks->data)[head];
+            const float sink = ((const float *) of.sinks->data)[own];
             const float most = std::max(state.most[r], sink);
             fade = std::exp(state.most[r] - most);
             total = total * fade + std::exp(sink - most);
         }
         const float part = total == 0.0f ? 0.0f : fade / total;
         float * out = (float *) ((char *) of.out->data +
-                                 (stream * of.out->ne[2] * of.out->ne[1] + head + (first + r) * of.out->ne[1]) * of.out->nb[1]);
+                                 (stream * of.out->ne[2] * of.out->ne[1] + own + row * of.out->ne[1]) * of.out->nb[1]);
         for (int64_t at = 0; at < of.value_length; at += LANES) {
             store(out + at, mul(load(sums + at), all(part)));
         }
@@ -402,10 +488,12 @@ void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params * para
     require_sound(of);
     const bool plain = of.q->type == GGML_TYPE_F32 && strides_fit(of.q) && has_rows(of.k) && has_rows(of.v);
     if (plain && twd_attention(of.key_length, of.value_length)) {
-        const int64_t parts = (of.n + ROWS - 1) / ROWS;
-        share(params, of.streams * of.heads * parts, [&](int64_t number) {
-            const int64_t first = number % parts * ROWS, head = number / parts % of.heads;
-            attend(of, number / parts / of.heads, head, first, std::min(of.n, first + ROWS));
+        const Share each(of, params->nth);
+        const int64_t groups = of.heads / each.heads;
+        share(params, of.streams * groups * each.parts, [&](int64_t number) {
+            const int64_t first = number % each.parts * each.rows, group = number / each.parts % groups;
+            const int64_t stream = number / each.parts / groups;
+            attend(of, stream, group * each.heads, each.heads, first, std::min(of.n, first + each.rows));
         });
         return;
     }

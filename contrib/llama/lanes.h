@@ -67,6 +67,14 @@ inline floats add(floats a, floats b) { return _mm512_add_ps(a, b); }
 inline floats sub(floats a, floats b) { return _mm512_sub_ps(a, b); }
 inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
 inline float largest(floats values) { return _mm512_reduce_max_ps(values); }
+
+// Sums of two vectors; where the first one has this value, it stays.
+inline floats add_unless(float value, floats a, floats b) {
+    return _mm512_mask_add_ps(a, _mm512_cmp_ps_mask(a, all(value), _CMP_NEQ_UQ), b, a);
+}
+
+// A bit for each number that is zero.
+inline uint32_t zeros(floats values) { return _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_EQ_OQ); }
 inline float fold(floats sums) { return _mm512_reduce_add_ps(sums); }
 
 // Each of sixteen vectors folded to one number.
@@ -102,6 +110,12 @@ inline floats mul(floats a, floats b) { return _mm256_mul_ps(a, b); }
 inline floats add(floats a, floats b) { return _mm256_add_ps(a, b); }
 inline floats sub(floats a, floats b) { return _mm256_sub_ps(a, b); }
 inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+inline floats add_unless(float value, floats a, floats b) {
+    return _mm256_blendv_ps(add(b, a), a, _mm256_cmp_ps(a, all(value), _CMP_EQ_OQ));
+}
+inline uint32_t zeros(floats values) {
+    return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(values, _mm256_setzero_ps(), _CMP_EQ_OQ)));
+}
 inline float largest(floats values) {
     __m128 x = _mm_max_ps(_mm256_extractf128_ps(values, 1), _mm256_castps256_ps128(values));
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));

@@ -83,6 +83,29 @@ def test_a_row_alone_is_the_same_as_among_others(
 @examples(40)
 @given(
     rows=st.integers(1, 20),
+    places=st.integers(60, 200),
+    threads=st.integers(1, 3),
+    kv_heads=st.integers(1, 3),
+    sharing=st.sampled_from([1, 2, 3, 4, 12, 16, 20]),
+    hole=st.booleans(),
+)
+def test_a_head_alone_is_the_same_as_beside_those_that_share_its_keys(
+    rows: int, places: int, threads: int, kv_heads: int, sharing: int, hole: bool
+) -> None:
+    of = query(rows, places, heads=kv_heads * sharing, kv_heads=kv_heads, length=32, width=32)
+    if hole:
+        of.mask[: (rows + 1) // 2, 3:9] = NOTHING
+    together = attention(of, Kind.F16, Kind.F16, threads=threads)
+    for head in {0, kv_heads * sharing - 1}:
+        keys = slice(head // sharing, head // sharing + 1)
+        alone = replace(of, q=of.q[head : head + 1], k=of.k[keys], v=of.v[keys])
+        assert np.array_equal(attention(alone, Kind.F16, Kind.F16, threads=1)[:, 0], together[:, head])
+    assert np.max(np.abs(together - wanted(of))) < 2e-3
+
+
+@examples(40)
+@given(
+    rows=st.integers(1, 20),
     places=st.integers(60, 300),
     more=st.integers(1, 300),
     rubbish=st.sampled_from([0.0, 7.0, np.nan]),
