@@ -9,6 +9,7 @@ from tests.backends.listener import ctx
 from tests.drafter.cores import opened
 from tests.drafter.test_openings import FOLLOWING
 from twd.bus.memory.bus import MemoryBroker
+from twd.drafter.core import DrafterCore
 from twd.drafter.openings import PendingSessions
 from twd.drafter.service import DrafterService
 from twd.wire.base import JobId, ModelId, SessionId
@@ -57,3 +58,14 @@ async def test_a_session_that_cannot_be_followed_is_left_to_others() -> None:
     drafter._runner = SimpleNamespace(post=lambda command: pytest.fail("there is nothing to draft with"))
     drafter._loaded = SimpleNamespace(vocab=opened([5]).vocab, follow=follow)
     assert drafter.on_session_opened(opened([5])) is None
+
+
+async def test_what_was_measured_while_others_loaded_is_not_the_pace_alone() -> None:
+    drafter: Any = DrafterService(
+        ctx(MemoryBroker()), ModelId("m"), lambda progress: pytest.fail("nothing is loaded here")
+    )
+    drafter._core, drafter._alone_ms = DrafterCore(drafter.instance, 1, 64), 45.0
+    for pace, alone in ((16.0, 16.0), (6.5, 6.5), (9.0, 6.5)):
+        drafter._core.token_ms = pace
+        drafter.tick(0.0)
+        assert (drafter.facts().token_ms, drafter.facts().alone_ms) == (pace, alone)

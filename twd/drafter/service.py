@@ -131,7 +131,8 @@ class DrafterService(ModelService[DraftModel]):
         self._unprofitable = UnprofitableTargets()
         self._proposed = 0
         self._alone_ms = 0.0
-        """Milliseconds for one draft, measured before the first session."""
+        """Milliseconds for one draft, measured before the first session; or fewer, if a later one took less, as others
+        may have loaded their models meanwhile."""
         self._plan = 0
         """How often its share of the cores has changed."""
         self._models = SessionModels()
@@ -171,8 +172,10 @@ class DrafterService(ModelService[DraftModel]):
         self._attach()
 
     def tick(self, now: float) -> Effects:
-        """Check which processes use the same cores now."""
+        """Check which processes use the same cores now, and whether drafts are quicker than they were alone."""
         self._look_at_cores()
+        if self._core is not None:
+            self._alone_ms = min(self._alone_ms, self._core.token_ms)
         return None
 
     def _look_at_cores(self) -> None:
