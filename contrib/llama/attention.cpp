@@ -19,6 +19,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 extern "C" {
@@ -385,18 +386,15 @@ bool has_rows(const ggml_tensor * of) {
     return strides_fit(of) && (floats || ggml_get_type_traits(of->type)->to_float != nullptr);
 }
 
-// The largest number that divides two.
-int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
-
 // How many heads and rows a thread takes at a time.
-struct Share {
+struct Portion {
     int64_t heads = 1, rows = 1, parts = 1;
 
     // Heads that share keys and values share the work of unpacking them, but there must be enough for all threads. One query
     // takes twice as long as unpacking.
-    Share(const Attention & of, int64_t threads) {
+    Portion(const Attention & of, int64_t threads) {
         const bool alike = of.mask == nullptr || of.mask->ne[2] == 1;
-        const int64_t sharing = alike ? common_divisor(of.heads / of.k->ne[2], of.heads / of.v->ne[2]) : 1;
+        const int64_t sharing = alike ? std::gcd(of.heads / of.k->ne[2], of.heads / of.v->ne[2]) : 1;
         int64_t least = INT64_MAX;
         for (int64_t some = 1; some <= std::min(sharing, QUERIES); ++some) {
             if (sharing % some == 0) {
@@ -488,7 +486,7 @@ void ggml_compute_forward_flash_attn_ext(const struct ggml_compute_params * para
     require_sound(of);
     const bool plain = of.q->type == GGML_TYPE_F32 && strides_fit(of.q) && has_rows(of.k) && has_rows(of.v);
     if (plain && twd_attention(of.key_length, of.value_length)) {
-        const Share each(of, params->nth);
+        const Portion each(of, params->nth);
         const int64_t groups = of.heads / each.heads;
         share(params, of.streams * groups * each.parts, [&](int64_t number) {
             const int64_t first = number % each.parts * each.rows, group = number / each.parts % groups;
