@@ -22,6 +22,7 @@ from twd.engine.target import LocalTarget
 from twd.gguf_tools.head_file import pool_problem
 from twd.gguf_tools.header import read_header
 from twd.kit.progress import Progress
+from twd.process.measuring_turn import MeasuringTurns
 from twd.wire.draft import DeviceKind
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.model import Exactness, ModelFacts
@@ -93,7 +94,8 @@ def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> Nat
     began = time.monotonic()
     progress(0.0, "reading weights")
     refuse_head(plan.path)
-    model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))
+    with MeasuringTurns().loading():
+        model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))
     try:
         return _set_up(plan, model, progress, began)
     except BaseException:

@@ -38,7 +38,7 @@ class CoreRegistry:
         self.leave()
         self.own = engine
         try:
-            _make_private(self._folder)
+            private_folder(self._folder)
             self._hold(self._folder / f"{engine.pid}-{os.urandom(4).hex()}.json", msgspec.json.encode(engine))
         except OSError as error:
             _log.info("engines of other installations are not known: %s", error)
@@ -102,12 +102,15 @@ def usual_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"twd-cores-{user}"
 
 
-def _make_private(folder: Path) -> None:
-    """Make the folder, or raise PermissionError if it belongs to another user, whose files cannot be trusted."""
+def private_folder(folder: Path | None = None) -> Path:
+    """Make the folder, or the usual one, and return it; raise PermissionError if it belongs to another user, whose
+    files cannot be trusted."""
+    folder = folder or usual_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.lstat()
     if hasattr(os, "getuid") and (folder.is_symlink() or found.st_uid != os.getuid()):
         raise PermissionError(f"{folder} belongs to somebody else")
+    return folder
 
 
 def this_engine(name: str, part: EngineRole, model: str, asked: int, cards: tuple[str, ...] = ()) -> Engine:

@@ -11,6 +11,7 @@ import numpy as np
 
 from twd.engine.context import BatchTokens
 from twd.kit.json_cache import file_name, recall, remember
+from twd.process.measuring_turn import MeasuringTurns
 from twd.stage.engine import SliceEngine
 from twd.stage.server import HeldSlice
 from twd.wire.model import CostPoint
@@ -87,8 +88,11 @@ def remembered(folder: Path, about: tuple[str, ...], held: HeldSlice, take: Call
     timing = recall(own, SliceTiming)
     if timing is None and (other := recall(any_slice, SliceTiming)) is not None:
         timing = other.of(held)
-    if timing is None:
+    if timing is not None:
+        return timing
+    with MeasuringTurns().measuring() as undisturbed:
         timing = take()
+    if undisturbed:
         remember(own, timing)
         remember(any_slice, timing)
     return timing

@@ -3,6 +3,7 @@ under the same conditions before, that measurement is read from disk."""
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from twd.decoding.batches import WidthPadding
 from twd.decoding.cost import CostCurve
@@ -16,6 +17,7 @@ from twd.engine.measuring.steps import keep_step
 from twd.engine.target import LocalTarget
 from twd.kit.json_cache import recall, remember
 from twd.kit.progress import Progress
+from twd.process.measuring_turn import MeasuringTurns
 from twd.wire.model import CostPoint, Exactness
 
 _log = logging.getLogger("twd.engine")
@@ -51,12 +53,19 @@ def _known_or_new(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progres
         if known.rows is not None:
             known.rows.leave(target.context)
         return farther(known, way_ms)
-    found = measure_now(plan, exact, target, progress)
+    with MeasuringTurns().measuring() as undisturbed:
+        found = measure_now(plan, exact, target, progress)
+    if undisturbed:
+        _keep(kept, plan, target, found, way_ms, where)
+    return found
+
+
+def _keep(kept: Path, plan: LoadPlan, target: LocalTarget, found: Measurement, way_ms: float, where: str) -> None:
+    assert plan.memory is not None
     remember(kept, farther(found, -way_ms))
     alone = _only_device(plan, target) if not where else None  # otherwise other machines or a disk took part
     if alone is not None:
         keep_step(plan.memory, plan.path, found.cost, alone)
-    return found
 
 
 def measure_now(plan: LoadPlan, exact: ExactPlan, target: LocalTarget, progress: Progress) -> Measurement:

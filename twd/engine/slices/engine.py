@@ -31,6 +31,7 @@ from twd.gguf_tools.inspect import inspect
 from twd.gguf_tools.slice_layout import SliceFacts, facts_of
 from twd.gguf_tools.slice_table import RULES
 from twd.kit.progress import Progress, unheard
+from twd.process.measuring_turn import MeasuringTurns
 from twd.wire.failures import FailureCode, TwdError
 
 _log = logging.getLogger("twd.engine")
@@ -127,7 +128,8 @@ class StageEngine:
             head=plan.own_head and plan.head and not plan.expert_bytes,
             host_tensors=(_STAND_IN,) if plan.gpu_layers and not plan.head else (),
         )
-        model = LoadedGguf.load(settings, lambda share: progress(0.9 * share, "reading weights"))
+        with MeasuringTurns().loading():
+            model = LoadedGguf.load(settings, lambda share: progress(0.9 * share, "reading weights"))
         try:
             facts = _facts(model, plan)
             exact = _exact_plan(model, facts, plan)
