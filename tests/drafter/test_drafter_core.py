@@ -258,3 +258,16 @@ def test_on_cores_of_stages_a_prompt_is_read_after_the_first_token() -> None:
     assert not core.waiting()
     core.accept(event.job, 3, [7])
     assert core.waiting()
+
+
+def test_told_that_the_prompt_is_nearly_read_it_begins_before_the_first_token() -> None:
+    core = DrafterCore(ME, slots=2, ctx_size=256)
+    event = replace(opened([5, 6, 7]), reading=True)
+    core.open(event, DraftRules(TruePicker()), beside=False, yields=True)
+    core.grant(DraftGranted(session=event.session, drafter=ME, credit=4))
+    assert not core.waiting(), "a new credit alone changes nothing"
+    core.grant(DraftGranted(session=event.session, drafter=ME, credit=4, reads=True))
+    give_slots(core)
+    for _ in range(3):
+        step(core)
+    assert tokens(core) == text_of([5, 6, 7], 3)

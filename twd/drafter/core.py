@@ -101,6 +101,7 @@ class DrafterCore:
         if draft is not None and event.drafter == self.name:
             draft.credit, draft.floor = event.credit, event.floor
             draft.told_rest = False
+            draft.waits = draft.waits and not event.reads
 
     def accept(self, job: JobId, at: int, tokens: Sequence[int]) -> None:
         """Take accepted tokens: keep the drafts that agree and drop the others."""

@@ -121,6 +121,8 @@ class DraftGranted(Event, frozen=True, tag="twd.v1.draft.granted"):
     credit: Credit
     floor: Share = 0.3
     model: ModelId = ModelId("")
+    reads: bool = False
+    """It may read the prompt now, although it shares the target's cores: the target is nearly done with it."""
 
 
 class DrafterAttached(Event, frozen=True, tag="twd.v1.drafter.attached"):

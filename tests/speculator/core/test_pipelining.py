@@ -13,7 +13,7 @@ from twd.speculator.core import pipelining
 from twd.speculator.core.pipelining import best_width, chunk_rows, drafts_together, groups, sessions_together, span
 from twd.speculator.drafters.drafter_link import AttachedDrafter
 from twd.wire.base import InstanceId, JobId, NodeId
-from twd.wire.draft import DraftProposed
+from twd.wire.draft import DraftGranted, DraftProposed
 from twd.wire.job import JobFailed, JobFinished, JobStarted, Speculation, TokensAccepted
 from twd.wire.model import CostPoint
 from twd.wire.prefix import prefix_hash
@@ -71,6 +71,21 @@ def test_a_long_prompt_is_read_with_several_chunks_in_flight() -> None:
     driver.run()
     assert target.most >= 2
     assert driver.tokens("long") == text_of([3] * 200, 3)
+
+
+@pytest.mark.parametrize("yields", [True, False])
+def test_drafters_on_cores_of_stages_read_a_prompt_when_its_last_chunk_has_left(yields: bool) -> None:
+    target = FakePipeline(n_slots=1)
+    core = make_core(target)
+    core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=False, yields=yields), 0.0)
+    driver = Driver(core, target)
+    driver.submit(job(max_tokens=3), [3] * 200)
+    while not any(isinstance(event, TokensAccepted) for event in driver.told):
+        driver.turn()
+    told = [event for event in driver.told if isinstance(event, DraftGranted | TokensAccepted)]
+    grants = [event for event in told if isinstance(event, DraftGranted) and event.reads]
+    assert [(event.drafter, event.credit > 0) for event in grants] == ([("d", True)] if yields else [])
+    assert not yields or told[0] is grants[0], "before the first token"
 
 
 def perfect(driver: Driver) -> None:

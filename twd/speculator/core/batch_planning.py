@@ -40,6 +40,8 @@ class NextStep:
     wake_at: float | None = None
     under_way: bool = False
     """Whether results are to be collected, of these windows or of earlier ones."""
+    read: list[Session] = field(default_factory=list)
+    """The sessions of a pipeline whose whole prompt is on its way now."""
 
     def wait(self, until: float) -> None:
         """Wait until then at most."""

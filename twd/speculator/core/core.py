@@ -254,6 +254,8 @@ class SpeculatorCore:
     def plan(self, now: float) -> NextStep:
         """Returns the windows of the next pass, or the time until which to wait."""
         plan = self._planner.plan(now)
+        for session in plan.read:
+            self._out.tell_all(self.drafter_pool.grant_reading(session))
         if not plan.windows:
             wakes = [session.deadline for session in self.by_job.values()]
             wakes += [plan.wake_at] if plan.wake_at is not None else []

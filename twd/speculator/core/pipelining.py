@@ -290,6 +290,8 @@ class PipelinePlanner(StepPlanner):
         self._read_on(plan, session, rows)
         self._due(plan, [session], now)
         self._prompts_turn = False
+        if not session.prefilling:
+            plan.read.append(session)
 
     def _follow(self, plan: NextStep, running: list[Session], now: float) -> None:
         """Add a window that assumes that all drafts in flight are accepted, for the session that wins most by it."""

@@ -266,6 +266,18 @@ class DrafterPool:
                 grants.append(DraftGranted(session=session.id, drafter=name, credit=credit, floor=floor))
         return grants
 
+    def grant_reading(self, session: Session) -> list[DraftGranted]:
+        """Let the drafters that share cores with stages read the prompt; returns the grants."""
+        grants = []
+        for name, link in session.links.items():
+            drafter = self.drafters.get(name)
+            if drafter is not None and drafter.yields and link.credit:
+                link.floor = self._floor(session, drafter)
+                grants.append(
+                    DraftGranted(session=session.id, drafter=name, credit=link.credit, floor=link.floor, reads=True)
+                )
+        return grants
+
     def _floor(self, session: Session, drafter: AttachedDrafter) -> float:
         """Returns how sure its drafts must be. A drafter elsewhere drafts during passes, so its drafts cost nothing."""
         if not drafter.beside:
