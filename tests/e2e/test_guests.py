@@ -77,4 +77,4 @@ def test_a_guest_serves_and_when_it_is_killed_the_text_goes_on(house: Installed,
             assert "127-0-0-1" in house.twd("plan").stdout
             assert struck(client, pid, SIGKILL) == alone
         wait_until(lambda: lies_on_the_guest(house) is False, "it serves at home", timeout_s=120)
-        assert "127-0-0-1 is left out: " in house.twd("plan").stdout
+        wait_until(lambda: "127-0-0-1 is left out: " in house.twd("plan").stdout, "the plan says why", timeout_s=30)
