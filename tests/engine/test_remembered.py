@@ -38,7 +38,7 @@ def test_the_second_load_measures_nothing(
     tiny = LoadPlan(model=ModelId("tiny"), path=q4_path, ctx_size=128, parallel=1, threads=1, memory=tmp_path)
     plan = replace(tiny, test=test, timed=True)
     load_native(replace(plan, test=not test), lambda *_: None).close()
-    assert len(list(tmp_path.glob("measured-*"))) == 1, "what was only timed says nothing of the other"
+    assert len(list(tmp_path.glob("timed-*"))) == 1, "what was only timed says nothing of the other"
     first = load_native(plan, lambda *_: None)
     first.close()
     monkeypatch.setattr(at_load, "measure_now", lambda *_: pytest.fail("it was measured again"))

@@ -84,7 +84,7 @@ def remembered(folder: Path, about: tuple[str, ...], held: HeldSlice, take: Call
     """Return the times measured before under the same conditions, of this slice or else of another one of the model;
     else measure now. A stage that replaces a lost one must be quick, and one that changes its layers must not disturb
     running sessions."""
-    own, any_slice = (folder / file_name("stage", parts) for parts in ((*about, str(held)), about))
+    own, any_slice = (folder / file_name("slice", parts) for parts in ((*about, str(held)), about))
     timing = recall(own, SliceTiming)
     if timing is None and (other := recall(any_slice, SliceTiming)) is not None:
         timing = other.of(held)

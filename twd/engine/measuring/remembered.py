@@ -51,7 +51,7 @@ class Circumstances:
     @property
     def name(self) -> str:
         """A file name for these conditions."""
-        return file_name("measured", self)
+        return file_name("timed", self)
 
 
 def circumstances(
