@@ -109,11 +109,8 @@ class MemberStore:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.home / f".{FILE_NAME}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            give_up = time.monotonic() + LOCK_PATIENCE_S
-            while not platform.try_lock(descriptor):
-                if time.monotonic() > give_up:
-                    raise TwdError(FailureCode.BUSY, f"another process changes {self.path}; try again")
-                time.sleep(0.01)
+            if not platform.lock_within(descriptor, LOCK_PATIENCE_S):
+                raise TwdError(FailureCode.BUSY, f"another process changes {self.path}; try again")
             yield
         finally:
             os.close(descriptor)

@@ -152,12 +152,9 @@ class StateFolder:
         Returns the descriptor of the lock file.
         """
         descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-        give_up = time.monotonic() + LOCK_PATIENCE_S  # `running` holds the lock for an instant
-        while not platform.try_lock(descriptor):
-            if time.monotonic() > give_up:
-                os.close(descriptor)
-                raise AlreadyRunning(self.path, self.read_instance()[0])
-            time.sleep(0.05)
+        if not platform.lock_within(descriptor, LOCK_PATIENCE_S, 0.05):  # `held` has the lock for an instant
+            os.close(descriptor)
+            raise AlreadyRunning(self.path, self.read_instance()[0])
         return descriptor
 
     def held(self) -> bool:

@@ -57,14 +57,6 @@ class MeasuringTurns:
             yield True
             return
         try:
-            yield self._wait(held, shared)
+            yield platform.lock_within(held, WAIT_S, _PAUSE_S, shared=shared, clock=self._clock, pause=self._pause)
         finally:
             os.close(held)
-
-    def _wait(self, held: int, shared: bool) -> bool:
-        end = self._clock() + WAIT_S
-        while not platform.try_lock(held, shared=shared):
-            if self._clock() >= end:
-                return False
-            self._pause(_PAUSE_S)
-        return True

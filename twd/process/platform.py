@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
@@ -245,6 +246,24 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def lock_within(
+    descriptor: int,
+    patience_s: float,
+    look_s: float = 0.01,
+    *,
+    shared: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Lock an open file as soon as other processes let it go; returns False if one still has it after so long."""
+    give_up = clock() + patience_s
+    while not try_lock(descriptor, shared=shared):
+        if clock() >= give_up:
+            return False
+        pause(look_s)
     return True
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,11 +146,8 @@ class KeyStore:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.path.with_name(f".{FILE_NAME}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            give_up = time.monotonic() + LOCK_PATIENCE_S
-            while not platform.try_lock(descriptor):
-                if time.monotonic() > give_up:
-                    raise TwdError(FailureCode.BUSY, f"another process changes {self.path}; try again")
-                time.sleep(0.01)
+            if not platform.lock_within(descriptor, LOCK_PATIENCE_S):
+                raise TwdError(FailureCode.BUSY, f"another process changes {self.path}; try again")
             yield
         finally:
             os.close(descriptor)

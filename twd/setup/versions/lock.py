@@ -1,7 +1,6 @@
 """One change of versions at a time."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -18,11 +17,8 @@ def alone(folder: VersionsFolder, patience_s: float = 0.0) -> Iterator[None]:
     """Change versions while nobody else does; raises VersionProblem where somebody else still does."""
     descriptor = os.open(folder.prefix / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        give_up = time.monotonic() + patience_s
-        while not platform.try_lock(descriptor):
-            if time.monotonic() >= give_up:
-                raise VersionProblem(f"another command changes the versions in {folder.prefix} now; try again later")
-            time.sleep(LOOK_S)
+        if not platform.lock_within(descriptor, patience_s, LOOK_S):
+            raise VersionProblem(f"another command changes the versions in {folder.prefix} now; try again later")
         yield
     finally:
         os.close(descriptor)
