@@ -202,3 +202,17 @@ async def test_a_holder_is_lost_when_it_is_silent_at_two_looks_in_a_row(monkeypa
     assert not await second.turn()
     assert await second.turn()
     assert not await first.turn()
+
+
+async def test_a_reader_keeps_its_claim_until_the_others_know_what_it_has(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twd.swarm.hub.pulls.LAST_NEWS_S", 600.0)
+    async with world_in(tmp_path) as world:
+        await world.machine("a")
+        await wish(world, "a")
+        await world.until(PullFinished)
+        other = HubClaim(world.broker.connect("other"), InstanceId("other"), sha256(DATA))
+        assert not await other.turn()
+        await world.services.pop("a").stop()
+        assert await other.turn()

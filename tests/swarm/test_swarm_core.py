@@ -172,6 +172,30 @@ def test_a_hub_is_asked_only_for_what_no_machine_has() -> None:
     assert by_hub == {6, 7}
 
 
+def test_the_hub_is_needed_for_what_no_machine_sends() -> None:
+    one = sampler(4)
+    assert one.needs_hub(0.0)
+    one.join("machine")
+    one.tell("machine", [0, 1, 2])
+    assert one.needs_hub(0.0)
+    one.tell("machine", [3])
+    assert not one.needs_hub(0.0)
+    requests = one.decide(0.0)
+    assert not one.needs_hub(0.0)
+    assert one.needs_hub(SILENT_S)
+    one.failed(requests[0], 0.1)
+    assert one.needs_hub(0.1)
+
+
+def test_the_hub_is_needed_where_no_hash_is_known() -> None:
+    one = Picker(2, MIB, range(2), random.Random(0).randrange, known=[0])
+    one.join("machine")
+    one.tell("machine", [0, 1])
+    assert one.needs_hub(0.0)
+    one.hashed(1)
+    assert not one.needs_hub(0.0)
+
+
 def test_a_hub_is_asked_where_a_machine_fails() -> None:
     one = hub_and_peer(8)
     (request,) = one.decide(0.0)

@@ -290,9 +290,13 @@ class Picker:
         """Return the units that come so slowly that this source would probably send them sooner."""
         least = SILENT_S if source.defines else LATE_S
         patience = max(least, 2 * self.unit_bytes / source.pace if source.pace else 0.0)
-        running = (request for other in self.sources.values() for request in other.requests)
-        late = (request for request in running if now - request.began >= patience)
-        return _mask(self.units, (index for request in late for index in request.open))
+        return self._asked_since(now - patience)
+
+    def _asked_since(self, begin: float) -> Mask:
+        """Return the units of the requests that run since `begin` or longer."""
+        running = (request for source in self.sources.values() for request in source.requests)
+        early = (request for request in running if request.began <= begin)
+        return _mask(self.units, (index for request in early for index in request.open))
 
     def _length(self, source: Known, sources: int) -> int:
         """Return the number of units for one request, by the source's speed, and so that all sources have work."""
@@ -318,6 +322,11 @@ class Picker:
         while end < min(self.units, begin + length) and free[end]:
             end += 1
         return begin, end - begin
+
+    def needs_hub(self, now: float) -> bool:
+        """Return whether a unit is missing that no machine sends, or one that comes slowly."""
+        late = self._asked_since(now - SILENT_S)
+        return bool((self._missing & (late | ~self._elsewhere(now))).any())
 
     def reachable(self) -> bool:
         """Return whether some source has or fetches each missing unit."""

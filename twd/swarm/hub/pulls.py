@@ -38,6 +38,8 @@ AT_ONCE: Final = 2
 """So many files of this machine are on their way at once; the others wait."""
 REST_S: Final = 30.0
 """After a hub refused a file, this machine lets the others try for so many seconds."""
+LAST_NEWS_S: Final = 1.0
+"""A reader keeps its claim for so many seconds after the last unit, until the others know that it has it."""
 FILES_MAX: Final = 512
 log = logging.getLogger("twd.swarm")
 
@@ -212,8 +214,8 @@ class HubPulls:
         transfer = job.transfer
         if not transfer.begun or job.opening or time.monotonic() < job.rests_until:
             return
-        if not transfer.pull.sampler.left:
-            await job.claim.release()
+        if not transfer.pull.needs_hub():
+            await job.claim.keep()
         elif job.claim.held and not transfer.uses_hub:
             await self._refused(job, transfer.pull.nobody())
         elif await job.claim.turn():
@@ -243,20 +245,28 @@ class HubPulls:
     # -- how it goes ---------------------------------------------------------------------------------
 
     async def _run(self, job: _Job) -> None:
-        failure: Failure | None = None
+        try:
+            failure = await self._transfer(job)
+            self._tell_end(job, failure)
+            if failure is None:
+                await job.claim.keep()
+                await asyncio.sleep(LAST_NEWS_S)
+        finally:
+            await job.claim.release()
+
+    async def _transfer(self, job: _Job) -> Failure | None:
         try:
             async with self._slots:
                 await job.transfer.run()
         except TwdError as error:
-            failure = error.failure
+            return error.failure
         except OSError as error:
-            failure = Failure(code=FailureCode.INTERNAL, message=f"{job.transfer.target}: {error}")
+            return Failure(code=FailureCode.INTERNAL, message=f"{job.transfer.target}: {error}")
         finally:
             self._running.pop(job.file.sha256, None)
             self._work.pop(job.file.sha256, None)
-            await job.claim.release()
             await job.client.close()
-        self._tell_end(job, failure)
+        return None
 
     def _tell_end(self, job: _Job, failure: Failure | None) -> None:
         if failure is None:

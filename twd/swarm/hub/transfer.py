@@ -89,6 +89,10 @@ class HubPull(Pull):
         if self._alone and not self._sources and self.sampler.left:
             self.give_up(self.nobody())
 
+    def needs_hub(self) -> bool:
+        """Return whether a unit is missing that no other machine has."""
+        return self.sampler.needs_hub(asyncio.get_running_loop().time())
+
     def nobody(self) -> TwdError:
         """Return the error for a file that no source gives, with what the sources said."""
         return self._nobody()
