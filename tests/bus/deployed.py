@@ -3,7 +3,6 @@
 import atexit
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from twd.bus.broker import server_binary
 from twd.bus.nats.bus import NatsBus
 from twd.bus.nats.states import OnEvent, log_event
 from twd.bus.permissions import ROLE_NAMES
+from twd.net.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
 
@@ -110,8 +110,7 @@ class Deployment:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody uses now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in sockets]
-    for one in sockets:
-        one.close()
+    ports: list[int] = []
+    while len(ports) < count:
+        ports.append(free_port(promised=ports))
     return ports

@@ -5,7 +5,9 @@ import socket
 import subprocess
 import sys
 
-from twd.net.ports import free_port, listening_below, listens_on
+import pytest
+
+from twd.net.ports import PORTS, free_port, listening_below, listens_on
 
 WAITS = "import sys; print('here', flush=True); sys.stdin.read()"
 LISTENS = """
@@ -27,6 +29,16 @@ def started(script: str) -> tuple["subprocess.Popen[str]", str]:
 def test_a_free_port_can_be_had_and_one_that_is_taken_is_not_given() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as held:
         assert free_port() != held.getsockname()[1]
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_get() -> None:
+    assert {free_port() for _ in range(20)} <= set(PORTS)
+
+
+def test_a_port_that_is_promised_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("twd.net.ports.PORTS", range(20_000, 20_002))
+    monkeypatch.setattr("twd.net.ports.PORT_TRIES", 2)
+    assert free_port(promised=range(20_000, 20_002)) not in range(20_000, 20_002)
 
 
 def test_only_those_that_take_connections_are_found() -> None:

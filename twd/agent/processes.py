@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from twd.agent.running import ManagedProcess
 from twd.kit.clock import Clock
 from twd.net.addresses import is_loopback, told_host
 from twd.net.delay_proxy import DelayProxy
-from twd.net.ports import bindable_port
+from twd.net.ports import bindable_port, free_port
 from twd.private_file import write_private
 from twd.process.fork_server import OURS, ForkServer, ForkServerHandle
 from twd.process.hang import policy_of
@@ -56,9 +55,6 @@ PROCESSES_MAX: Final = 32
 ADMITTED_MAX: Final = 64
 HEALTHY_S: Final = 3.0
 """A worker that ran for so many seconds before it was killed is restarted at once, however often that happens."""
-PORTS: Final = range(20_000, 32_768)
-"""Ports for processes: below those that Linux gives to outgoing connections."""
-PORT_TRIES: Final = 64
 
 
 class ManagedProcesses:
@@ -321,8 +317,8 @@ class ManagedProcesses:
     def _leave_taken_port(self, running: ManagedProcess) -> None:
         """If another program took a stage's port while it loaded, choose another one for its next start."""
         try:
-            _bound(running.host, running.port)
-        except TwdError:
+            bindable_port(running.host, running.port)
+        except OSError:
             with contextlib.suppress(TwdError):  # this machine has lost the address: no port is free there
                 running.port = self._stage_port()
                 running.child.spec = replace(running.child.spec, argv=on_port(running.child.spec.argv, running.port))
@@ -357,27 +353,10 @@ def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> Pro
 def _free_port(host: str, port: int, promised: Collection[int]) -> int:
     """Return the requested port, or a free one for 0; raises where it is in use, or belongs to a process that
     starts."""
-    if not port:
-        return _unused_port(host, promised)
     if port in promised:
         raise _taken(host, port, "it belongs to a process that starts")
-    return _bound(host, port)
-
-
-def _unused_port(host: str, promised: Collection[int]) -> int:
-    """Return a free port that the system gives to no outgoing connection before the process listens on it."""
-    for port in random.sample(PORTS, PORT_TRIES):
-        if port not in promised:
-            with contextlib.suppress(OSError):
-                return bindable_port(host, port)
-    while (found := _bound(host, 0)) in promised:
-        continue
-    return found
-
-
-def _bound(host: str, port: int) -> int:
     try:
-        return bindable_port(host, port)
+        return bindable_port(host, port) if port else free_port(host, promised)
     except OSError as error:
         raise _taken(host, port, str(error.strerror)) from None
 

@@ -1,9 +1,11 @@
 """Ports of this machine: which are free, and which processes listen."""
 
+import contextlib
 import os
+import random
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import psutil
@@ -11,12 +13,21 @@ import psutil
 from twd.net.addresses import bare_host
 
 LOOPBACK: Final = "127.0.0.1"
+PORTS: Final = range(20_000, 32_768)
+"""Ports for processes: below those that Linux gives to outgoing connections."""
+PORT_TRIES: Final = 64
 
 
-def free_port() -> int:
-    """Return a port of loopback that is free now."""
-    with socket.create_server((LOOPBACK, 0)) as held:
-        return int(held.getsockname()[1])
+def free_port(host: str = LOOPBACK, promised: Collection[int] = ()) -> int:
+    """Return a free port, none of `promised`, that the system gives to no outgoing connection before a process
+    listens on it. Raises OSError if there is none at this host."""
+    for port in random.SystemRandom().sample(PORTS, PORT_TRIES):
+        if port not in promised:
+            with contextlib.suppress(OSError):
+                return bindable_port(host, port)
+    while (found := bindable_port(host, 0)) in promised:
+        continue
+    return found
 
 
 def bindable_port(host: str, port: int) -> int:

@@ -80,7 +80,8 @@ def worker_process(*arguments: str, log: Path = Path(os.devnull)) -> Iterator[tu
     with log.open("wb") as out:
         worker = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=out)
     try:
-        wait_until(lambda: answers(port), "the worker answers", 60)
+        wait_until(lambda: worker.poll() is not None or answers(port), "the worker answers", 60)
+        assert worker.poll() is None, f"the worker ended: {log.read_text()}"
         yield port, worker
     finally:
         worker.kill()
