@@ -101,6 +101,9 @@ function(twd_add_kernels)
     endforeach()
     target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/trusting_ops.cpp" "${TWD_KERNELS_FOLDER}/scan_snapshots.cpp")
     twd_add_experts()
+    target_sources(ggml-cpu PRIVATE "${TWD_KERNELS_FOLDER}/threads.cpp")
+    set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.cpp" TARGET_DIRECTORY ggml-cpu
+                 APPEND PROPERTY COMPILE_DEFINITIONS ggml_graph_compute=twd_graph_compute)
     if(NOT MSVC) # experts chosen by another machine's graph: only an `assert` looks whether there are so many
         set_property(SOURCE "${PROJECT_SOURCE_DIR}/src/ggml-cpu/ggml-cpu.c" TARGET_DIRECTORY ggml-cpu
                      APPEND PROPERTY COMPILE_OPTIONS "-UNDEBUG")

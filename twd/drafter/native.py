@@ -15,6 +15,7 @@ from twd.drafter.told_experts import Chosen
 from twd.engine.experts.choices import remembers_choices
 from twd.engine.load_plan import LoadPlan
 from twd.engine.loading import NativeModel, load_native
+from twd.engine.pass_threads import keep_all_threads
 from twd.kit.progress import Progress
 from twd.kit.service import ServiceContext
 from twd.process.compute import wanted_layers
@@ -127,7 +128,9 @@ def loader(name: ModelId, drafter: DrafterConfig, ctx_size: int, memory: Path) -
 
     def load(progress: Progress) -> NativeDraftModel:
         plan = load_plan(name, drafter, ctx_size, memory)
-        return NativeDraftModel(load_native(replace(plan, remember=remembers_choices(plan.path)), progress))
+        loaded = NativeDraftModel(load_native(replace(plan, remember=remembers_choices(plan.path)), progress))
+        keep_all_threads(True)  # the service itself finds out how many are best, and tries more than planned, too
+        return loaded
 
     return load
 

@@ -17,6 +17,7 @@ from twd.engine.heads.named import load_head, refuse_head
 from twd.engine.load_plan import LoadPlan, load_options, wanted_context
 from twd.engine.measuring.at_load import find_measurement, use_cost
 from twd.engine.model import LoadedGguf, ModelLoadOptions, cards_of
+from twd.engine.pass_threads import keep_all_threads
 from twd.engine.rollback.find import FoundUndo, open_undoable
 from twd.engine.target import LocalTarget
 from twd.gguf_tools.head_file import pool_problem
@@ -93,6 +94,7 @@ def load_native(plan: LoadPlan, progress: Progress) -> NativeModel:
 def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> NativeModel:
     began = time.monotonic()
     progress(0.0, "reading weights")
+    keep_all_threads(plan.threads > 0)
     refuse_head(plan.path)
     with MeasuringTurns().loading():
         model = LoadedGguf.load(settings, lambda share: progress(0.8 * share, "reading weights"))

@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from twd.engine.experts.facts import expert_facts
+from twd.engine.pass_threads import with_threads_in_use
 from twd.speculator.core.core import SpeculatorCore
 from twd.speculator.drafters.registry import pace_of
 from twd.speculator.targets.loaded import LoadedModel
@@ -16,7 +17,7 @@ def facts_of(core: SpeculatorCore, loaded: LoadedModel, share: CoreFacts | None,
     return SpeculatorFacts(
         model=core.identity.model,
         ready=ready,
-        core_share=share,
+        core_share=with_threads_in_use(share),
         file=facts.file,
         architecture=facts.architecture,
         quantization=facts.quantization,

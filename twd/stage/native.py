@@ -14,6 +14,7 @@ from twd.engine.experts.choose import experts_in_memory
 from twd.engine.experts.layout import expert_layout
 from twd.engine.experts.stream import ExpertStream
 from twd.engine.model import ModelLoadOptions, offloads
+from twd.engine.pass_threads import keep_all_threads
 from twd.engine.slices.engine import StageEngine, StagePlan
 from twd.engine.slices.report import CheckedText
 from twd.gguf_tools.header import read_header
@@ -109,6 +110,7 @@ def load_slice(plan: SlicePlan, progress: Progress) -> LoadedSlice:
     """Cut the slice unless it is here already, load it, measure its passes; return it."""
     began = time.monotonic()
     assert plan.folder is not None
+    keep_all_threads(plan.stage.threads > 0)
     path, hash_, wanted = _slice_of(plan, lambda share: progress(_CUT * share, "cutting the slice"))
     layers = wanted.layers
     wanted = replace(wanted, path=path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from twd.engine.experts.facts import expert_facts
+from twd.engine.pass_threads import with_threads_in_use
 from twd.kit.service import Effects, Reply, Service, ServiceContext
 from twd.kit.tasks import in_a_thread_of_its_own, soon
 from twd.process.core_registry import OwnCores
@@ -225,7 +226,7 @@ class StageService(Service):
 
     def facts(self) -> StageFacts:
         """Return the facts of this stage for its lease."""
-        share = self._cores.facts() if self._cores is not None else None
+        share = with_threads_in_use(self._cores.facts() if self._cores is not None else None)
         if self._ready is None or self._server is None:
             return StageFacts(model=self.model, core_share=share)
         membership = self._server.membership

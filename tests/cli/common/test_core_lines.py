@@ -44,6 +44,12 @@ def test_texts_give_way_to_nobody_and_need_no_check() -> None:
     assert line == "stage big on box: 1 thread, on the cores of drafter quick"
 
 
+def test_fewer_threads_are_told_with_their_reason() -> None:
+    stage = StageFacts(model=ModelId("big"), core_share=CoreFacts(threads=8, in_use=6))
+    (line,) = shared_lines([lease("stage", facts=stage)])
+    assert line == "stage big on box: 8 threads (6 in use: other programs take cores)"
+
+
 def test_other_services_share_no_cores() -> None:
     assert share_of(lease("drafter", facts=DrafterLeaseFacts())) is None
     assert share_of(lease("edge")) is None

@@ -23,12 +23,12 @@ def share_of(lease: ServiceLease) -> CoreFacts | None:
 
 
 def shared_lines(leases: Iterable[ServiceLease]) -> list[str]:
-    """One line for each process that shares its cores."""
+    """One line for each process that shares its cores, or computes with fewer threads than planned."""
     found = ((lease, share_of(lease)) for lease in leases)
     return [
         f"{_named(lease)}: {in_words(share)}{_cost(lease)}"
         for lease, share in found
-        if share is not None and share.beside
+        if share is not None and (share.beside or share.in_use)
     ]
 
 
@@ -54,7 +54,10 @@ def in_words(share: CoreFacts | CoreShare) -> str:
     if share.on_card:
         return f"on the card of {_listed(share.beside)}" if share.beside else "on a card of its own"
     with_whom = f", on the cores of {_listed(share.beside)}" if share.beside else ""
-    return f"{count(share.threads, 'thread')}{with_whom}{', to whom it gives way' if share.yields else ''}"
+    fewer = (
+        f" ({share.in_use} in use: other programs take cores)" if isinstance(share, CoreFacts) and share.in_use else ""
+    )
+    return f"{count(share.threads, 'thread')}{fewer}{with_whom}{', to whom it gives way' if share.yields else ''}"
 
 
 def _listed(beside: Sequence[str]) -> str:

@@ -36,6 +36,8 @@ class CoreFacts(Part, frozen=True):
     """It computes only when those leave the cores idle."""
     on_card: bool = False
     """Those compute on the same graphics card, not on the same cores."""
+    in_use: Count = 0
+    """How many threads passes use now, as all of them would wait for a core that another program has; 0: all."""
 
 
 class StreamedExperts(Part, frozen=True, omit_defaults=False):
