@@ -72,6 +72,8 @@ function(twd_add_snapshots)
                  llm_arch_supports_rs_rollback=llm_arch_supports_rs_rollback_of_llama)
     set_property(SOURCE "${source}/models/mamba-base.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
                  build_mamba_layer=build_mamba_layer_of_llama)
+    set_property(SOURCE "${source}/models/delta-net-base.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
+                 build_conv_state=build_conv_state_of_llama)
     set_property(SOURCE "${source}/llama-context.cpp" TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_DEFINITIONS
                  n_tensors=twd_graph_tensors)
     message(STATUS "twd: llama keeps snapshots of more recurrent states")

@@ -3,6 +3,9 @@
 // llama.cpp's graphs of Mamba-2 and of gated delta nets keep states to roll back to; it lets only some of the architectures
 // that have such layers use them. Its graph of Mamba-1 keeps none: that one is built here. It puts the state after each of the
 // last tokens where llama_memory_recurrent expects it: planes of `get_size()` rows, the latest state in the first.
+//
+// Of the columns that a gated delta net's convolution reads next, llama.cpp writes every plane in every pass, however few
+// tokens it has. Here a pass writes as many as it has tokens: for a single token that is most of the cost of snapshots.
 
 // llama-context.cpp is compiled with this name, too (kernels.cmake), so it asks for our number.
 #define n_tensors twd_graph_tensors
@@ -35,6 +38,23 @@ bool is_mamba(llm_arch arch) {
     }
 }
 
+struct Kept {
+    int64_t before, width, sequences; // what the convolution sees of the tokens before, of how many numbers
+    int64_t tokens, kept;             // of each sequence in this pass, and after how many of them
+    int64_t head, plane;              // the first row of the sequences, and the rows of a plane
+};
+
+// Copies the columns after each of the last tokens into the cache, the latest into its first plane.
+void keep_columns(ggml_context * context, ggml_cgraph * graph, ggml_tensor * columns, ggml_tensor * past, const Kept & of) {
+    for (int64_t later = 0; later < of.kept; ++later) {
+        ggml_tensor * last = ggml_view_3d(context, columns, of.before, of.width, of.sequences, columns->nb[1], columns->nb[2],
+                                          (of.tokens - later) * columns->nb[0]);
+        ggml_tensor * to = ggml_view_2d(context, past, of.before * of.width, of.sequences, past->nb[1],
+                                        size_t(later * of.plane + of.head) * past->nb[1]);
+        ggml_build_forward_expand(graph, ggml_cpy(context, last, to));
+    }
+}
+
 } // namespace
 
 bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
@@ -45,6 +65,19 @@ bool llm_arch_supports_rs_rollback(const llm_arch & arch) {
 size_t llama_model::twd_graph_tensors() const {
     const bool many = is_mamba(arch) || arch == LLM_ARCH_NEMOTRON_H || arch == LLM_ARCH_NEMOTRON_H_MOE;
     return (many ? 2 : 1) * tensors_by_name.size();
+}
+
+// The columns that the convolution of a gated delta net reads. The last ones stay for the next pass: those after the last
+// token in the first plane, those after the one before in the second, and so on.
+ggml_tensor * llm_build_delta_net_base::build_conv_state(llm_graph_input_rs * inp, ggml_tensor * past, ggml_tensor * mixed,
+                                                         int64_t kernel, int64_t width, int) {
+    const int64_t head = inp->mctx->get_head(), plane = inp->mctx->get_size();
+    const int64_t tokens = ubatch.n_seq_tokens, sequences = ubatch.n_seqs, before = kernel - 1;
+    const int64_t kept = std::min<int64_t>(tokens, int64_t(cparams.n_rs_seq) + 1);
+    ggml_tensor * columns = ggml_reshape_3d(ctx0, build_rs(inp, past, hparams.n_embd_r(), sequences), before, width, sequences);
+    columns = ggml_concat(ctx0, columns, ggml_transpose(ctx0, mixed), 0);
+    keep_columns(ctx0, gf, columns, past, {before, width, sequences, tokens, kept, head, plane});
+    return columns;
 }
 
 ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, ggml_tensor * cur, const llama_model & model,
@@ -68,13 +101,7 @@ ggml_tensor * llm_build_mamba_base::build_mamba_layer(llm_graph_input_rs * inp, 
     // The convolution sees the columns before the first token, and leaves the last ones for the next pass.
     ggml_tensor * columns = ggml_reshape_3d(ctx0, build_rs(inp, past, hparams.n_embd_r(), sequences), before, width, sequences);
     columns = ggml_concat(ctx0, columns, ggml_transpose(ctx0, x), 0);
-    for (int64_t later = 0; later < kept; ++later) {
-        ggml_tensor * last = ggml_view_3d(ctx0, columns, before, width, sequences, columns->nb[1], columns->nb[2],
-                                          (tokens - later) * columns->nb[0]);
-        ggml_tensor * to = ggml_view_2d(ctx0, past, before * width, sequences, past->nb[1],
-                                        size_t(later * plane + head) * past->nb[1]);
-        ggml_build_forward_expand(gf, ggml_cpy(ctx0, last, to));
-    }
+    keep_columns(ctx0, gf, columns, past, {before, width, sequences, tokens, kept, head, plane});
     x = ggml_silu(ctx0, ggml_add(ctx0, ggml_ssm_conv(ctx0, columns, layer.ssm_conv1d), layer.ssm_conv1d_b));
 
     // What each token does to the state is told by the token.
