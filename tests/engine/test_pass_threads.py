@@ -1,8 +1,10 @@
 """Passes use fewer threads while that is quicker, and all of them again afterwards; trials cost little."""
 
+import ctypes
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -10,11 +12,40 @@ from hypothesis import strategies as st
 
 from tests.properties import examples
 from twd.engine.kernels import any_kernels
-from twd.engine.pass_threads import PassThreads, threads_in_use
+from twd.engine.library import ggml
+from twd.engine.pass_threads import threads_in_use
 
 pytestmark = pytest.mark.skipif(not any_kernels(), reason="this build of llama.cpp has no kernels of ours")
 Ms = Callable[[int], float]
 """What a pass takes with so many threads."""
+
+_HANDLE = [ctypes.c_void_p]
+
+
+class PassThreads:
+    """The choice by itself, without passes."""
+
+    def __init__(self, planned: int) -> None:
+        self._handle = ggml("twd_thread_choice_new", [ctypes.c_int], ctypes.c_void_p)(planned)
+
+    def begin(self, shape: int) -> int:
+        """Return how many threads a pass of this shape is to use."""
+        return int(ggml("twd_thread_choice_begin", [*_HANDLE, ctypes.c_uint64], ctypes.c_int)(self._handle, shape))
+
+    def end(self, shape: int, used: int, ms: float) -> None:
+        """Note what such a pass took with so many threads."""
+        types = [*_HANDLE, ctypes.c_uint64, ctypes.c_int, ctypes.c_double]
+        ggml("twd_thread_choice_end", types, None)(self._handle, shape, used, ms)
+
+    def close(self) -> None:
+        """Free the memory."""
+        ggml("twd_thread_choice_free", _HANDLE, None)(self._handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def calm(threads: int) -> float:

@@ -4,7 +4,7 @@ import msgspec
 
 from twd.wire.base import Tokens
 from twd.wire.failures import Failure
-from twd.wire.job import JobFinished, JobStarted, Judge, Judged, TokenScore
+from twd.wire.job import JobFinished, JobStarted, Judge, Judged
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -80,11 +80,3 @@ class FoundAnswer(msgspec.Struct, frozen=True):
 
 
 Action = Ask | ScoreAnswer | AskJudge | Write | Stop | BeginAnswer | Say | End | Break | FoundAnswer
-
-
-class AnswerPiece(msgspec.Struct, frozen=True):
-    """Scored tokens of an answer."""
-
-    tokens: list[int] = []
-    shown: list[str] = []
-    scores: list[TokenScore] = []

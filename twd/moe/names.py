@@ -7,7 +7,6 @@ from typing import Final
 _FUSED: Final = re.compile(r"^blk\.(\d{1,6})\.ffn_(gate_up|gate|up|down)_exps\.([a-z_0-9]+)$")
 _INDEXED: Final = re.compile(r"^blk\.(\d{1,6})\.ffn_(gate_up|gate|up|down)\.(\d{1,6})\.([a-z_0-9]+)$")
 _SHARED: Final = re.compile(r"^blk\.\d+\.ffn_\w*shexp\.")
-_ROUTER: Final = re.compile(r"^blk\.\d+\.(ffn_gate_inp|exp_probs_b)\.")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -43,8 +42,3 @@ def indexed_of(name: str) -> tuple[ExpertTensor, int] | None:
 def is_shared(name: str) -> bool:
     """Whether a tensor belongs to an expert that every token uses."""
     return _SHARED.match(name) is not None
-
-
-def is_router(name: str) -> bool:
-    """Whether a tensor chooses experts."""
-    return _ROUTER.match(name) is not None

@@ -328,10 +328,6 @@ class Picker:
         late = self._asked_since(now - SILENT_S)
         return bool((self._missing & (late | ~self._elsewhere(now))).any())
 
-    def reachable(self) -> bool:
-        """Return whether some source has or fetches each missing unit."""
-        return not bool((self._missing & (self._holders == 0)).any())
-
     def missing(self) -> Sequence[int]:
         """Return the missing units."""
         return [int(index) for index in np.flatnonzero(self._missing)]

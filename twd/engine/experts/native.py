@@ -68,11 +68,6 @@ class ExpertNumbers:
         """Bytes a second while something was read; 0: nothing was."""
         return self.read_bytes * 1e9 / self.reading_ns if self.reading_ns else 0.0
 
-    @property
-    def hit_share(self) -> float:
-        """The share of wanted experts that were in memory."""
-        return self.hits / self.asked if self.asked else 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class PlacedMatrix:
