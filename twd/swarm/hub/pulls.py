@@ -216,6 +216,8 @@ class HubPulls:
             return
         if not transfer.pull.needs_hub():
             await job.claim.keep()
+            if not job.claim.held:
+                transfer.leave_hub()
         elif job.claim.held and not transfer.uses_hub:
             await self._refused(job, transfer.pull.nobody())
         elif await job.claim.turn():
