@@ -124,11 +124,11 @@ class FakeSpeculator(Service):
         session = SessionId(f"s-{job.job}-{job.attempt}")
         self.emit(self._began(job, session, script))
         for at in range(len(job.resume), len(words), script.per_event):
+            if script.hang_after is not None and at >= script.hang_after:
+                await self.release.wait()
             if script.fail_after is not None and at >= script.fail_after:
                 self.emit(JobFailed(job=job.job, attempt=job.attempt, failure=script.failure, session=session))
                 return
-            if script.hang_after is not None and at >= script.hang_after:
-                await self.release.wait()
             self._accept(job, session, at, words[at : at + script.per_event])
             await asyncio.sleep(script.pause_s)
         self.emit(self._finished(job, session, len(words), script))

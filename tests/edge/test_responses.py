@@ -124,12 +124,11 @@ async def test_a_failure_midway(open_house: OpenHouse) -> None:
 
 
 async def test_a_failure_of_a_stream_in_which_nothing_was_said(open_house: OpenHouse) -> None:
-    house = await open_house(keepalive_s=0.02)
-    house.speculator.silent = True
-    async with AsyncOpenAI(base_url=house.edge.url + "/v1", api_key="none", max_retries=0) as openai:
-        asked: Any = {"model": "small", "input": "hi", "extra_body": {"twd": {"deadline_s": 0.2}}}
-        async with openai.responses.stream(**asked) as stream:
-            kinds = [event.type async for event in stream]
+    house = await open_house(Script(hang_after=0, fail_after=0), keepalive_s=0.02)
+    openai = AsyncOpenAI(base_url=house.edge.url + "/v1", api_key="none", max_retries=0)
+    async with openai, openai.responses.stream(model="small", input="hi") as stream:
+        house.speculator.release.set()
+        kinds = [event.type async for event in stream]
     assert kinds == ["response.created", "response.in_progress", "error", "response.failed"]
 
 
