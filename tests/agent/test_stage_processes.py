@@ -185,3 +185,13 @@ async def test_a_swarm_service_that_a_supervisor_keeps_is_not_started_twice(
     assert "twd up" in answer.failure.message
     os.close(lock)
     assert not home.keeps("swarm"), "that supervisor has ended"
+
+
+async def test_beside_a_service_that_listens_nowhere_a_stage_finds_a_port(
+    broker: MemoryBroker, agent_of: AgentOf, scripted: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(LOADS)
+    monkeypatch.setattr("twd.agent.processes.OURS", (*PYTHON, LOADS))
+    agent = await agent_of()
+    assert (await ask(broker, wish(process="swarm", kind=ProcessKind.SWARM))).failure is None
+    assert (await start(broker, agent, 0)).port

@@ -353,7 +353,7 @@ def rpc_wanted(node: str, port: int, program: str = "", threads: int = 0) -> Pro
 def _free_port(host: str, port: int, promised: Collection[int]) -> int:
     """Return the requested port, or a free one for 0; raises where it is in use, or belongs to a process that
     starts."""
-    if port in promised:
+    if port and port in promised:
         raise _taken(host, port, "it belongs to a process that starts")
     try:
         return bindable_port(host, port) if port else free_port(host, promised)
