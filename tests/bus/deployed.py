@@ -16,7 +16,6 @@ from twd.bus.broker import server_binary
 from twd.bus.nats.bus import NatsBus
 from twd.bus.nats.states import OnEvent, log_event
 from twd.bus.permissions import ROLE_NAMES
-from twd.net.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "nats"
 
@@ -106,11 +105,3 @@ class Deployment:
     async def connect(self, role: str, port: int, on_event: OnEvent = log_event, node: str = "node1") -> NatsBus:
         """A connection of a role, named as a service names it."""
         return await NatsBus.connect(self.address(role, port, node=node), name=f"{role}.{node}", on_event=on_event)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now."""
-    ports: list[int] = []
-    while len(ports) < count:
-        ports.append(free_port(promised=ports))
-    return ports

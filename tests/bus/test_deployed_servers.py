@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.bus.deployed import Deployment, free_ports, make
+from tests.bus.deployed import Deployment, make
 from tests.waiting import until, until_it_answers
 from twd.bus.address import BusAddress, Tls
 from twd.bus.base import BusError
 from twd.bus.followed_leases import make_claims
 from twd.bus.nats.bus import NatsBus
 from twd.bus.permissions import ADMIN, REGISTRY
+from twd.net.ports import free_ports
 from twd.wire.failures import FailureCode
 
 pytestmark = pytest.mark.nats

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from twd.net.ports import PORTS, free_port, listening_below, listens_on
+from twd.net.ports import PORTS, free_port, free_ports, listening_below, listens_on
 
 WAITS = "import sys; print('here', flush=True); sys.stdin.read()"
 LISTENS = """
@@ -32,7 +32,9 @@ def test_a_free_port_can_be_had_and_one_that_is_taken_is_not_given() -> None:
 
 
 def test_a_free_port_is_none_that_an_outgoing_connection_may_get() -> None:
-    assert {free_port() for _ in range(20)} <= set(PORTS)
+    ports = set(free_ports(20))
+    assert len(ports) == 20
+    assert ports <= set(PORTS)
 
 
 def test_a_port_that_is_promised_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from twd.engine.loading import NativeModel, load_native
 from twd.engine.rpc.pool import LayerShare, PoolPlan
 from twd.engine.rpc.probe import RpcUnusable, probe
 from twd.net.delay_proxy import DelayProxy
-from twd.net.ports import free_port
+from twd.net.ports import free_ports
 from twd.wire.base import ModelId
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.job import Sampling
@@ -57,7 +57,7 @@ class RpcBaseline:
 
     def __init__(self, source: Path, layers: int, workers: int, threads: int, ctx_size: int = 1024) -> None:
         self._source, self._layers, self._ctx_size = source, layers, ctx_size
-        self._ports = [free_port() for _ in range(workers)]
+        self._ports = free_ports(workers)
         self._threads = threads
 
     def rate(self, rtt_ms: float, prompts: Sequence[Sequence[int]], tokens: int) -> float:

@@ -30,6 +30,14 @@ def free_port(host: str = LOOPBACK, promised: Collection[int] = ()) -> int:
     return found
 
 
+def free_ports(count: int) -> list[int]:
+    """Return so many free ports of loopback, each another one."""
+    ports: list[int] = []
+    while len(ports) < count:
+        ports.append(free_port(promised=ports))
+    return ports
+
+
 def bindable_port(host: str, port: int) -> int:
     """Return the port where a service could listen now (for 0 a free one); raises OSError if it could not."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from twd.bench.product.http_client import Server
 from twd.bench.rpc_plain import slow_links
-from twd.net.ports import free_port
+from twd.net.ports import free_port, free_ports
 
 HOST = "127.0.0.1"
 READY_S = 120.0
@@ -65,7 +65,7 @@ def llama_server(launch: Launch) -> Iterator[Server]:
 @contextmanager
 def _workers(launch: Launch) -> Iterator[list[str]]:
     """The options that spread a model evenly over fresh workers behind slow links."""
-    ports = [free_port() for _ in range(launch.workers)]
+    ports = free_ports(launch.workers)
     command = [str(launch.programs / WORKER), "-H", HOST, "-t", str(launch.threads), "-p"]
     with ExitStack() as started:
         for port in ports:

@@ -62,10 +62,9 @@ class HubClaim:
             log.warning("the claim on a file from a hub could not be renewed: %s", error)
         return self.held
 
-    async def keep(self) -> None:
-        """Renew the claim if it is ours; take none."""
-        if self.held:
-            await self.turn()
+    async def keep(self) -> bool:
+        """Renew the claim if it is ours, and take none; returns whether it is ours."""
+        return self.held and await self.turn()
 
     async def _take(self, leases: Leases) -> LeaseLock | None:
         entries = await leases.entries()

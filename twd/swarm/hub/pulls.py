@@ -215,8 +215,7 @@ class HubPulls:
         if not transfer.begun or job.opening or time.monotonic() < job.rests_until:
             return
         if not transfer.pull.needs_hub():
-            await job.claim.keep()
-            if not job.claim.held:
+            if not await job.claim.keep():
                 transfer.leave_hub()
         elif job.claim.held and not transfer.uses_hub:
             await self._refused(job, transfer.pull.nobody())
