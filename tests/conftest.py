@@ -4,12 +4,14 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
+from functools import partial
 
 import psutil
 import pytest
 
 from tests.cli.command_server import SERVER
 from tests.properties import THOROUGH, register_profiles
+from twd.engine.measuring.cost import measure_cost
 
 pytest_plugins = ["tests.model_fixtures", "tests.installation_fixtures"]
 
@@ -56,6 +58,15 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that run in the process of the tests find that they cannot have a fork server."""
     monkeypatch.setattr("twd.cli.fork_server.fork_off", lambda: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _engines_are_timed_briefly(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Each width is timed once: among other tests more turns tell little."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("--hypothesis-profile") != THOROUGH:
+            patch.setattr("twd.engine.measuring.at_load.measure_cost", partial(measure_cost, budget_s=0.0))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -44,7 +44,7 @@ def url(model_cache: Path) -> Iterator[str]:
         pytest.skip("no llama-server here: run contrib/benchmarks/build_peers.sh, or set TWD_LLAMA_SERVER")
     model = demo_model(model_cache, "q4_0")
     port = free_port()
-    command = [path, "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-c", "2048", "-np", "2", "-t", "2"]
+    command = [path, "-m", str(model), "--host", "127.0.0.1", "--port", str(port), "-c", "2048", "-np", "2", "-t", "1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until_ready(f"http://127.0.0.1:{port}", process)

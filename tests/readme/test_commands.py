@@ -131,6 +131,7 @@ def answer(first: Machine) -> Any:
     return first.fetch("/v1/completions", model="default", prompt=prompt, max_tokens=12, temperature=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_a_drafter_on_another_machine(machines: tuple[Machine, Machine]) -> None:

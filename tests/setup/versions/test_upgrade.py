@@ -145,12 +145,10 @@ def test_a_new_version_takes_over_and_goes_back(upgraded: Upgraded) -> None:
     assert upgraded.installed.twd("down").returncode == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [
-        (DOES_NOT_START, "this version is broken"),
-        pytest.param(CRASHES, "metrics ended, and was started again", marks=pytest.mark.thorough),
-    ],
+    [(DOES_NOT_START, "this version is broken"), (CRASHES, "metrics ended, and was started again")],
 )
 def test_a_version_that_does_not_work_is_taken_back(upgraded: Upgraded, fault: str, words: str) -> None:
     upgraded.up()
