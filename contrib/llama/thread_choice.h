@@ -17,6 +17,7 @@ constexpr double CHANGED = 1.3;     // passes that take so many times as long, o
 constexpr int TRIAL_PASSES = 3;
 constexpr int PASSES_APART = 60;    // between two trials, at least
 constexpr int CHANGED_APART = 15;   // the same where passes changed
+constexpr double ROOM = 0.7;        // so much of each further core must be idle before it is tried at once
 constexpr int PATIENCE_MAX = 4;     // trials that show nothing become rarer, so many times at most
 constexpr int LATEST = 7;           // passes of a shape whose median tells what it takes; with fewer it is not known
 constexpr size_t SHAPES = 32;       // that are remembered
@@ -45,11 +46,18 @@ class ThreadChoice {
         if (known == nullptr || known->passes < LATEST) {
             return usual();
         }
-        if (trial_ < 0 && due(*known)) {
+        if (trial_ < 0 && (freed() || due(*known))) {
             trial_ = next_;
             ratios_.clear();
         }
         return trial_ < 0 ? usual() : steps_[trial_];
+    }
+
+    // While passes used fewer threads, so many cores were idle. Once some are that were not, more threads are tried soon:
+    // a pass on one core takes the same time whatever the others do, so it cannot show that they are free.
+    void idle(double cores) {
+        room_ = at_ > 0 && cores >= ROOM * (steps_[at_ - 1] - steps_[at_]);
+        crowded_ |= !room_;
     }
 
     // Such a pass took so many milliseconds with so many threads.
@@ -113,6 +121,16 @@ class ThreadChoice {
         known->used = ++uses_;
     }
 
+    // Whether cores became idle, so that more threads are tried. As much again as is saved up may be spent in advance.
+    bool freed() {
+        if (!room_ || !crowded_ || saved_ <= -SAVED_MS) {
+            return false;
+        }
+        crowded_ = false;
+        next_ = at_ - 1;
+        return true;
+    }
+
     // Whether a trial with a pass of this shape may begin, and of what.
     bool due(const Shape & known) {
         const double ms = known.ms();
@@ -165,6 +183,8 @@ class ThreadChoice {
         fewer_ = tried > at_; // go on in this direction
         at_ = tried;
         patience_ = 1;
+        room_ = false;
+        crowded_ = true;
         shapes_.clear();
     }
 
@@ -174,6 +194,8 @@ class ThreadChoice {
     std::vector<double> ratios_; // of the passes of a trial
     int at_ = 0, trial_ = -1, next_ = 0, patience_ = 1, since_ = 0;
     bool fewer_ = true;
+    bool room_ = false;   // whether cores for the next step up are idle
+    bool crowded_ = true; // whether they were not since they were tried last
     double saved_ = 0.0;
     uint64_t uses_ = 0;
 };

@@ -13,10 +13,18 @@
 
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <utility>
+
+#ifdef __linux__
+#include <sched.h>
+#include <unistd.h>
+#endif
 
 extern "C" {
 GGML_BACKEND_API bool twd_attention(int64_t key_length, int64_t value_length);
@@ -29,6 +37,7 @@ GGML_BACKEND_API int twd_threads_usual(int planned);
 GGML_BACKEND_API void * twd_thread_choice_new(int planned);
 GGML_BACKEND_API int twd_thread_choice_begin(void * choice, uint64_t shape);
 GGML_BACKEND_API void twd_thread_choice_end(void * choice, uint64_t shape, int used, double ms);
+GGML_BACKEND_API void twd_thread_choice_idle(void * choice, double cores);
 GGML_BACKEND_API void twd_thread_choice_free(void * choice);
 }
 
@@ -61,17 +70,91 @@ Described described(const struct ggml_cgraph * graph) {
     return found;
 }
 
+using Clock = std::chrono::steady_clock;
+
+double ms_between(Clock::time_point from, Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+// How many seconds the cores of this thread were idle since the machine started, all together; -1: nobody tells.
+double idle_seconds() {
+#ifdef __linux__
+    cpu_set_t ours;
+    std::ifstream file("/proc/stat");
+    if (sched_getaffinity(0, sizeof(ours), &ours) != 0 || !file) {
+        return -1.0;
+    }
+    double ticks = 0.0;
+    for (std::string line; std::getline(file, line) && line.rfind("cpu", 0) == 0;) {
+        std::istringstream words(line.substr(3));
+        double user = 0, nice = 0, system = 0, idle = 0, waiting = 0;
+        int core = -1;
+        if (line[3] != ' ' && words >> core >> user >> nice >> system >> idle >> waiting && core >= 0 &&
+            core < CPU_SETSIZE && CPU_ISSET(core, &ours)) {
+            ticks += idle + waiting;
+        }
+    }
+    return ticks / double(sysconf(_SC_CLK_TCK));
+#else
+    return -1.0;
+#endif
+}
+
+// How many cores are idle while passes follow each other.
+class IdleCores {
+  public:
+    void begin() {
+        const auto now = Clock::now();
+        if (ms_between(ended_, now) > APART_MS) {
+            start(now);
+        }
+    }
+
+    // The number of idle cores; -1: it is not known yet.
+    double end() {
+        ended_ = Clock::now();
+        const double ms = ms_between(began_, ended_);
+        if (ms < WINDOW_MS) {
+            return -1.0;
+        }
+        const double before = idle_s_;
+        start(ended_);
+        return before < 0.0 ? -1.0 : (idle_s_ - before) * 1000.0 / ms;
+    }
+
+  private:
+    static constexpr double APART_MS = 20.0, WINDOW_MS = 100.0;
+
+    void start(Clock::time_point now) {
+        began_ = now;
+        idle_s_ = idle_seconds();
+    }
+
+    Clock::time_point began_, ended_;
+    double idle_s_ = -1.0;
+};
+
 // The choices of this process: for each planned number of threads, and for few, some and many rows.
 class Choices {
   public:
     int begin(int planned, const Described & of) {
         const std::lock_guard<std::mutex> guard(lock_);
-        return choice(planned, kind(of.rows)).begin(of.shape);
+        ThreadChoice & ours = choice(planned, kind(of.rows));
+        if (ours.usual() < planned) {
+            idle_.begin();
+        }
+        return ours.begin(of.shape);
     }
 
     void end(int planned, const Described & of, int used, double ms) {
         const std::lock_guard<std::mutex> guard(lock_);
-        choice(planned, kind(of.rows)).end(of.shape, used, ms);
+        ThreadChoice & ours = choice(planned, kind(of.rows));
+        if (ours.usual() < planned) {
+            if (const double cores = idle_.end(); cores >= 0.0) {
+                ours.idle(cores);
+            }
+        }
+        ours.end(of.shape, used, ms);
     }
 
     int usual(int planned) {
@@ -93,6 +176,7 @@ class Choices {
 
     std::mutex lock_;
     std::map<std::pair<int, int>, std::unique_ptr<ThreadChoice>> of_;
+    IdleCores idle_;
 };
 
 Choices choices;
@@ -110,9 +194,9 @@ enum ggml_status twd_graph_compute(struct ggml_cgraph * graph, struct ggml_cplan
         return ggml_graph_compute(graph, plan);
     }
     plan->n_threads = choices.begin(planned, of);
-    const auto began = std::chrono::steady_clock::now();
+    const auto began = Clock::now();
     const enum ggml_status status = ggml_graph_compute(graph, plan);
-    const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - began).count();
+    const double ms = ms_between(began, Clock::now());
     if (status == GGML_STATUS_SUCCESS && ms >= MS_MIN) {
         choices.end(planned, of, plan->n_threads, ms);
     }
@@ -130,5 +214,7 @@ int twd_thread_choice_begin(void * choice, uint64_t shape) { return ((ThreadChoi
 void twd_thread_choice_end(void * choice, uint64_t shape, int used, double ms) {
     ((ThreadChoice *) choice)->end(shape, used, ms);
 }
+
+void twd_thread_choice_idle(void * choice, double cores) { ((ThreadChoice *) choice)->idle(cores); }
 
 void twd_thread_choice_free(void * choice) { delete (ThreadChoice *) choice; }

@@ -37,6 +37,10 @@ class PassThreads:
         types = [*_HANDLE, ctypes.c_uint64, ctypes.c_int, ctypes.c_double]
         ggml("twd_thread_choice_end", types, None)(self._handle, shape, used, ms)
 
+    def idle(self, cores: float) -> None:
+        """Note how many cores were idle meanwhile."""
+        ggml("twd_thread_choice_idle", [*_HANDLE, ctypes.c_double], None)(self._handle, cores)
+
     def close(self) -> None:
         """Free the memory."""
         ggml("twd_thread_choice_free", _HANDLE, None)(self._handle)
@@ -95,6 +99,32 @@ def test_where_a_core_is_taken_fewer_are_used_and_all_again_when_it_is_free(plan
         machine.passes(calm, 1500)
         used = [machine.last for _ in range(200) if machine.passes(calm, 1)]
         assert sorted(used)[len(used) // 2] == planned
+
+
+@pytest.mark.parametrize("planned", [2, 4])
+def test_a_core_that_is_idle_again_is_used_soon(planned: int) -> None:
+    with PassThreads(planned) as choice:
+        machine = Played(choice, planned)
+        machine.passes(calm, 50)
+        machine.passes(one_core_taken(planned), 100, shapes=1)
+        assert machine.last == planned - 1
+        choice.idle(0.1)
+        machine.passes(one_core_taken(planned), 10, shapes=1)
+        assert machine.last == planned - 1
+        choice.idle(0.9)
+        machine.passes(calm, 4, shapes=1)
+        assert machine.last == planned
+
+
+def test_cores_that_seem_idle_and_are_not_are_tried_within_the_bound() -> None:
+    with PassThreads(2) as choice:
+        machine = Played(choice, 2)
+        machine.passes(one_core_taken(2), 400)
+        over = 0.0
+        for number in range(600):
+            choice.idle(number % 2)
+            over += machine.passes(one_core_taken(2), 1) - 1.0
+        assert over / 600 < 0.06
 
 
 def test_a_core_that_is_taken_from_the_begin_is_found_too() -> None:
