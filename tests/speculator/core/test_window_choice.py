@@ -93,6 +93,7 @@ def test_a_predicted_rate_is_never_more_than_a_window_a_pass(
 def test_credit_ends_where_guesses_cannot_pay() -> None:
     assert useful_credit(cost, 0.9, 2.0, 0.0, True, 32) > 0
     assert useful_credit(cost, 0.01, 2.0, 0.0, True, 32) == 0
+    assert useful_credit(cost, 0.9, 2.0, 200.0, True, 32) == 0, "the target waits for it all the way"
     assert useful_credit(cost, 0.01, 2.0, 0.0, False, 32) == 0
     near, far = (useful_credit(cost, 0.95, 2.0, way, False, 64) for way in (0.0, 40.0))
     assert far > near
@@ -169,20 +170,22 @@ def test_a_resting_or_late_drafter_is_not_expected() -> None:
 
 @given(st.floats(0.0, 0.999), st.floats(0.1, 50.0), st.integers(1, 32))
 def test_the_floor_stays_between_its_bounds(chance: float, token_ms: float, window: int) -> None:
-    assert FLOOR_LEAST <= least_chance(cost, chance, token_ms, window) <= FLOOR_MOST
+    assert FLOOR_LEAST <= least_chance(cost, chance, token_ms, 1.0, window) <= FLOOR_MOST
 
 
 def test_slower_drafts_must_be_surer() -> None:
-    quick, slow = (least_chance(cost, 0.95, token_ms, 16) for token_ms in (0.5, 6.0))
+    quick, slow = (least_chance(cost, 0.95, token_ms, 1.0, 16) for token_ms in (0.5, 6.0))
     assert quick < slow
 
 
+@pytest.mark.parametrize("way_ms", [0.0, 4.0])
 @pytest.mark.parametrize("chance", [0.8, 0.9, 0.97])
-def test_a_drafter_at_the_floor_makes_about_the_best_number_of_drafts(chance: float) -> None:
+def test_a_drafter_at_the_floor_makes_about_the_best_number_of_drafts(chance: float, way_ms: float) -> None:
     token_ms = 6.0
-    floor = least_chance(cost, chance, token_ms, 32)
+    floor = least_chance(cost, chance, token_ms, way_ms, 32)
     made = next(drafts for drafts in range(1, 33) if chance**drafts < floor)
     rates = {
-        drafts: (1 + expected_tokens(chance, drafts)) / (drafts * token_ms + cost(drafts + 1)) for drafts in range(33)
+        drafts: (1 + expected_tokens(chance, drafts)) / (way_ms + drafts * token_ms + cost(drafts + 1))
+        for drafts in range(1, 33)
     }
     assert rates[made] > 0.95 * max(rates.values())

@@ -20,7 +20,7 @@ from twd.wire.prefix import prefix_hash
 
 NAME = InstanceId("d")
 PROMPT = [3, 4, 5, 6]
-PACE_MS = 6.0
+PACE_MS = 5.0
 
 
 class Beside:

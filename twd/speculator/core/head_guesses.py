@@ -39,7 +39,7 @@ def guesses_wanted(session: Session, nodes: Sequence[DraftNode], cost: Cost, hea
     if not paying:
         return HeadOrder(int(session.spec_stats.passes % _TRY_AGAIN == _TRY_AGAIN - 1))
     most = useful_credit(cost, max(chance, _AT_BEST), head_ms, 0.0, beside=True, window=room)
-    return HeadOrder(max(paying, most), _CAREFUL * draft_price(cost, chance, head_ms, room))
+    return HeadOrder(max(paying, most), _CAREFUL * draft_price(cost, chance, head_ms, 0.0, room))
 
 
 def _free(session: Session, node: DraftNode) -> float:

@@ -88,12 +88,13 @@ def useful_credit(
 ) -> int:
     """Returns the credit of a drafter in tokens; 0: its drafts cannot pay.
 
-    A drafter `beside` the target shares its cores, so its time is the target's time: it drafts one `window` and rests.
+    A drafter `beside` the target shares its cores, so its time and the round trip are the target's time: it drafts one
+    `window` and rests.
     A drafter elsewhere never rests: it drafts during the pass and the way back, up to `ahead` tokens.
     """
     chances = held_in_a_row(chance, window)
     if beside:
-        return _beside_credit(chances, cost, token_ms)
+        return _beside_credit(chances, cost, token_ms, round_trip_ms)
     cut, rate = best_cut(chances, cost)
     if not cut or rate * cost(1) < WORKS:
         return 0
@@ -101,35 +102,35 @@ def useful_credit(
     return min(max(window, ahead), cut + int(on_its_way) + 1)
 
 
-def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float) -> int:
-    cut, rate = _best_turn(chances, cost, token_ms)
+def _beside_credit(chances: Sequence[float], cost: Cost, token_ms: float, round_trip_ms: float) -> int:
+    cut, rate = _best_turn(chances, cost, token_ms, round_trip_ms)
     return cut if rate > WORKS / cost(1) else 0
 
 
-def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float) -> tuple[int, float]:
+def _best_turn(chances: Sequence[float], cost: Cost, token_ms: float, round_trip_ms: float) -> tuple[int, float]:
     """Returns the best number of drafts, and its tokens per millisecond, where drafts are made before the pass on the
-    same cores."""
+    same cores, and the target waits for them to come."""
     expected = 1.0
     best, best_rate = 0, 0.0
     for i, chance in enumerate(chances):
         expected += chance
-        rate = expected / ((i + 1) * token_ms + cost(i + 2))
+        rate = expected / (round_trip_ms + (i + 1) * token_ms + cost(i + 2))
         if rate > best_rate:
             best, best_rate = i + 1, rate
     return best, best_rate
 
 
-def draft_price(cost: Cost, chance: float, token_ms: float, window: int) -> float:
+def draft_price(cost: Cost, chance: float, token_ms: float, round_trip_ms: float, window: int) -> float:
     """Returns the tokens that the best turns yield in the time that one draft more and its row take, where drafts are
     made on the target's cores."""
-    cut, rate = _best_turn(held_in_a_row(chance, window), cost, token_ms)
+    cut, rate = _best_turn(held_in_a_row(chance, window), cost, token_ms, round_trip_ms)
     return rate * (token_ms + max(0.0, cost(cut + 2) - cost(cut + 1)))
 
 
-def least_chance(cost: Cost, chance: float, token_ms: float, window: int) -> float:
+def least_chance(cost: Cost, chance: float, token_ms: float, round_trip_ms: float, window: int) -> float:
     """Returns the chance of holding under which a drafter beside the target rests: a draft that is less sure than its
     price is not made."""
-    return min(FLOOR_MOST, max(FLOOR_LEAST, draft_price(cost, chance, token_ms, window)))
+    return min(FLOOR_MOST, max(FLOOR_LEAST, draft_price(cost, chance, token_ms, round_trip_ms, window)))
 
 
 def predicted_rate(
@@ -138,7 +139,7 @@ def predicted_rate(
     """Returns the expected tokens per millisecond with this drafter alone. A drafter elsewhere drafts during passes;
     after a wrong draft its next one comes a round trip later."""
     if beside:
-        return _best_turn(held_in_a_row(chance, window), cost, token_ms)[1]
+        return _best_turn(held_in_a_row(chance, window), cost, token_ms, round_trip_ms)[1]
     rates = (
         (1 + expected_tokens(chance, cut)) / max(cost(cut + 1), cut * token_ms)
         for cut in range(min(1, window), window + 1)

@@ -283,7 +283,7 @@ class DrafterPool:
         if not drafter.beside:
             return FLOOR_LEAST
         chance = session.beliefs.typical(drafter.name)
-        return least_chance(self.cost, chance, drafter.token_ms, self.limits.max_window)
+        return least_chance(self.cost, chance, drafter.token_ms, drafter.lead_ms, self.limits.max_window)
 
     def _worth_reading(self, session: Session, drafter: AttachedDrafter, link: DrafterLink) -> bool:
         """Returns whether a drafter saves more time in the rest of the text than it takes to read it on the target's
