@@ -61,21 +61,13 @@ def _this_process_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _engines_are_timed_briefly(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Each width is timed once: among other tests more turns tell little."""
-    with pytest.MonkeyPatch.context() as patch:
-        if pytestconfig.getoption("--hypothesis-profile") != THOROUGH:
-            patch.setattr("twd.engine.measuring.at_load.measure_cost", partial(measure_cost, budget_s=0.0))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _engines_take_one_core(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Quick tests occupy all cores side by side: threads of one engine would mostly wait for each other. Whole
-    installations, tests that name threads, and the thorough run take more."""
+def _engines_take_one_core_and_are_timed_once(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Quick tests occupy all cores side by side: threads of one engine would mostly wait for each other, and a second
+    turn of the same pass tells little. Whole installations, tests that name threads, and the thorough run take more."""
     with pytest.MonkeyPatch.context() as patch:
         if pytestconfig.getoption("--hypothesis-profile") != THOROUGH:
             patch.setattr("twd.engine.context.usable_cores", lambda: 1)
+            patch.setattr("twd.engine.measuring.at_load.measure_cost", partial(measure_cost, budget_s=0.0))
         yield
 
 

@@ -89,8 +89,8 @@ def useful_credit(
     """Returns the credit of a drafter in tokens; 0: its drafts cannot pay.
 
     A drafter `beside` the target shares its cores, so its time and the round trip are the target's time: it drafts one
-    `window` and rests.
-    A drafter elsewhere never rests: it drafts during the pass and the way back, up to `ahead` tokens.
+    `window` and rests. A drafter elsewhere never rests: it drafts during the pass and the way back, up to `ahead`
+    tokens.
     """
     chances = held_in_a_row(chance, window)
     if beside:
