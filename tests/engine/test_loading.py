@@ -6,6 +6,7 @@ import pytest
 
 from tests.engine.driving import Greedy
 from tests.engine.slices.recipes import recipe
+from twd.chat import template_process
 from twd.engine import exactness
 from twd.engine.load_plan import LoadPlan
 from twd.engine.loading import load_native
@@ -53,6 +54,7 @@ def test_a_failure_behind_the_weights_gives_them_back(q4_path: Path, monkeypatch
         load_native(plan, lambda *_: None)
     assert caught.value.code is FailureCode.BAD_REQUEST
     assert len(closed) == 1
+    assert not template_process._begun, "no process waits for its template"
 
 
 def test_where_the_kernels_are_not_enough_it_does_without_them(q4_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

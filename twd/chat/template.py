@@ -24,7 +24,7 @@ from twd.chat.messages import (
     one_call_a_turn,
     shorten_ids,
 )
-from twd.chat.template_process import ConfinedTemplate, begin_worker
+from twd.chat.template_process import ConfinedTemplate, begin_worker, end_begun_worker
 from twd.chat.template_sandbox import SandboxedTemplate
 from twd.chat.thoughts import ANSWER_CHANNEL, CHANNELS, detect_thoughts
 from twd.chat.tool_calls.formats import ToolFormat, detect_format
@@ -119,6 +119,11 @@ class ChatTemplate:
         """Begin what will render this template, long before `of` needs it; does nothing where that runs here."""
         if source and _APART:
             begin_worker()
+
+    @staticmethod
+    def give_up() -> None:
+        """End what was begun, because the load failed."""
+        end_begun_worker()
 
     @classmethod
     def of(cls, source: str, vocab: ChatVocabulary) -> Self:

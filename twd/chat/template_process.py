@@ -64,6 +64,12 @@ def begin_worker() -> None:
         _begun.append(_Process())
 
 
+def end_begun_worker() -> None:
+    """End that process if no template came."""
+    with suppress(IndexError):
+        _begun.pop().end()
+
+
 def _next_process() -> _Process:
     with suppress(IndexError):
         return _begun.pop()

@@ -101,6 +101,7 @@ def _load(plan: LoadPlan, settings: ModelLoadOptions, progress: Progress) -> Nat
     try:
         return _set_up(plan, model, progress, began)
     except BaseException:
+        ChatTemplate.give_up()
         model.close()
         raise
 
