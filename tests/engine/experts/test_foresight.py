@@ -1,6 +1,7 @@
 """Experts that are read before they are wanted: the same bits, whatever is foreseen."""
 
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from tests.engine.experts.unlike import write_unlike
 from tests.engine.experts.windows import TEXT, run
 from twd.decoding.sampler import SamplerFactory
 from twd.decoding.window import Window
-from twd.engine.context import Context, ContextSettings, Logits
+from twd.engine.context import BatchTokens, Context, ContextSettings, Logits
 from twd.engine.experts.layout import expert_layout
-from twd.engine.experts.native import Foresight, NativeExperts, can_foresee
+from twd.engine.experts.native import Foresight, NativeExperts, can_foresee, can_tell_choices
+from twd.engine.experts.stream import by_layer
 from twd.engine.model import LoadedGguf, ModelLoadOptions
 from twd.engine.target import LocalTarget
 from twd.wire.job import Sampling
@@ -20,6 +22,8 @@ from twd.wire.job import Sampling
 pytestmark = pytest.mark.skipif(not can_foresee(), reason="this build of llama.cpp cannot foresee experts")
 WIDTHS = (5, *[1] * 20, 8, 3, *[1] * 20)
 LAYERS = 4
+COUNT = 40
+"""Tokens one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,30 @@ def test_what_tokens_choose_is_learned_and_read_ahead(path: Path, expected: Logi
         assert again.table_right == again.table_asked, "the same text chooses the same experts"
         assert native.foresee_tokens(TEXT[:4]) > 0
         assert np.array_equal(run(model, WIDTHS), expected)
+
+
+def hits(model: LoadedGguf, named: Sequence[Sequence[int]]) -> int:
+    """How many choices of one token after the other are in memory, with these named before each."""
+    native = native_of(model)
+    run(model, [1] * COUNT)  # the next layer's router alone knows the same in each round
+    before = native.numbers().hits
+    with Context(model, ContextSettings(ctx_size=128, type_k="f16")) as context:
+        for at in range(COUNT):
+            native.foresee(*by_layer(named[at : at + 1], LAYERS))
+            rows = BatchTokens()
+            rows.add(0, at, TEXT[at : at + 1])
+            context.decode(rows)
+    return native.numbers().hits - before
+
+
+@pytest.mark.skipif(not can_tell_choices(), reason="this build of llama.cpp does not tell what tokens choose")
+def test_named_choices_are_there_in_time_and_others_are_not(path: Path) -> None:
+    with loaded(path, 0.5) as model:
+        native_of(model).set_foresight(Foresight.ON)
+        run(model, [1] * COUNT)
+        right = [native_of(model).chosen(token) for token in TEXT[:COUNT]]
+        assert all(right)
+        assert hits(model, right) > hits(model, [])
 
 
 def test_tokens_of_one_call_are_learned_like_others(path: Path) -> None:
