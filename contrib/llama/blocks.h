@@ -178,6 +178,12 @@ struct ProductOfBlocks {
                 }
             }
         }
+#if defined(TWO_ROWS_A_VECTOR)
+        if constexpr (VECTORS == 2) {
+            put_rows<0>(sums, C, i, j);
+            return;
+        }
+#endif
         for (int c = 0; c < RN; ++c) {
             for (int v = 0; v < VECTORS; ++v) {
                 put(sums[c][v], C[j + c] + i + v * PER, last + 1 - i - v * PER);

@@ -45,6 +45,59 @@ inline void add_products(floats (&sums)[RN][RM], const Weight * const * weights,
     }
 }
 
+#if defined(__AVX512F__)
+inline void put_pairs(__m128 of, float * low, float * high) {
+    _mm_storel_pi((__m64 *) low, of);
+    _mm_storeh_pi((__m64 *) high, of);
+}
+#endif
+
+// Folds the sums of a tile, from the input row FROM on, and puts them where they belong. To fold sixteen together takes a
+// third of the time, and gives the same bits.
+template <int FROM, int RM, int RN>
+inline void put_folded(const floats (&sums)[RN][RM], float * const * C, int64_t i, int64_t j) {
+#if defined(__AVX512F__)
+    constexpr int LEFT = RN - FROM, LAST = RN - 1;
+    if constexpr (RM == 4 && LEFT >= 2) {
+        constexpr int b = FROM + 1, c = FROM + 2 < RN ? FROM + 2 : LAST, d = FROM + 3 < RN ? FROM + 3 : LAST;
+        const floats first = four_quarters_of(sums[FROM][0], sums[b][0], sums[c][0], sums[d][0]);
+        const floats second = four_quarters_of(sums[FROM][1], sums[b][1], sums[c][1], sums[d][1]);
+        const floats third = four_quarters_of(sums[FROM][2], sums[b][2], sums[c][2], sums[d][2]);
+        const floats fourth = four_quarters_of(sums[FROM][3], sums[b][3], sums[c][3], sums[d][3]);
+        const floats folded = neighbours_of(eighths_of(first, second), eighths_of(third, fourth));
+        _mm_storeu_ps(C[j + FROM] + i, quarter_of<0>(folded));
+        _mm_storeu_ps(C[j + b] + i, quarter_of<1>(folded));
+        _mm_storeu_ps(C[j + c] + i, quarter_of<2>(folded));
+        _mm_storeu_ps(C[j + d] + i, quarter_of<3>(folded));
+        if constexpr (LEFT > 4) {
+            put_folded<FROM + 4>(sums, C, i, j);
+        }
+        return;
+    }
+    if constexpr (RM == 2 && LEFT >= 4) {
+        constexpr int c = FROM, d = LEFT >= 8 ? FROM + 4 : FROM; // four more rows of inputs, or the same again
+        const floats first = four_quarters_of(sums[c][0], sums[c + 1][0], sums[c + 2][0], sums[c + 3][0]);
+        const floats second = four_quarters_of(sums[c][1], sums[c + 1][1], sums[c + 2][1], sums[c + 3][1]);
+        const floats third = four_quarters_of(sums[d][0], sums[d + 1][0], sums[d + 2][0], sums[d + 3][0]);
+        const floats fourth = four_quarters_of(sums[d][1], sums[d + 1][1], sums[d + 2][1], sums[d + 3][1]);
+        const floats folded = neighbours_of(eighths_of(first, second), eighths_of(third, fourth));
+        put_pairs(quarter_of<0>(folded), C[j + c] + i, C[j + d] + i);
+        put_pairs(quarter_of<1>(folded), C[j + c + 1] + i, C[j + d + 1] + i);
+        put_pairs(quarter_of<2>(folded), C[j + c + 2] + i, C[j + d + 2] + i);
+        put_pairs(quarter_of<3>(folded), C[j + c + 3] + i, C[j + d + 3] + i);
+        if constexpr (d + 4 < RN) {
+            put_folded<d + 4>(sums, C, i, j);
+        }
+        return;
+    }
+#endif
+    for (int c = FROM; c < RN; ++c) {
+        for (int r = 0; r < RM; ++r) {
+            C[j + c][i + r] = fold(sums[c][r]);
+        }
+    }
+}
+
 // A product of rows of weights with n rows of inputs, all of length k.
 template <class Weight>
 struct ProductOfFloats {
@@ -77,11 +130,7 @@ struct ProductOfFloats {
             }
             add_products<RM, RN>(sums, a_row, b_row, at);
         }
-        for (int c = 0; c < RN; ++c) {
-            for (int r = 0; r < RM; ++r) {
-                C[j + c][i + r] = fold(sums[c][r]);
-            }
-        }
+        put_folded<0>(sums, C, i, j);
     }
 };
 

@@ -77,6 +77,32 @@ inline floats add_unless(float value, floats a, floats b) {
 inline uint32_t zeros(floats values) { return _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_EQ_OQ); }
 inline float fold(floats sums) { return _mm512_reduce_add_ps(sums); }
 
+// The halves of two vectors added up, side by side; then the same of quarters, of eighths, of neighbours. That is the
+// order of `fold`.
+inline floats halves_of(floats a, floats b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+}
+inline floats quarters_of(floats a, floats b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xDD));
+}
+inline floats eighths_of(floats a, floats b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+}
+inline floats neighbours_of(floats a, floats b) {
+    return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD));
+}
+
+// Four vectors folded to a quarter of one: its first four numbers are sums of the first vector, to be added up further.
+inline floats four_quarters_of(floats a, floats b, floats c, floats d) {
+    return quarters_of(halves_of(a, b), halves_of(c, d));
+}
+
+// Folded numbers of a quarter of a vector.
+template <int QUARTER>
+inline __m128 quarter_of(floats of) {
+    return _mm512_extractf32x4_ps(of, QUARTER);
+}
+
 // Each of sixteen vectors folded to one number.
 inline floats fold_each(const floats (&of)[LANES]) {
     floats halves[8], quarters[4], eighths[2];

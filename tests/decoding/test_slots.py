@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twd.decoding.slots import Slots
+from twd.decoding.slots import CopyCost, Slots
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
@@ -67,13 +67,44 @@ def test_a_busy_slot_is_never_taken_and_none_left_is_busy() -> None:
 
 
 def test_a_prefix_in_another_slot_is_copied_where_that_pays() -> None:
-    slots = Slots(2, copy_from=4)
+    slots = Slots(2, lambda held: 4)
     first = slots.open([1, 2, 3, 4, 5, 6])
     slots[first.slot].tokens = [1, 2, 3, 4, 5, 6]
     place = slots.open([1, 2, 3, 4, 5, 9, 9])
     assert (place.slot, place.common, place.source) == (1, 5, 0)
     slots.close(1)
     assert slots.choose([1, 2, 3, 9]).source is None
+
+
+def test_of_equal_sources_the_shortest_is_copied_and_a_long_one_must_save_more() -> None:
+    slots = Slots(3, lambda held: held // 2)
+    for text in ([1, 2, 3, 4, *range(10, 30)], [1, 2, 3, 4, 5, 6]):
+        slots[slots.open(text).slot].tokens = list(text)
+    assert slots.choose([1, 2, 3, 4, 9]).source == 1
+    assert slots.choose([1, 2, 3, 4, *range(10, 20), 9]).source == 0
+    assert slots.choose([1, 2, 3, 4, *range(10, 15), 9]).source is None
+
+
+KV_BYTES = 23_040
+
+
+def test_a_copy_costs_what_it_moves() -> None:
+    here, far, shared = CopyCost(8192, KV_BYTES), CopyCost(8192), CopyCost(0)
+    assert here.saves_cells(60)
+    assert here.least_saved(60) == 16, "a few tokens are always computed as quickly"
+    assert here.least_saved(1900) == 1900 * 4 // 256
+    assert not here.saves_cells(2048), "the whole slot is copied as quickly"
+    assert here.least_saved(2048) == here.least_saved(8000) == far.least_saved(60) == 8192 // 256
+    assert not CopyCost(8192, 10**6).saves_cells(100), "what is saved would be large"
+    assert not far.saves_cells(60)
+    assert not here.saves_cells(0)
+    assert shared.least_saved(8000) == 16
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10**6), st.integers(0, 10_000))
+def test_copying_more_never_costs_less(cells: int, cell_bytes: int, held: int) -> None:
+    cost = CopyCost(cells, cell_bytes)
+    assert 16 <= cost.least_saved(held) <= cost.least_saved(held + 1) <= max(16, cells // 256)
 
 
 def test_what_cannot_be_rolled_back_is_reused_only_whole() -> None:
@@ -87,7 +118,7 @@ def test_what_cannot_be_rolled_back_is_reused_only_whole() -> None:
 def test_slots_hold_a_prefix_of_their_prompt_whatever_happens(
     steps: list[tuple[list[int], bool, int]], count: int
 ) -> None:
-    slots = Slots(count, copy_from=3)
+    slots = Slots(count, lambda held: 3)
     for prompt, opens, number in steps:
         busy = {slot for slot in range(count) if slots[slot].busy}
         if opens and len(busy) < count:

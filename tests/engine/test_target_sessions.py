@@ -9,6 +9,7 @@ import pytest
 from tests.engine.driving import Greedy, generate, no_drafts, one, same_logits, start
 from twd.decoding.window import Logits, Window
 from twd.engine.context import BatchTokens, CacheLayout, Context, ContextSettings
+from twd.engine.library import llama
 from twd.engine.model import LoadedGguf
 from twd.engine.probe import can_rollback
 from twd.engine.target import LocalTarget
@@ -49,9 +50,11 @@ def test_prefix_of_the_last_conversation_is_reused_exactly(tiny: LoadedGguf, tru
         assert same_logits(sampler.seen, truth[1].seen)
 
 
-def test_prefix_of_a_running_session_is_copied_exactly(tiny: LoadedGguf, truth: tuple[list[int], Greedy]) -> None:
+@pytest.mark.parametrize("ctx_size", [256, 1024], ids=["the whole slot", "what it holds"])
+def test_prefix_of_a_running_session_is_copied_exactly(tiny: LoadedGguf, ctx_size: int) -> None:
     long_prompt = PROMPT * 12
-    with opened(tiny, parallel=2) as target:
+    with opened(tiny, parallel=2, ctx_size=ctx_size) as target:
+        assert target.context.copy_cost.saves_cells(len(long_prompt)) == (ctx_size == 1024)
         plain = generate(target, long_prompt, 20)
         slot, out = start(target, long_prompt, Greedy())
         other, cached = target.open(tuple(long_prompt), sampler := Greedy(record=True))
@@ -61,6 +64,19 @@ def test_prefix_of_a_running_session_is_copied_exactly(tiny: LoadedGguf, truth: 
         assert answer[:20] == plain
         assert out == plain[:1]
         assert len(sampler.seen) == 21
+        on = one(target, Window(slot, 0, len(long_prompt), tuple(plain[:8]))).tokens
+        assert on == plain[1:9], "the source goes on as if nobody had copied it"
+
+
+def test_what_llama_cpp_does_not_load_is_copied_as_a_whole(tiny: LoadedGguf, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_prompt = PROMPT * 12
+    monkeypatch.setattr(llama, "llama_state_seq_set_data_ext", lambda *given: 0)
+    with opened(tiny, parallel=2, ctx_size=1024) as target:
+        plain = generate(target, long_prompt, 20)
+        start(target, long_prompt, Greedy())
+        other, cached = target.open(tuple(long_prompt), Greedy())
+        assert cached == len(long_prompt) - 1
+        assert one(target, Window(other, 0, cached, (long_prompt[-1], *plain))).tokens[:20] == plain
 
 
 def test_long_prefill_in_chunks_equals_prefill_at_once(tiny: LoadedGguf) -> None:

@@ -2,13 +2,38 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from twd.wire.failures import FailureCode, TwdError
 from twd.wire.prefix import common_prefix
 
-_COPY_FROM = 64
-_CELLS_PER_TOKEN = 256
-"""Copying a slot moves all its KV cells. Moving this many cells takes about as long as computing one token."""
+_LEAST_SAVED: Final = 16
+"""A copy must save at least so many tokens."""
+_CELLS_PER_TOKEN: Final = 256
+"""Copying this many KV cells takes about as long as computing one token."""
+_SAVED_CELLS: Final = 4
+"""Saving a cell and loading it again takes as long as copying so many."""
+_SAVED_BYTES_MAX: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CopyCost:
+    """What it costs to copy a slot to another one: all of its cells, or only those that hold tokens."""
+
+    cells: int
+    """Cells of a whole slot; 0: a copy moves none."""
+    cell_bytes: int = 0
+    """Bytes of a cell in this machine's memory; 0: cells cannot be saved and loaded here."""
+
+    def saves_cells(self, held: int) -> bool:
+        """Returns whether the cells of a slot with so many tokens are saved and loaded, and not the whole slot
+        copied."""
+        return 0 < held * self.cell_bytes <= _SAVED_BYTES_MAX and held * _SAVED_CELLS < self.cells
+
+    def least_saved(self, held: int) -> int:
+        """Returns how many tokens a copy of a slot with so many tokens must save to be worth it."""
+        cells = held * _SAVED_CELLS if self.saves_cells(held) else self.cells
+        return max(_LEAST_SAVED, cells // _CELLS_PER_TOKEN)
 
 
 @dataclass(slots=True)
@@ -36,15 +61,18 @@ class Slots:
     """Keeps track of slots and their tokens. The caller must move the KV cells accordingly."""
 
     def __init__(
-        self, count: int, copy_from: int | None = None, reach: Callable[[int, int], int] = lambda slot, common: common
+        self,
+        count: int,
+        least_saved: Callable[[int], int] | None = None,
+        reach: Callable[[int, int], int] = lambda slot, common: common,
     ) -> None:
-        """`copy_from`: copy from another slot only if it saves at least this many tokens; None: never copy.
+        """`least_saved`: how many tokens a copy must save, by the tokens of the slot that is copied; None: never copy.
 
         `reach(slot, position)`: the position to which a slot can roll back, at most the given one.
         """
         self._reach = reach
         self._slots = [Slot(number) for number in range(count)]
-        self._copy_from = copy_from
+        self._least_saved = least_saved
         self._clock = 0
 
     def __len__(self) -> int:
@@ -81,9 +109,9 @@ class Slots:
         common = {slot.number: self._reusable(slot, alike[slot.number], whole_only) for slot in self._slots}
         most = max(alike.values())
         home = max(idle, key=lambda slot: (self._worth(slot, common[slot.number]), -slot.used_at, -slot.number))
-        source = max(self._slots, key=lambda slot: common[slot.number])
+        source = max(self._slots, key=lambda slot: (common[slot.number], -len(slot.tokens)))
         gain = common[source.number] - common[home.number]
-        if self._copy_from is not None and not whole_only and gain >= max(self._copy_from, 1):
+        if self._least_saved is not None and not whole_only and gain >= max(self._least_saved(len(source.tokens)), 1):
             return SlotChoice(home.number, common[source.number], source.number, most)
         return SlotChoice(home.number, common[home.number], None, most)
 
@@ -98,8 +126,3 @@ class Slots:
     def _touch(self, slot: Slot) -> None:
         self._clock += 1
         slot.used_at = self._clock
-
-
-def worth_copying(ctx_size: int) -> int:
-    """The least number of tokens that a copy from another slot must save to be worth it."""
-    return max(_COPY_FROM, ctx_size // _CELLS_PER_TOKEN)

@@ -160,6 +160,17 @@ class ReportsPasses(Protocol):
 
 
 @runtime_checkable
+class SharesPrompts(Protocol):
+    """A target that copies the beginning of a prompt from a session that has read it."""
+
+    @property
+    def least_shared(self) -> Callable[[int], int] | None:
+        """How many tokens it must have in common with that session to be worth waiting for, by how many that session
+        has; None: nothing is copied."""
+        ...
+
+
+@runtime_checkable
 class UsesThreads(Protocol):
     """A target whose number of threads can change."""
 

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from twd.decoding.slots import CopyCost
 from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
@@ -28,7 +29,7 @@ EXACT_ROWS, FAST_ROWS = 64, 512
 """The most tokens of one pass (ubatch). A whole model and its slices use the same value, so they give the same text."""
 _NO_ROOM, _ABORTED = 1, 2
 _SPARE = 3
-_PARTIAL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_PARTIAL, _ALL = llama.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY, 0
 
 
 class CacheLayout(enum.StrEnum):
@@ -183,6 +184,7 @@ class Context:
         self._every_output = model.info.architecture in ALL_OUTPUTS
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
+        self.copy_cost = _copy_cost(model, settings)
         self.device_rows: DeviceRows | None = None
         """Where the logits stay on the device; None: they come home with each pass."""
         self.on_pass: Callable[[int], None] | None = None
@@ -289,8 +291,20 @@ class Context:
         llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def copy(self, source: int, target: int) -> None:
-        """Copy sequence `source` to `target`. With the layout STREAMS this copies the whole buffer."""
-        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        """Copy sequence `source` to `target`, which is empty. With the layout STREAMS that copies the whole buffer, or
+        only what holds tokens, where that is quicker."""
+        if not (self.copy_cost.saves_cells(self.end(source)) and self._copy_held(source, target)):
+            llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _copy_held(self, source: int, target: int) -> bool:
+        """Save all that a sequence holds, and load it into another one. Returns false if llama.cpp refuses that."""
+        saved = np.empty(llama.llama_state_seq_get_size_ext(self.handle, source, _ALL), np.uint8)
+        given = (saved.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)), saved.size)
+        got = llama.llama_state_seq_get_data_ext(self.handle, *given, source, _ALL)
+        if got and got == llama.llama_state_seq_set_data_ext(self.handle, *given, target, _ALL) == saved.size:
+            return True
+        self.clear(target)
+        return False
 
     def end(self, sequence: int) -> int:
         """The position after the last token of a sequence; 0 if it is empty."""
@@ -367,6 +381,12 @@ def _kv_bytes(model: LoadedGguf, settings: ContextSettings) -> int:
         return 0
     states = model.info.state_bytes * (1 + settings.snapshots) * settings.parallel
     return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells + states
+
+
+def _copy_cost(model: LoadedGguf, settings: ContextSettings) -> CopyCost:
+    cells = settings.ctx_size if settings.layout is CacheLayout.STREAMS else 0
+    saved = not (model.offloads or model.recurrent or model.windowed)
+    return CopyCost(cells, model.info.kv_bytes_per_token(settings.type_k, settings.type_v) if saved else 0)
 
 
 def decode_error(code: int, rows: int) -> TwdError:

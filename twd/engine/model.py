@@ -89,6 +89,11 @@ class LoadedGguf:
         """Whether some layers keep a recurrent state instead of KV cells for each token."""
         return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
 
+    @property
+    def windowed(self) -> bool:
+        """Whether some layers look back through a window: what they have left behind is not in a saved sequence."""
+        return bool(llama.llama_model_n_swa(self.handle))
+
     @classmethod
     def load(cls, settings: ModelLoadOptions, on_progress: Share = unheard) -> Self:
         """Load a model; raises TwdError with MODEL_LOAD or OUT_OF_MEMORY."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from twd.decoding.batches import BatchPlanner, BatchRules, ForwardBatch
-from twd.decoding.slots import Slots, worth_copying
+from twd.decoding.slots import Slots
 from twd.decoding.tree import TreeLayout, lay_out
 from twd.decoding.window import (
     Logits,
@@ -59,9 +59,10 @@ class LocalTarget:
         rules = BatchRules(settings.ubatch, settings.layout is CacheLayout.STREAMS, self._undo.padding, rows_min)
         self.planner = BatchPlanner(rules)
         self._fed = [0] * self.n_slots
-        copy_from = worth_copying(settings.ctx_size) if can_rollback else None
+        least_saved = context.copy_cost.least_saved if can_rollback else None
+        self.least_shared = least_saved if isinstance(self._undo, CellUndo) else None
         self._slots = Slots(
-            self.n_slots, copy_from, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)
+            self.n_slots, least_saved, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)
         )
         self._stops: list[list[int]] = [[] for _ in range(self.n_slots)]
         self._sessions: dict[int, SlotSession] = {}

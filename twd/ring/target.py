@@ -10,7 +10,7 @@ from itertools import takewhile
 import msgspec
 
 from twd.decoding.pipeline import PipelineState
-from twd.decoding.slots import Slots, worth_copying
+from twd.decoding.slots import CopyCost, Slots
 from twd.decoding.window import Report, Sampler, Score, VerifyResult, Window, check, check_prompt
 from twd.engine.context import Logits
 from twd.engine.slices.undo import UNLIMITED
@@ -40,6 +40,10 @@ class RemoteSpecReport:
     def __call__(self, logits: Logits, token: int) -> TokenLogprob:
         """Always raises: only the output stage does this."""
         raise TwdError(FailureCode.INTERNAL, "over a ring the last stage reports")
+
+
+_WORTH_A_TRIP = 128
+"""So many tokens less to read are worth a trip round the ring."""
 
 
 @dataclass(slots=True)
@@ -118,8 +122,8 @@ class RingTarget:
         self.home = home
         self.generation_number += 1
         self._undoable = home.bounds.undoable
-        copy_from = worth_copying(self.ctx_size) if self._undoable == UNLIMITED else None
-        self._slots = Slots(self.n_slots, copy_from, self._reach)
+        self._copies = CopyCost(self.ctx_size).least_saved if self._undoable == UNLIMITED else None
+        self._slots = Slots(self.n_slots, self._copies, self._reach)
         self._beyond = [0] * self.n_slots
         """For each idle slot, how many tokens stages may have computed beyond its text."""
         self._lines: dict[int, _Line] = {}
@@ -128,6 +132,12 @@ class RingTarget:
         """Rows of the largest pass that these stages have computed."""
         self._refused: list[VerifyResult] = []
         self.pipe.reset(home.bounds.credits)
+
+    @property
+    def least_shared(self) -> Callable[[int], int] | None:
+        """As `SharesPrompts` has it. What is shared must have come back first, and stages may be idle meanwhile."""
+        copies = self._copies
+        return None if copies is None else lambda held: max(_WORTH_A_TRIP, copies(held))
 
     def on_ready(self, call: Callable[[], None]) -> None:
         """Set the function to call when there is something to collect, or the ring is lost or replaced."""

@@ -174,7 +174,8 @@ class Runner:
                 yield WaitForPost(None if plan.wake_at is None else max(0.0, plan.wake_at - self._clock()))
 
     def _has_work(self) -> bool:
-        return bool(self._core.queue) and len(self._core.sessions) < self._target.n_slots
+        shares = self._core.sharing if self._core.sessions else 0
+        return len(self._core.queue) > shares and len(self._core.sessions) < self._target.n_slots
 
     def _open(self, session: Session, now: float) -> None:
         try:

@@ -39,6 +39,8 @@ async def open_tower(farm: Farm) -> AsyncIterator[OpenTower]:
         )
         await speculator.start()
         await until(lambda: bool(ear.of(ModelReady) or ear.of(ModelFailed)), timeout_s=20)
+        await until(lambda: not server.streaming, "the stream that measures the server is over")
+        server.cut_off = 0  # that stream may have been cut off
         towers.append(Tower(server, ear, speculator))
         return towers[-1]
 

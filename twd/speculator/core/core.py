@@ -92,7 +92,7 @@ class SpeculatorCore:
             raise TwdError(FailureCode.UNSUPPORTED, f"{self.identity.model} cannot score given tokens", "judge")
         if self._lacks_drafters(job):
             raise TwdError(FailureCode.BACKEND_DOWN, _NO_DRAFTER)
-        waiting = len(self.queue) + coming
+        waiting = max(0, len(self.queue) - self.sharing) + coming
         if waiting >= self.limits.max_queue:
             raise TwdError(FailureCode.BUSY, f"{waiting} jobs are waiting for {self.identity.model} already")
         return waiting
@@ -198,7 +198,13 @@ class SpeculatorCore:
     def admit(self, now: float) -> list[Session]:
         """Returns the sessions that should get a slot of the target now, oldest first."""
         self._ends.fail_overdue(now)
-        return self._table.take_waiting()
+        return self._table.take_waiting(self.limits.least_shared)
+
+    @property
+    def sharing(self) -> int:
+        """How many sessions of the queue have a free slot, and wait only until their beginning was read for another
+        one."""
+        return self._table.sharing
 
     def opened(self, session: Session, slot: int, cached: int, now: float) -> None:
         """The target gave a session a slot whose cache holds its first `cached` tokens."""

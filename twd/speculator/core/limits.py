@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from twd.decoding.window import Target
+from twd.decoding.window import SharesPrompts, Target
 from twd.drafting.ngram import MIN_MATCH
 from twd.drafting.undo_cost import UndoCost
 from twd.settings.model import ModelConfig, Settings
@@ -49,6 +49,9 @@ class SpeculatorLimits:
     tree: bool = False
     branches: int = 8
     can_rollback: bool = True
+    least_shared: Callable[[int], int] | None = None
+    """How many tokens a prompt must have in common with one that is read now, so that it waits for those, by the length
+    of that one; None: prompts share nothing."""
     undo: UndoCost | None = None
     """The cost of undoing wrong drafts, where that costs more than a pass; None: nothing."""
     head_ms: float = 0.0
@@ -92,6 +95,7 @@ def usual_limits(target: Target, name: ModelId, model: ModelConfig, settings: Se
         ctx_size=target.ctx_size,
         max_queue=settings.edge.max_queue,
         max_window=window_limit(settings, target.window_max),
+        least_shared=target.least_shared if isinstance(target, SharesPrompts) else None,
         ngram=ngram.enabled,
         ngram_match=ngram.min_match,
         recall_tokens=ngram.recalls,

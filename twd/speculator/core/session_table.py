@@ -1,10 +1,16 @@
-"""Which sessions there are: those that wait for a slot of the target, and those that have one."""
+"""Which sessions there are: those that wait for a slot of the target, and those that have one.
+
+A prompt that begins like one that is read now waits until that part was read: the target copies it.
+"""
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 from twd.decoding.window import FIRST_EPOCH
 from twd.speculator.core.session import Session
 from twd.wire.base import JobId, SessionId
+from twd.wire.prefix import common_prefix
 
 
 class SessionTable:
@@ -17,6 +23,8 @@ class SessionTable:
         self.running: dict[int, Session] = {}
         self.by_job: dict[JobId, Session] = {}
         self.by_id: dict[SessionId, Session] = {}
+        self.sharing = 0
+        """See `SpeculatorCore.sharing`."""
         self._released: list[int] = []
         self._epochs = FIRST_EPOCH
 
@@ -25,10 +33,21 @@ class SessionTable:
         self.by_job[session.job.job] = session
         self.by_id[session.id] = session
 
-    def take_waiting(self) -> list[Session]:
-        """Remove from the queue as many sessions as there are free slots, oldest first; returns them."""
+    def take_waiting(self, least_shared: Callable[[int], int] | None = None) -> list[Session]:
+        """Remove from the queue as many sessions as there are free slots, oldest first; returns them. Those whose
+        beginning another one reads now stay: no other session gets their slots.
+
+        `least_shared`: see `SpeculatorLimits`.
+        """
         free = self._slots - len(self.running) - len(self._released)
-        return [self.queue.popleft() for _ in range(min(free, len(self.queue)))]
+        first, taken = list(islice(self.queue, max(0, free))), list[Session]()
+        for session in first:
+            others = [*self.running.values(), *taken]
+            if least_shared is None or not waits_for_others(session, others, least_shared):
+                self.queue.remove(session)
+                taken.append(session)
+        self.sharing = len(first) - len(taken)
+        return taken
 
     def place(self, session: Session, slot: int) -> None:
         """Give a session a slot and a new epoch."""
@@ -72,3 +91,22 @@ class SessionTable:
         prompt."""
         slots, self._released = self._released, []
         return slots
+
+
+def waits_for_others(session: Session, others: Sequence[Session], least_shared: Callable[[int], int]) -> bool:
+    """Returns whether the target will soon have read more of this session's tokens for one of the others than it has
+    by now, and so much more that a copy is worth the wait."""
+    prompt = session.tokens[:-1]  # the last one is read anyway, because its logits are needed
+    shared = [(common_prefix(other.tokens, prompt), other) for other in others]
+    later, source = max(shared, key=lambda one: one[0], default=(0, None))
+    if source is None:
+        return False
+    now = max(min(common, read(other)) for common, other in shared)
+    return later - now >= max(1, least_shared(len(source.tokens)))
+
+
+def read(session: Session) -> int:
+    """Returns how many tokens of a session the target has read for certain."""
+    if session.slot < 0:
+        return 0
+    return session.inflight_windows[0].at if session.inflight_windows else session.fed
