@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tests.properties import examples
 from tests.speculator.fakes import Driver, FakePipeline, FakeTarget, job, make_core, text_of
 from twd.decoding.window import Report, Sampler
-from twd.wire.base import JobId
+from twd.speculator.drafters.drafter_link import AttachedDrafter
+from twd.wire.base import InstanceId, JobId, NodeId
+from twd.wire.draft import SessionOpened
 from twd.wire.failures import TwdError
 from twd.wire.job import JobFailed, JobFinished, JobStarted
 from twd.wire.prefix import common_prefix
@@ -177,3 +179,23 @@ def test_whatever_prompts_share_every_text_is_right(seed: int, slots: int, jobs:
     assert len(begun) == len(set(begun))
     if slots == 1:
         assert all(int(one[1:]) < int(other[1:]) for one, other in pairwise(begun))
+
+
+def test_a_drafter_on_the_same_cores_rests_for_the_first_of_many_too() -> None:
+    """The others share its passes as soon as they have copied what it reads now."""
+    driver = sharing(SharingTarget())
+    driver.core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=True), 0.0)
+    submit_all(driver, BURST)
+    driver.turn()
+    assert [event.credit for event in driver.told if isinstance(event, SessionOpened)] == [0]
+    driver.run()
+    assert all_right(driver, BURST)
+
+
+def test_it_drafts_for_one_session_whoever_waits_for_the_only_slot() -> None:
+    driver = sharing(SharingTarget(n_slots=1))
+    driver.core.attach(AttachedDrafter(InstanceId("d"), NodeId("n"), beside=True), 0.0)
+    submit_all(driver, BURST)
+    driver.turn()
+    (opened,) = [event for event in driver.told if isinstance(event, SessionOpened)]
+    assert opened.credit > 0

@@ -65,7 +65,7 @@ class SpeculatorCore:
         self.queue, self.sessions = self._table.queue, self._table.running
         self.by_job, self.by_id = self._table.by_job, self._table.by_id
         usual = limits.undo.usual(cost) if limits.undo is not None else cost
-        self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions)
+        self.drafter_pool = DrafterPool(identity, limits, usual, self.sessions, self.queue)
         self.consensus = Consensus(limits)
         self.drafted = DraftedExperts(limits.experts) if limits.experts is not None else None
         self._planner: StepPlanner = (

@@ -1,6 +1,6 @@
 """The drafters of one speculator: what was measured of them, and the credit of each in each session."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from twd.drafting.calibration import Calibration
 from twd.drafting.window_value import Cost
@@ -40,12 +40,19 @@ class DrafterPool:
     """All drafters of this target."""
 
     def __init__(
-        self, identity: SpeculatorIdentity, limits: SpeculatorLimits, cost: Cost, sessions: dict[int, Session]
+        self,
+        identity: SpeculatorIdentity,
+        limits: SpeculatorLimits,
+        cost: Cost,
+        sessions: dict[int, Session],
+        queue: Collection[Session],
     ) -> None:
+        """`sessions`: those that have a slot; `queue`: those that wait for one."""
         self.identity = identity
         self.limits = limits
         self.cost = cost
         self.sessions = sessions
+        self._queue = queue
         self.drafters: dict[InstanceId, AttachedDrafter] = {}
         self.calibrations: dict[str, Calibration] = {}
         self.race, self.race_by_grammar = SpeculationABTest(), SpeculationABTest.in_bursts()
@@ -340,10 +347,15 @@ class DrafterPool:
     def _gives_way(self, session: Session, drafter: AttachedDrafter) -> bool:
         """Returns whether a drafter on the target's device must rest. It must if several sessions share the passes,
         because these use the device better, or if a drafter elsewhere is at least as good."""
-        if not drafter.beside or len(self.sessions) > 1:
+        if not drafter.beside or self._together > 1:
             return drafter.beside
         elsewhere = [self._predicted(session, other) for other in self._heard_elsewhere(session)]
         return bool(elsewhere) and max(elsewhere) >= self._predicted(session, drafter)
+
+    @property
+    def _together(self) -> int:
+        """How many sessions share passes, now or as soon as those that wait get the free slots."""
+        return min(self.limits.slots, len(self.sessions) + len(self._queue))
 
     def _heard_elsewhere(self, session: Session) -> Iterator[AttachedDrafter]:
         for name, link in session.links.items():
