@@ -31,6 +31,13 @@ def test_a_free_port_can_be_had_and_one_that_is_taken_is_not_given() -> None:
         assert free_port() != held.getsockname()[1]
 
 
+def test_a_port_is_not_given_twice_while_nobody_listens_on_it_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = range(PORTS.start, PORTS.start + 64)
+    monkeypatch.setattr("twd.net.ports.PORTS", few)
+    given = [free_port() for _ in range(20)]
+    assert len(set(given)) == 20
+
+
 def test_a_free_port_is_none_that_an_outgoing_connection_may_get() -> None:
     ports = set(free_ports(20))
     assert len(ports) == 20

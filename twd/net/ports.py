@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import stat
+from collections import deque
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -16,15 +17,19 @@ LOOPBACK: Final = "127.0.0.1"
 PORTS: Final = range(20_000, 32_768)
 """Ports for processes: below those that Linux gives to outgoing connections."""
 PORT_TRIES: Final = 64
+_lately: Final[deque[int]] = deque(maxlen=256)
+"""Ports that this process was given lately."""
 
 
 def free_port(host: str = LOOPBACK, promised: Collection[int] = ()) -> int:
     """Return a free port, none of `promised`, that the system gives to no outgoing connection before a process
-    listens on it. Raises OSError if there is none at this host."""
+    listens on it; nor is it one that this process was given lately, on which nobody may listen yet. Raises OSError if
+    there is none at this host."""
     for port in random.SystemRandom().sample(PORTS, PORT_TRIES):
-        if port not in promised:
+        if port not in promised and port not in _lately:
             with contextlib.suppress(OSError):
-                return bindable_port(host, port)
+                _lately.append(bindable_port(host, port))
+                return port
     while (found := bindable_port(host, 0)) in promised:
         continue
     return found
