@@ -47,7 +47,9 @@ async def together_and_alone(house: House, least: int) -> None:
         assert tokens(listener, f"alone-{number}") == tokens(listener, f"together-{number}")
 
 
-@pytest.mark.parametrize("ring", [False, True], ids=["one process", "a ring"])
+@pytest.mark.parametrize(
+    "ring", [pytest.param(False, id="one process"), pytest.param(True, id="a ring", marks=pytest.mark.thorough)]
+)
 async def test_what_questions_have_in_common_is_read_once(q4_path: Path, tmp_path: Path, ring: bool) -> None:
     house = House(q4_path, tmp_path, parallel=len(QUESTIONS))
     if not ring:
