@@ -11,7 +11,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from twd.decoding.slots import CopyCost
 from twd.engine.device_rows.binding import DeviceRows, LogitsPlace
 from twd.engine.host_memory.limits import require_memory
 from twd.engine.library import last_errors, llama
@@ -184,7 +183,8 @@ class Context:
         self._every_output = model.info.architecture in ALL_OUTPUTS
         self._row_type = ctypes.c_float * model.vocab.size
         self._views: dict[int, Logits] = {}
-        self.copy_cost = _copy_cost(model, settings)
+        cells = settings.ctx_size if settings.layout is CacheLayout.STREAMS else 0
+        self.copy_cost = model.copy_cost(cells, settings.type_k, settings.type_v)
         self.device_rows: DeviceRows | None = None
         """Where the logits stay on the device; None: they come home with each pass."""
         self.on_pass: Callable[[int], None] | None = None
@@ -381,12 +381,6 @@ def _kv_bytes(model: LoadedGguf, settings: ContextSettings) -> int:
         return 0
     states = model.info.state_bytes * (1 + settings.snapshots) * settings.parallel
     return model.info.kv_bytes_per_token(settings.type_k, settings.type_v) * settings.cells + states
-
-
-def _copy_cost(model: LoadedGguf, settings: ContextSettings) -> CopyCost:
-    cells = settings.ctx_size if settings.layout is CacheLayout.STREAMS else 0
-    saved = not (model.offloads or model.recurrent or model.windowed)
-    return CopyCost(cells, model.info.kv_bytes_per_token(settings.type_k, settings.type_v) if saved else 0)
 
 
 def decode_error(code: int, rows: int) -> TwdError:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from twd.decoding.slots import NEVER, CopyCost
 from twd.engine.build import has_amx
 from twd.engine.experts.choices import open_remembering
 from twd.engine.experts.layout import expert_layout
@@ -89,10 +90,13 @@ class LoadedGguf:
         """Whether some layers keep a recurrent state instead of KV cells for each token."""
         return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
 
-    @property
-    def windowed(self) -> bool:
-        """Whether some layers look back through a window: what they have left behind is not in a saved sequence."""
-        return bool(llama.llama_model_n_swa(self.handle))
+    def copy_cost(self, cells: int, type_k: str, type_v: str) -> CopyCost:
+        """What a copy of a slot with so many cells costs; 0: it moves none. Over RPC workers nothing is copied, because
+        each tensor would wait for a trip. Layers with a window do not save what the window has left behind."""
+        if any(device.name.startswith("RPC") for device in self.settings.devices):
+            return CopyCost(NEVER)
+        saved = not (self.offloads or self.recurrent or llama.llama_model_n_swa(self.handle))
+        return CopyCost(cells, self.info.kv_bytes_per_token(type_k, type_v) if saved else 0)
 
     @classmethod
     def load(cls, settings: ModelLoadOptions, on_progress: Share = unheard) -> Self:

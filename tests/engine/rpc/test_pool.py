@@ -103,7 +103,9 @@ def test_a_model_over_workers_and_this_machine_is_exact(
     workers: list[str], model_cache: Path, tmp_path: Path, head_here: bool
 ) -> None:
     plan = PoolPlan((LayerShare(4), LayerShare(13, workers[0]), LayerShare(13, workers[1])), head_here)
-    assert loaded(demo_model(model_cache, "q8_0"), plan).startswith("True ")
+    told = loaded(demo_model(model_cache, "q8_0"), plan)
+    assert told.startswith("True ")
+    assert told.endswith("copies False"), "each tensor's copy would wait for its worker"
 
 
 def loaded(path: Path, plan: PoolPlan) -> str:
@@ -112,7 +114,7 @@ def loaded(path: Path, plan: PoolPlan) -> str:
         "import sys; from pathlib import Path; from twd.engine.loading import *; from twd.engine.rpc.pool import *;"
         "from twd.wire.base import ModelId;"
         f"m = load_native(LoadPlan(ModelId('m'), Path({str(path)!r}), ctx_size=512, parallel=2, pool={plan!r}), print);"
-        "print(m.exactness.exact, m.exactness.compared); m.close()"
+        "print(m.exactness.exact, m.exactness.compared, 'copies', m.target.least_shared(500) < 10**6); m.close()"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
