@@ -54,6 +54,7 @@ def test_prefix_of_the_last_conversation_is_reused_exactly(tiny: LoadedGguf, tru
 def test_prefix_of_a_running_session_is_copied_exactly(tiny: LoadedGguf, ctx_size: int) -> None:
     long_prompt = PROMPT * 12
     with opened(tiny, parallel=2, ctx_size=ctx_size) as target:
+        assert target.context.copy_cost is not None
         assert target.context.copy_cost.saves_cells(len(long_prompt)) == (ctx_size == 1024)
         plain = generate(target, long_prompt, 20)
         slot, out = start(target, long_prompt, Greedy())

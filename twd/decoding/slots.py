@@ -14,8 +14,6 @@ _CELLS_PER_TOKEN: Final = 256
 _SAVED_CELLS: Final = 4
 """Saving a cell and loading it again takes as long as copying so many."""
 _SAVED_BYTES_MAX: Final = 64 << 20
-NEVER: Final = 1 << 60
-"""So many cells are never copied."""
 
 
 @dataclass(frozen=True, slots=True)

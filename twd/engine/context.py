@@ -185,6 +185,7 @@ class Context:
         self._views: dict[int, Logits] = {}
         cells = settings.ctx_size if settings.layout is CacheLayout.STREAMS else 0
         self.copy_cost = model.copy_cost(cells, settings.type_k, settings.type_v)
+        """What `copy` costs; None: too much to be ever worth it."""
         self.device_rows: DeviceRows | None = None
         """Where the logits stay on the device; None: they come home with each pass."""
         self.on_pass: Callable[[int], None] | None = None
@@ -293,7 +294,8 @@ class Context:
     def copy(self, source: int, target: int) -> None:
         """Copy sequence `source` to `target`, which is empty. With the layout STREAMS that copies the whole buffer, or
         only what holds tokens, where that is quicker."""
-        if not (self.copy_cost.saves_cells(self.end(source)) and self._copy_held(source, target)):
+        saves = self.copy_cost is not None and self.copy_cost.saves_cells(self.end(source))
+        if not (saves and self._copy_held(source, target)):
             llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def _copy_held(self, source: int, target: int) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from twd.decoding.slots import NEVER, CopyCost
+from twd.decoding.slots import CopyCost
 from twd.engine.build import has_amx
 from twd.engine.experts.choices import open_remembering
 from twd.engine.experts.layout import expert_layout
@@ -90,11 +90,11 @@ class LoadedGguf:
         """Whether some layers keep a recurrent state instead of KV cells for each token."""
         return bool(llama.llama_model_is_recurrent(self.handle) or llama.llama_model_is_hybrid(self.handle))
 
-    def copy_cost(self, cells: int, type_k: str, type_v: str) -> CopyCost:
-        """What a copy of a slot with so many cells costs; 0: it moves none. Over RPC workers nothing is copied, because
-        each tensor would wait for a trip. Layers with a window do not save what the window has left behind."""
+    def copy_cost(self, cells: int, type_k: str, type_v: str) -> CopyCost | None:
+        """What a copy of a slot with so many cells costs; 0: it moves none. None over RPC workers: each tensor would
+        wait for a trip. Layers with a window do not save what the window has left behind."""
         if any(device.name.startswith("RPC") for device in self.settings.devices):
-            return CopyCost(NEVER)
+            return None
         saved = not (self.offloads or self.recurrent or llama.llama_model_n_swa(self.handle))
         return CopyCost(cells, self.info.kv_bytes_per_token(type_k, type_v) if saved else 0)
 

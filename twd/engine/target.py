@@ -59,7 +59,8 @@ class LocalTarget:
         rules = BatchRules(settings.ubatch, settings.layout is CacheLayout.STREAMS, self._undo.padding, rows_min)
         self.planner = BatchPlanner(rules)
         self._fed = [0] * self.n_slots
-        least_saved = context.copy_cost.least_saved if can_rollback else None
+        cost = context.copy_cost if can_rollback else None
+        least_saved = cost.least_saved if cost is not None else None
         self.least_shared = least_saved if isinstance(self._undo, CellUndo) else None
         self._slots = Slots(
             self.n_slots, least_saved, lambda slot, common: self._undo.reach(slot, self._fed[slot], common)

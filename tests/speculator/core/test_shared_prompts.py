@@ -23,36 +23,29 @@ LEAST = 8
 SHARED = [2 + index * 7 % 40 for index in range(40)]
 
 
-def copied(target: FakeTarget, slot: int, tokens: Sequence[int]) -> int:
-    """Gives the slot the longest beginning that another session has read. Returns its length."""
-    running = [fed for other, fed in target.fed.items() if other != slot and other in target.samplers]
+def open_copying(
+    self: FakeTarget, tokens: Sequence[int], sampler: Sampler, report: Report | None = None
+) -> tuple[int, int]:
+    """Open a slot with the longest beginning that another session has read; of a pipeline, what is in flight is not."""
+    slot, _ = FakeTarget.open(self, tokens, sampler, report)
+    running = [fed for other, fed in self.fed.items() if other != slot and other in self.samplers]
     common = max((common_prefix(fed, tokens[:-1]) for fed in running), default=0)
     if common < LEAST:
-        return 0
-    target.fed[slot] = list(tokens[:common])
-    return common
+        return slot, 0
+    self.fed[slot] = list(tokens[:common])
+    return slot, common
 
 
 @dataclass
 class SharingTarget(FakeTarget):
-    """Copies what a running session has read."""
-
     n_slots: int = 6
-
-    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        slot, _ = super().open(tokens, sampler, report)
-        return slot, copied(self, slot, tokens)
+    open = open_copying
 
 
 @dataclass
 class SharingPipeline(FakePipeline):
-    """The same of a pipeline: what is in flight is not read yet."""
-
     n_slots: int = 6
-
-    def open(self, tokens: Sequence[int], sampler: Sampler, report: Report | None = None) -> tuple[int, int]:
-        slot, _ = super().open(tokens, sampler, report)
-        return slot, copied(self, slot, tokens)
+    open = open_copying
 
 
 def sharing(target: FakeTarget, max_queue: int = 64) -> Driver:
