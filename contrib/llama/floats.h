@@ -53,7 +53,7 @@ inline void put_pairs(__m128 of, float * low, float * high) {
 #endif
 
 // Folds the sums of a tile, from the input row FROM on, and puts them where they belong. To fold sixteen together takes a
-// third of the time, and gives the same bits.
+// third of the operations, and gives the same bits.
 template <int FROM, int RM, int RN>
 inline void put_folded(const floats (&sums)[RN][RM], float * const * C, int64_t i, int64_t j) {
 #if defined(__AVX512F__)
@@ -64,11 +64,8 @@ inline void put_folded(const floats (&sums)[RN][RM], float * const * C, int64_t 
         const floats second = four_quarters_of(sums[FROM][1], sums[b][1], sums[c][1], sums[d][1]);
         const floats third = four_quarters_of(sums[FROM][2], sums[b][2], sums[c][2], sums[d][2]);
         const floats fourth = four_quarters_of(sums[FROM][3], sums[b][3], sums[c][3], sums[d][3]);
-        const floats folded = neighbours_of(eighths_of(first, second), eighths_of(third, fourth));
-        _mm_storeu_ps(C[j + FROM] + i, quarter_of<0>(folded));
-        _mm_storeu_ps(C[j + b] + i, quarter_of<1>(folded));
-        _mm_storeu_ps(C[j + c] + i, quarter_of<2>(folded));
-        _mm_storeu_ps(C[j + d] + i, quarter_of<3>(folded));
+        const floats folded = folded_quarters(first, second, third, fourth);
+        put_quarters(folded, C[j + FROM] + i, C[j + b] + i, C[j + c] + i, C[j + d] + i);
         if constexpr (LEFT > 4) {
             put_folded<FROM + 4>(sums, C, i, j);
         }
@@ -80,7 +77,7 @@ inline void put_folded(const floats (&sums)[RN][RM], float * const * C, int64_t 
         const floats second = four_quarters_of(sums[c][1], sums[c + 1][1], sums[c + 2][1], sums[c + 3][1]);
         const floats third = four_quarters_of(sums[d][0], sums[d + 1][0], sums[d + 2][0], sums[d + 3][0]);
         const floats fourth = four_quarters_of(sums[d][1], sums[d + 1][1], sums[d + 2][1], sums[d + 3][1]);
-        const floats folded = neighbours_of(eighths_of(first, second), eighths_of(third, fourth));
+        const floats folded = folded_quarters(first, second, third, fourth);
         put_pairs(quarter_of<0>(folded), C[j + c] + i, C[j + d] + i);
         put_pairs(quarter_of<1>(folded), C[j + c + 1] + i, C[j + d + 1] + i);
         put_pairs(quarter_of<2>(folded), C[j + c + 2] + i, C[j + d + 2] + i);

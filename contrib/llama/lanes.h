@@ -97,10 +97,22 @@ inline floats four_quarters_of(floats a, floats b, floats c, floats d) {
     return quarters_of(halves_of(a, b), halves_of(c, d));
 }
 
-// Folded numbers of a quarter of a vector.
+// Four such, folded to the end: each quarter has a number of each.
+inline floats folded_quarters(floats a, floats b, floats c, floats d) {
+    return neighbours_of(eighths_of(a, b), eighths_of(c, d));
+}
+
 template <int QUARTER>
 inline __m128 quarter_of(floats of) {
     return _mm512_extractf32x4_ps(of, QUARTER);
+}
+
+// The quarters of a vector, each to its place.
+inline void put_quarters(floats of, float * first, float * second, float * third, float * fourth) {
+    _mm_storeu_ps(first, quarter_of<0>(of));
+    _mm_storeu_ps(second, quarter_of<1>(of));
+    _mm_storeu_ps(third, quarter_of<2>(of));
+    _mm_storeu_ps(fourth, quarter_of<3>(of));
 }
 
 // Each of sixteen vectors folded to one number.

@@ -79,19 +79,16 @@ inline void put(sums_of_rows sums, float * out, int64_t rows) {
 }
 
 // The results of four rows, all of them there, with RN rows of inputs from FROM on. To fold those of four inputs together
-// takes a fifth of the time, and gives the same bits.
+// takes a fifth of the operations, and gives the same bits.
 template <int FROM, int RN>
 inline void put_rows(const sums_of_rows (&sums)[RN][2], float * const * C, int64_t i, int64_t j) {
     if constexpr (FROM + 1 < RN) {
         constexpr int b = FROM + 1, c = FROM + 2 < RN ? FROM + 2 : RN - 1, d = FROM + 3 < RN ? FROM + 3 : RN - 1;
-        const floats one = eighths_of(quarters_of(sums[FROM][0], sums[FROM][1]), quarters_of(sums[b][0], sums[b][1]));
-        const floats other = eighths_of(quarters_of(sums[c][0], sums[c][1]), quarters_of(sums[d][0], sums[d][1]));
+        const floats columns = folded_quarters(quarters_of(sums[FROM][0], sums[FROM][1]), quarters_of(sums[b][0], sums[b][1]),
+                                               quarters_of(sums[c][0], sums[c][1]), quarters_of(sums[d][0], sums[d][1]));
         const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        const floats folded = _mm512_permutexvar_ps(turned, neighbours_of(one, other)); // the rows of each input together
-        _mm_storeu_ps(C[j + FROM] + i, quarter_of<0>(folded));
-        _mm_storeu_ps(C[j + b] + i, quarter_of<1>(folded));
-        _mm_storeu_ps(C[j + c] + i, quarter_of<2>(folded));
-        _mm_storeu_ps(C[j + d] + i, quarter_of<3>(folded));
+        const floats folded = _mm512_permutexvar_ps(turned, columns); // the rows of each input together
+        put_quarters(folded, C[j + FROM] + i, C[j + b] + i, C[j + c] + i, C[j + d] + i);
         if constexpr (FROM + 4 < RN) {
             put_rows<FROM + 4>(sums, C, i, j);
         }
