@@ -1,7 +1,7 @@
 """Choosing slots: longest prefix first, conversations not lost to a shared beginning, everyone served in turn."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twd.decoding.slots import CopyCost, Slots
@@ -101,6 +101,7 @@ def test_a_copy_costs_what_it_moves() -> None:
     assert shared.least_saved(8000) == 16
 
 
+@example(4352, 1, 0)
 @given(st.integers(0, 10_000), st.integers(0, 10**6), st.integers(0, 10_000))
 def test_copying_more_never_costs_less(cells: int, cell_bytes: int, held: int) -> None:
     cost = CopyCost(cells, cell_bytes)

@@ -32,7 +32,7 @@ class CopyCost:
 
     def least_saved(self, held: int) -> int:
         """Returns how many tokens a copy of a slot with so many tokens must save to be worth it."""
-        cells = held * _SAVED_CELLS if self.saves_cells(held) else self.cells
+        cells = held * _SAVED_CELLS if self.saves_cells(max(held, 1)) else self.cells
         return max(_LEAST_SAVED, cells // _CELLS_PER_TOKEN)
 
 
