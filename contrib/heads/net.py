@@ -28,13 +28,13 @@ class Shape:
 
 def encoded(weights: Weights, inputs: Array, shape: Shape) -> Array:
     """One vector of the inputs of the target's three layers."""
-    return _norm(inputs, weights["enc.output_norm"], shape) @ weights["fc"]
+    return _norm(inputs.astype(jnp.float32), weights["enc.output_norm"], shape) @ weights["fc"]
 
 
 def loss(weights: Weights, batch: dict[str, Array], shape: Shape, steps: int, fade: float) -> tuple[Array, Array]:
     """The mean cross entropy of all steps, of which later ones count less; and of each step the share of tokens that it
     tells as the target does."""
-    chances = jax.nn.softmax(batch["last"] @ weights["output"].T)
+    chances = jax.nn.softmax(batch["last"].astype(jnp.float32) @ weights["output"].T)
     counted = batch["counted"]
     total, right, keys, values = 0.0, [], list[Array](), list[Array]()
     state = encoded(weights, batch["inputs"], shape)

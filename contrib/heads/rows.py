@@ -71,8 +71,8 @@ def batch(texts: Texts, groups: Sequence[Sequence[int]], room: int, embedding: F
     width = embedding.shape[1]
     found = {
         "tokens": np.zeros((len(groups), room, width), np.float32),
-        "inputs": np.zeros((len(groups), room, texts.rows.shape[1] - width), np.float32),
-        "last": np.zeros((len(groups), room, width), np.float32),
+        "inputs": np.zeros((len(groups), room, texts.rows.shape[1] - width), texts.rows.dtype),
+        "last": np.zeros((len(groups), room, width), texts.rows.dtype),
         "answers": np.full((len(groups), room), -1, np.int32),
         "texts": np.full((len(groups), room), -1, np.int32),
         "places": np.zeros((len(groups), room), np.float32),

@@ -3,8 +3,10 @@
     python contrib/heads texts MODEL --out FOLDER --tokens 120000
 
 Many texts grow at once, each by one token a pass; tokens of prompts are fed in the same way. Some texts are the
-likeliest ones, the others are sampled. What is kept of each token: the inputs of three layers, the last hidden state
-(with it the target's distribution can be computed again), and the token that the target thinks likeliest behind it.
+likeliest ones, the others are sampled. Most prompts are the model's own, too: behind the beginning of a user's message
+it writes what a user would ask, sampled, so that there are as many kinds as it learned from. What is kept of each
+token: the inputs of three layers, the last hidden state (with it the target's distribution can be computed again), and
+the token that the target thinks likeliest behind it.
 """
 
 import ctypes
@@ -31,6 +33,10 @@ from twd.wire.job import ChatMessage, Prompt
 Floats = npt.NDArray[np.float32]
 _DAY: Final = datetime(2026, 11, 1, tzinfo=UTC)
 _LIKELIEST: Final = 40
+_QUESTION_TOKENS: Final = 80
+"""A question of the model's own is cut here."""
+_QUESTION_TEMPERATURE: Final = 1.0
+_STAND_IN: Final = "A question."
 _LARGEST: Final = float(np.finfo(np.float16).max)
 _SHARD: Final = 50
 """So many texts lie in one file."""
@@ -44,6 +50,8 @@ class Text:
     prompt: int
     temperature: float
     read: int = 0
+    tail: Sequence[int] = ()
+    """If given, the model writes the question, too, from `prompt` on, and these tokens come behind it."""
     rows: list[npt.NDArray[np.float16]] = field(default_factory=list)
     """For each token that was read, the inputs of the layers and the last hidden state, side by side."""
     likeliest: list[int] = field(default_factory=list)
@@ -79,7 +87,8 @@ class Writer:
             yield from [slots.pop(slot) for slot in done]
 
     def _complete(self, text: Text) -> bool:
-        ended = text.prompt <= text.read < len(text.tokens) and text.tokens[text.read] in self._ends
+        answers = text.prompt <= text.read < len(text.tokens) and not text.tail
+        ended = answers and text.tokens[text.read] in self._ends
         return ended or len(text.tokens) >= self._longest
 
     def _step(self, slots: dict[int, Text]) -> None:
@@ -99,14 +108,20 @@ class Writer:
         text.rows.append(np.clip(row, -_LARGEST, _LARGEST).astype(np.float16))
         text.likeliest.append(int(logits.argmax()))
         text.read += 1
-        if text.read == len(text.tokens):
-            text.tokens.append(self._picked(logits, text))
+        if text.read < len(text.tokens):
+            return
+        token = self._picked(logits, _QUESTION_TEMPERATURE if text.tail else text.temperature, text.likeliest[-1])
+        if text.tail and (token in self._ends or text.read >= text.prompt + _QUESTION_TOKENS):
+            text.tokens += text.tail
+            text.prompt, text.tail = len(text.tokens), ()
+        else:
+            text.tokens.append(token)
 
-    def _picked(self, logits: Floats, text: Text) -> int:
-        if not text.temperature:
-            return text.likeliest[-1]
+    def _picked(self, logits: Floats, temperature: float, likeliest: int) -> int:
+        if not temperature:
+            return likeliest
         top = np.argpartition(logits, -_LIKELIEST)[-_LIKELIEST:]
-        return int(top[np.argmax(logits[top] / text.temperature + self._dice.gumbel(size=_LIKELIEST))])
+        return int(top[np.argmax(logits[top] / temperature + self._dice.gumbel(size=_LIKELIEST))])
 
     def _inputs(self, layer: int, count: int) -> Floats:
         row = ctypes.c_float * (self._width * count)
@@ -114,19 +129,33 @@ class Writer:
         return np.ctypeslib.as_array(found).reshape(count, self._width)
 
 
-def conversations(model: LoadedGguf, temperatures: Sequence[float], seed: int) -> Iterator[Text]:
-    """Texts to begin, without end: every prompt with each temperature in turn; the order depends on the seed."""
+def conversations(model: LoadedGguf, temperatures: Sequence[float], own: int, seed: int) -> Iterator[Text]:
+    """Texts to begin, without end: every prompt with each temperature in turn; the order depends on the seed. Behind
+    each come `own` texts in which the model asks, too."""
     template = ChatTemplate.of(model.chat_template, model.vocab)
     turns = cycle(temperatures)
     try:
+        begin, tail = question_frame(template, model)
         for turn in count(seed):
             for asked in prompts(turn):
                 prompt = Prompt(messages=[ChatMessage(role="user", content=asked)])
                 tokens = render_tokens(template, prompt, model.vocab.tokenize, _DAY)
                 yield Text(tokens, len(tokens), next(turns))
+                for _ in range(own):
+                    yield Text(list(begin), len(begin), next(turns), tail=tail)
             next(turns)  # so that a prompt comes with another one next time
     finally:
         template.close()
+
+
+def question_frame(template: ChatTemplate, model: LoadedGguf) -> tuple[list[int], list[int]]:
+    """The tokens of a chat before the user's message, and those behind it up to the answer."""
+    rendered = template.render(Prompt(messages=[ChatMessage(role="user", content=_STAND_IN)]), _DAY)
+    before, found, behind = rendered.text.partition(_STAND_IN)
+    if not found:
+        raise SystemExit("the chat template changes messages, so the model cannot write one: say --own 0")
+    begin = model.vocab.tokenize(before, parse_special=True, add_bos=not rendered.begins_with_bos)
+    return begin, model.vocab.tokenize(behind, parse_special=True, add_bos=False)
 
 
 def save(texts: Sequence[Text], path: Path) -> None:
@@ -147,13 +176,13 @@ def save(texts: Sequence[Text], path: Path) -> None:
 def write_texts(args: Any) -> None:
     """The command."""
     args.out.mkdir(parents=True, exist_ok=True)
-    model = LoadedGguf.load(ModelLoadOptions(args.model))
+    model = LoadedGguf.load(ModelLoadOptions(args.model, args.gpu_layers))
     layers = args.layers or default_layers(model.n_layer)
     save_target(args.model, layers, sorted(model.vocab.end_tokens), args.out / "target.npz")
     number = len(list(args.out.glob("texts-*.npz")))
-    writer = Writer(model, layers, args.together, args.longest, args.threads, seed=number)
+    writer = Writer(model, layers, args.together, args.longest, args.threads, args.seed + number)
     began, written, kept = time.monotonic(), 0, list[Text]()
-    for text in writer.write(conversations(model, args.temperatures, number + 1)):
+    for text in writer.write(conversations(model, args.temperatures, args.own, args.seed + number + 1)):
         kept.append(text)
         written += text.read
         over = written >= args.tokens or time.monotonic() - began > 60 * args.minutes

@@ -1,6 +1,6 @@
 """What a step of native code costs beside llama.cpp's own: milliseconds a token, the medians of some rounds.
 
-.venv/bin/python contrib/benchmarks/engine/steps.py FILE… [--steps 16] [--threads 2]
+.venv/bin/python contrib/benchmarks/engine/steps.py FILE… [--steps 16] [--threads 2] [--gpu-layers 99]
 
 `bare` is a loop in C++ with nothing but llama_decode and the largest logit (bare_loop.cpp, compiled with g++ at the
 start). The others are calls of the target for windows: several steps in one call, and one step in each. `drafting`
@@ -14,6 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -81,10 +82,12 @@ def bare_of(model: LoadedGguf, settings: ContextSettings, steps: int, loop: Any)
     return one_round
 
 
-def measure(path: Path, steps: int, threads: int, rounds: int, loop: Any) -> str:
+def measure(options: ModelLoadOptions, steps: int, threads: int, rounds: int, loop: Any) -> str:
     """One line of the table."""
     settings = ContextSettings(ctx_size=len(PROMPT) + 1 + (rounds + 1) * steps, threads=threads)
-    with LoadedGguf.load(ModelLoadOptions(path)) as model:
+    if options.gpu_layers:
+        settings = replace(settings, type_k="f16")
+    with LoadedGguf.load(options) as model:
         ways = [
             bare_of(model, settings, steps, loop),
             windows_of(model, settings, steps, steps, Sampling()),
@@ -94,7 +97,7 @@ def measure(path: Path, steps: int, threads: int, rounds: int, loop: Any) -> str
         ]
         taken = [[way() for way in ways] for _ in range(rounds)]  # in turn, so that all meet the same load
     bare, *others = (median(times) for times in zip(*taken, strict=True))
-    return f"| {path.name} | {bare:.3f} | " + " | ".join(f"{ms:.3f} ({ms / bare:.2f}x)" for ms in others) + " |"
+    return f"| {options.path.name} | {bare:.3f} | " + " | ".join(f"{ms:.3f} ({ms / bare:.2f}x)" for ms in others) + " |"
 
 
 if __name__ == "__main__":
@@ -103,10 +106,12 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--gpu-layers", type=int, default=0)
     given = parser.parse_args()
     print("| model | bare | steps in one call | one in each | drafting, in one call | drafting, one in each |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         bare_loop = compile_bare(folder)
         for file in given.files:
-            print(measure(file, given.steps, given.threads, given.rounds, bare_loop))
+            options = ModelLoadOptions(file, given.gpu_layers)
+            print(measure(options, given.steps, given.threads, given.rounds, bare_loop))
