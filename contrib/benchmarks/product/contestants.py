@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 from cases import LETTERS_A_TOKEN, Case, Engine
-from llama_server import Launch, best_settings, llama_server
+from llama_server import Launch, best_settings, cards, llama_server, on_cards
 from prompts import lengthened
 
 from twd.bench.product.http_client import Question, Reply, Server, ask_all, with_headers
@@ -169,8 +169,9 @@ def set_apart(processes: dict[str, int]) -> None:
 def measure_peer(case: Case, options: Options, name: str, extra: tuple[str, ...], start: int) -> list[Run]:
     """Every prompt once, by clients like twd's, over workers behind links like twd's."""
     assert options.programs is not None
-    gpu = ("-ngl", "99", *(("-ngld", "99") if "-md" in extra else ())) if options.gpu else ()
-    workers = 0 if case.engine is Engine.ALONE else case.machines
+    pooled = case.engine is not Engine.ALONE
+    gpu = on_cards(cards(options.programs), "-md" in extra, pooled) if options.gpu else ()
+    workers = case.machines if pooled else 0
     launch = Launch(
         options.programs,
         weights(case.target),

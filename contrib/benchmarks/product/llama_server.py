@@ -1,5 +1,6 @@
 """llama-server and its RPC workers, as their users start them, ready to be asked."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,8 @@ from twd.net.ports import free_port, free_ports
 
 HOST = "127.0.0.1"
 READY_S = 120.0
+LISTING_S = 30.0
+CARD = re.compile(r"^ +(\w+): .*MiB", re.MULTILINE)
 WORKER, SERVER = "ggml-rpc-server", "llama-server"
 
 
@@ -60,6 +63,27 @@ def llama_server(launch: Launch) -> Iterator[Server]:
             url = f"http://{HOST}:{port}"
             _until(lambda: urllib.request.urlopen(f"{url}/health", timeout=2).close(), process)
             yield Server(url)
+
+
+def cards(programs: Path) -> list[str]:
+    """The names of the cards that llama-server sees."""
+    command = [str(programs / SERVER), "--list-devices"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LISTING_S)
+    found = CARD.findall(listed.stdout)
+    if not found:
+        why = listed.stderr.strip() or "it was built without a backend for one"
+        mend = "name another build with --programs, or a backend with GGML_BACKEND_PATH"
+        raise SystemExit(f"--gpu: {programs / SERVER} sees no card: {why}; {mend}")
+    return found
+
+
+def on_cards(names: Sequence[str], draft: bool, pooled: bool) -> tuple[str, ...]:
+    """The options that put all layers on these cards. They are named, as llama-server loads the backend of
+    GGML_BACKEND_PATH only then. In a pool the workers have the target, and the draft model stays with the processor."""
+    if pooled:
+        return ()
+    named = ",".join(names)
+    return ("-ngl", "99", "--device", named, *(("-ngld", "99", "-devd", named) if draft else ()))
 
 
 @contextmanager

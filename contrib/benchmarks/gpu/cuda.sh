@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Builds llama.cpp's CUDA backend from the very source that the installed llama-cpp-python was built from, with NVIDIA's
+# compiler from PyPI: neither a card nor a CUDA toolkit is needed here. The engine that is here stays as it is: a process
+# that has GGML_BACKEND_PATH loads the backend as well, and so does llama-server where `--device CUDA0` is given.
+#
+# usage: contrib/benchmarks/gpu/cuda.sh [ARCHITECTURES] [CACHE_DIR]     (default: native, ~/.cache/twd/peers; prints the file)
+#        contrib/benchmarks/gpu/cuda.sh 90       for an H100 or H200 elsewhere, in twenty minutes on two cores
+# Where it runs, libcuda.so.1 comes with the driver, libcudart.so.13 and libcublas.so.13 with a toolkit or from PyPI.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../../.." && pwd)
+architectures=${1:-native}
+cache=${2:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
+python=${PYTHON:-$root/.venv/bin/python}
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
+version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
+home=$cache/$version
+build=$home/build-cuda-$architectures
+backend=$build/bin/libggml-cuda.so
+[[ -f $backend ]] && { echo "$backend"; exit 0; }
+
+compiler=$home/cuda-compiler
+if [[ ! -x $compiler/bin/python ]]; then
+    echo "fetching NVIDIA's compiler" >&2
+    "$python" -m venv "$compiler" >&2
+    "$compiler/bin/pip" install -q 'cuda-toolkit[nvcc,cudart,cublas,cccl,crt,nvvm]==13.0.*' >&2
+fi
+toolkit=$("$compiler/bin/python" -c 'import nvidia.cu13 as found; print(list(found.__path__)[0])')
+for name in libcudart libcublas libcublasLt; do
+    ln -sf "$name.so.13" "$toolkit/lib/$name.so"
+done
+[[ -e $toolkit/lib64 ]] || ln -s lib "$toolkit/lib64"
+
+# The driver's library is linked by name alone; its functions are found where it is loaded.
+driver=$build/driver
+mkdir -p "$driver"
+echo 'void a_driver_is_where_the_card_is(void) {}' |
+    cc -x c - -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$driver/libcuda.so"
+
+source=$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache")
+generator=()
+command -v ninja >/dev/null && generator=(-G Ninja)
+cmake -S "$source" -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
+    -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DGGML_CPU=OFF -DCMAKE_CUDA_ARCHITECTURES="$architectures" \
+    -DCMAKE_CUDA_COMPILER="$toolkit/bin/nvcc" -DCUDAToolkit_ROOT="$toolkit" -DCUDA_cuda_driver_LIBRARY="$driver/libcuda.so" \
+    -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--no-as-needed -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF \
+    -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2
+cmake --build "$build" --target ggml-cuda --parallel "$jobs" >&2
+[[ -f $backend ]] || { echo "the backend was not built; see the messages above" >&2; exit 1; }
+echo "$backend"
