@@ -135,7 +135,7 @@ def conversations(model: LoadedGguf, temperatures: Sequence[float], own: int, se
     template = ChatTemplate.of(model.chat_template, model.vocab)
     turns = cycle(temperatures)
     try:
-        begin, tail = question_frame(template, model)
+        begin, tail = question_frame(template, model) if own else ([], [])
         for turn in count(seed):
             for asked in prompts(turn):
                 prompt = Prompt(messages=[ChatMessage(role="user", content=asked)])
