@@ -8,12 +8,12 @@ A run that was ended goes on where it was last written.
 import argparse
 import os
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from queue import Queue
 from typing import Any, Final
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
@@ -37,8 +37,6 @@ _WARM, _LEAST = 40, 0.03
 _TELL, _KEEP = 25, 100
 _LOOKED_AT: Final = 20_000
 _READ: Final = ("tokens", "inputs")
-_AHEAD: Final = 6
-"""So many batches are made while one is computed."""
 
 
 class Training:
@@ -110,8 +108,8 @@ def _stepped(
     judge: Any, noise: float, weights: net.Weights, moments: Any, fixed: net.Weights, rows: Any, rate: Any, number: Any
 ) -> Any:
     """One step. With noise on what it reads, a head cannot know texts by it."""
-    dice = jax.random.split(jax.random.key(number), len(_READ))
     if noise:
+        dice = jax.random.split(jax.random.key(number), len(_READ))
         rows = {**rows, **{name: _noisy(rows[name], noise, key) for name, key in zip(_READ, dice, strict=True)}}
     (lost, right), slopes = jax.value_and_grad(judge, has_aux=True)(weights, fixed, rows)
     weights, moments = net.adam(weights, slopes, moments, rate, number)
@@ -139,17 +137,14 @@ class Lessons:
 
 
 def made_ahead(lessons: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
-    """Batches of all of these, in turn, each made by a thread of its own."""
-    queues = [Queue[Batch](_AHEAD) for _ in lessons]
-
-    def make(source: Iterator[Batch], queue: "Queue[Batch]") -> None:
-        for one in source:
-            queue.put(one)
-
-    for source, queue in zip(lessons, queues, strict=True):
-        threading.Thread(target=make, args=(source, queue), daemon=True).start()
-    while True:
-        yield from (queue.get() for queue in queues)
+    """Batches of all of these in turn. The next one of each is made while others are computed."""
+    with ThreadPoolExecutor(len(lessons)) as pool:
+        coming = deque((source, pool.submit(next, source)) for source in lessons)
+        while True:
+            source, made = coming.popleft()
+            found = made.result()
+            coming.append((source, pool.submit(next, source)))
+            yield found
 
 
 def main(args: argparse.Namespace) -> None:
