@@ -12,7 +12,6 @@ root=$(cd "$(dirname "$0")/../../.." && pwd)
 architectures=${1:-native}
 cache=${2:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
 python=${PYTHON:-$root/.venv/bin/python}
-jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 home=$cache/$version
 build=$home/build-cuda-$architectures
@@ -38,13 +37,6 @@ echo 'void a_driver_is_where_the_card_is(void) {}' |
     cc -x c - -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$driver/libcuda.so"
 
 source=$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache")
-generator=()
-command -v ninja >/dev/null && generator=(-G Ninja)
-cmake -S "$source" -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
-    -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF -DGGML_CPU=OFF -DCMAKE_CUDA_ARCHITECTURES="$architectures" \
-    -DCMAKE_CUDA_COMPILER="$toolkit/bin/nvcc" -DCUDAToolkit_ROOT="$toolkit" -DCUDA_cuda_driver_LIBRARY="$driver/libcuda.so" \
-    -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--no-as-needed -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF \
-    -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2
-cmake --build "$build" --target ggml-cuda --parallel "$jobs" >&2
-[[ -f $backend ]] || { echo "the backend was not built; see the messages above" >&2; exit 1; }
-echo "$backend"
+"$root/contrib/benchmarks/gpu/backend.sh" cuda "$build" "$source" -DGGML_CUDA_NCCL=OFF \
+    -DCMAKE_CUDA_ARCHITECTURES="$architectures" -DCMAKE_CUDA_COMPILER="$toolkit/bin/nvcc" -DCUDAToolkit_ROOT="$toolkit" \
+    -DCUDA_cuda_driver_LIBRARY="$driver/libcuda.so" -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--no-as-needed

@@ -10,7 +10,6 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/../../.." && pwd)
 cache=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/twd/peers}
 python=${PYTHON:-$root/.venv/bin/python}
-jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 home=$cache/$version
 build=$home/build-vulkan
@@ -60,12 +59,7 @@ source=$(PYTHON=$python "$root/contrib/benchmarks/llama_source.sh" "$cache")
 
 options=()
 [[ -d $headers/usr ]] && options=(-DVulkan_INCLUDE_DIR="$headers/usr/include" -DCMAKE_PREFIX_PATH="$headers/usr")
-command -v ninja >/dev/null && options+=(-G Ninja)
-cmake -S "$source" -B "$build" "${options[@]}" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON \
-    -DGGML_VULKAN=ON -DGGML_CPU=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
-    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >&2
-cmake --build "$build" --target ggml-vulkan --parallel "$jobs" >&2
-[[ -f $backend ]] || { echo "the backend was not built; see the messages above" >&2; exit 1; }
+"$root/contrib/benchmarks/gpu/backend.sh" vulkan "$build" "$source" "${options[@]}" >/dev/null
 
 # llvmpipe compiles kernels when they are used first, some for a minute. Mesa keeps them on disk.
 echo "compiling kernels: some minutes, this once" >&2
